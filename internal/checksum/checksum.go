@@ -1,0 +1,107 @@
+// Package checksum reads and writes SHA256SUMS.txt, the list of checksums that
+// every release carries, in the format of `sha256sum` of GNU coreutils, so that
+// `sha256sum -c SHA256SUMS.txt` in a folder of downloaded assets checks them.
+package checksum
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+)
+
+// FileName is the name of the checksum file in an output folder and in a release.
+const FileName = "SHA256SUMS.txt"
+
+// Sums holds the SHA-256 of files as 64 lower-case hexadecimal digits, by the
+// file's base name.
+type Sums map[string]string
+
+// Bytes returns the sums as `sha256sum` prints them, a line a file,
+// sorted by name and each ended by a newline.
+func (s Sums) Bytes() []byte {
+	var b bytes.Buffer
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		fmt.Fprintf(&b, "%s  %s\n", s[name], name)
+	}
+	return b.Bytes()
+}
+
+// Parse reads what `sha256sum` prints, in its text ("sum  name") or binary
+// ("sum *name") form; empty lines and carriage returns before a newline are
+// passed over. A line of another form, a name with a folder in it, and one name
+// with two different sums are errors that cite the line.
+func Parse(r io.Reader) (Sums, error) {
+	sums := Sums{}
+	lines := bufio.NewScanner(r)
+	for number := 1; lines.Scan(); number++ {
+		line := strings.TrimSuffix(lines.Text(), "\r")
+		if line == "" {
+			continue
+		}
+		sum, name, err := parseLine(line)
+		if err != nil {
+			return nil, fmt.Errorf("%s line %d %q: %w", FileName, number, line, err)
+		}
+		if known, ok := sums[name]; ok && known != sum {
+			return nil, fmt.Errorf("%s line %d: %s has two different sums", FileName, number, name)
+		}
+		sums[name] = sum
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read %s: %w", FileName, err)
+	}
+	return sums, nil
+}
+
+func parseLine(line string) (sum, name string, err error) {
+	const digits = 2 * sha256.Size
+	if len(line) < digits+3 || line[digits] != ' ' || !strings.ContainsRune(" *", rune(line[digits+1])) {
+		return "", "", errors.New("want a SHA-256, two spaces or a space and an asterisk, and a file name")
+	}
+	sum, name = strings.ToLower(line[:digits]), line[digits+2:]
+	if _, err := hex.DecodeString(sum); err != nil {
+		return "", "", errors.New("the sum is not hexadecimal")
+	}
+	if strings.ContainsAny(name, `/\`) || name == "." || name == ".." {
+		return "", "", errors.New("the name must be a plain file name, without a folder")
+	}
+	return sum, name, nil
+}
+
+// File returns the SHA-256 of the file at path in lower-case hexadecimal, and
+// its size in bytes. It stops early with the context's error.
+func File(ctx context.Context, path string) (sum string, size int64, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer file.Close()
+	hash := sha256.New()
+	size, err = io.Copy(hash, contextReader{ctx, file})
+	if err != nil {
+		return "", 0, fmt.Errorf("hash %s: %w", path, err)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), size, nil
+}
+
+// contextReader makes a long read end with its context.
+type contextReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}

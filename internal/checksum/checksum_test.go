@@ -1,0 +1,71 @@
+package checksum_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/checksum"
+)
+
+const (
+	emptySum = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	helloSum = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+)
+
+func TestBytesIsWhatSha256sumChecks(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "b c.iso"), []byte("hello"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.tar.gz"), nil, 0o600))
+	sums := checksum.Sums{}
+	for _, name := range []string{"b c.iso", "a.tar.gz"} {
+		sum, _, err := checksum.File(t.Context(), filepath.Join(dir, name))
+		require.NoError(t, err)
+		sums[name] = sum
+	}
+	assert.Equal(t, checksum.Sums{"a.tar.gz": emptySum, "b c.iso": helloSum}, sums)
+	assert.Equal(t, emptySum+"  a.tar.gz\n"+helloSum+"  b c.iso\n", string(sums.Bytes()))
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, checksum.FileName), sums.Bytes(), 0o600))
+	check := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", checksum.FileName)
+	check.Dir = dir
+	out, err := check.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+func TestParse(t *testing.T) {
+	got, err := checksum.Parse(strings.NewReader(emptySum + "  text.iso\r\n\n" + strings.ToUpper(helloSum) + " *binary.iso\n"))
+	require.NoError(t, err)
+	assert.Equal(t, checksum.Sums{"text.iso": emptySum, "binary.iso": helloSum}, got)
+
+	for input, want := range map[string]string{
+		"hello\n":                               "want a SHA-256",
+		emptySum + "  ":                         "want a SHA-256",
+		emptySum + " name\n":                    "want a SHA-256",
+		"g" + emptySum[1:] + "  name\n":         "not hexadecimal",
+		emptySum + "  ../etc/passwd\n":          "plain file name",
+		emptySum + "  ..\n":                     "plain file name",
+		emptySum + "  a\n" + helloSum + "  a\n": "two different sums",
+	} {
+		_, err := checksum.Parse(strings.NewReader(input))
+		assert.ErrorContains(t, err, want, "input %q", input)
+	}
+}
+
+func TestFileErrors(t *testing.T) {
+	_, _, err := checksum.File(t.Context(), filepath.Join(t.TempDir(), "absent"))
+	assert.ErrorIs(t, err, os.ErrNotExist)
+
+	path := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(path, []byte("hello"), 0o600))
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err = checksum.File(cancelled, path)
+	assert.ErrorIs(t, err, context.Canceled)
+}
