@@ -1,0 +1,365 @@
+// Package plan decides what a run does before anything is done: which images to
+// build, under which tag to release them and where, or that there is nothing to
+// do. It is pure: the same inputs and context give the same plan.
+package plan
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/google/shlex"
+)
+
+// TagPrefix begins the tags whose push makes a release.
+const TagPrefix = "boot-v"
+
+// A Context is what a run knows of its surroundings, as the runner tells in
+// GITHUB_... or as git tells at a terminal. All of it may be empty.
+type Context struct {
+	Ref        string // "refs/tags/boot-v2026.02.28"
+	SHA        string // of the commit that the run is about
+	ServerURL  string // "https://forge.example"
+	Repository string // "owner/name"
+
+	// NeedToken makes a plan that publishes to a server without a token an
+	// error. Whoever only shows a plan does not need one.
+	NeedToken bool
+}
+
+// An Image is one image to build.
+type Image struct {
+	Name        string `json:"name"`        // the beginning of its asset's name
+	Installable string `json:"installable"` // what `nix build` is given
+}
+
+// A Plan is what a run does. Its JSON form is what `runner-images plan --json`
+// prints.
+type Plan struct {
+	Skipped    bool    `json:"skipped"`
+	Reason     string  `json:"reason"` // why the run is skipped
+	ReleaseTag string  `json:"release_tag"`
+	Publish    bool    `json:"publish"`
+	Flake      string  `json:"flake"`
+	Images     []Image `json:"images"`
+
+	NixArgs       []string `json:"-"`
+	OutputDir     string   `json:"-"`
+	Prerelease    bool     `json:"-"`
+	ForgeURL      string   `json:"-"`
+	Repository    string   `json:"-"`
+	Commit        string   `json:"-"`
+	VerifyUploads string   `json:"-"`
+}
+
+// Make decides. Inputs that are missing or empty take their defaults: a push
+// hands a workflow's dispatch inputs on as empty strings. All inputs that cannot
+// be used come back as one InputErrors.
+//
+// On a host that only mirrors the plan is skipped whatever the other inputs
+// say, so that a mirror's runs stay green.
+func Make(given map[string]string, c Context) (Plan, error) {
+	r := reader{given: given}
+	p := Plan{
+		ReleaseTag:    r.releaseTag(c),
+		Publish:       r.boolean(PublishRelease),
+		Flake:         r.flake(),
+		NixArgs:       r.words(NixArgs),
+		OutputDir:     r.value(OutputDir),
+		Prerelease:    r.boolean(Prerelease),
+		Commit:        c.SHA,
+		VerifyUploads: r.oneOf(VerifyUploads, "size", "sha256"),
+	}
+	p.Images = r.images(p.Flake)
+	p.ForgeURL, p.Repository = r.destination(c, p.Publish)
+
+	if host, ok := r.mirror(c.ServerURL); ok {
+		return Plan{
+			Skipped:    true,
+			Reason:     fmt.Sprintf("%s only mirrors this repository (%s): nothing is built or published there", host, MirrorHosts),
+			ReleaseTag: p.ReleaseTag,
+			Flake:      p.Flake,
+			Images:     []Image{},
+			OutputDir:  p.OutputDir,
+		}, nil
+	}
+	if len(r.errors) > 0 {
+		return Plan{}, r.errors
+	}
+	return p, nil
+}
+
+// reader turns what was given into values and collects what is wrong with it.
+type reader struct {
+	given  map[string]string
+	errors InputErrors
+}
+
+func (r *reader) fail(input, value, why string, args ...any) {
+	r.errors = append(r.errors, &InputError{Input: input, Value: value, Why: fmt.Sprintf(why, args...)})
+}
+
+// value returns what was given for an input, or its default.
+func (r *reader) value(name string) string {
+	if value := strings.TrimSpace(r.given[name]); value != "" {
+		return value
+	}
+	for _, input := range Inputs() {
+		if input.Name == name {
+			return input.Default
+		}
+	}
+	panic("no input " + name)
+}
+
+func (r *reader) boolean(name string) bool {
+	value := r.value(name)
+	switch strings.ToLower(value) {
+	case "true":
+		return true
+	case "false":
+		return false
+	}
+	r.fail(name, value, "takes true or false")
+	return false
+}
+
+func (r *reader) oneOf(name string, allowed ...string) string {
+	value := strings.ToLower(r.value(name))
+	if !slices.Contains(allowed, value) {
+		r.fail(name, value, "takes %s", strings.Join(allowed, " or "))
+	}
+	return value
+}
+
+func (r *reader) words(name string) []string {
+	value := r.value(name)
+	words, err := shlex.Split(value)
+	if err != nil {
+		r.fail(name, value, "cannot be split into words (%v); close every quote", err)
+	}
+	return words
+}
+
+func (r *reader) flake() string {
+	value := r.value(Flake)
+	if flake, _, found := strings.Cut(value, "#"); found {
+		r.fail(Flake, value, "takes a flake without an attribute, for example %q; attributes go into %s", flake, Images)
+	}
+	return value
+}
+
+func (r *reader) releaseTag(c Context) string {
+	tag := r.value(ReleaseTag)
+	if tag == "" {
+		tag = defaultTag(c)
+	}
+	if tag == "" {
+		r.fail(ReleaseTag, "", "there is no commit to name the release after; give a tag, for example boot-v2026.02.28")
+		return ""
+	}
+	if why := refusedByGit(tag); why != "" {
+		r.fail(ReleaseTag, tag, "git does not allow %s in a tag; use for example boot-v2026.02.28", why)
+	}
+	return tag
+}
+
+// shortSHA is the length of git's short form of a commit.
+const shortSHA = 7
+
+func defaultTag(c Context) string {
+	if tag, ok := strings.CutPrefix(c.Ref, "refs/tags/"); ok && strings.HasPrefix(tag, TagPrefix) {
+		return tag
+	}
+	if len(c.SHA) >= shortSHA {
+		return "boot-" + c.SHA[:shortSHA]
+	}
+	return ""
+}
+
+// refusedByGit names what git would not take in a tag, by the rules of
+// git-check-ref-format(1), and of git-tag(1) for names on its command line.
+func refusedByGit(tag string) string {
+	for _, c := range tag {
+		switch {
+		case c == ' ':
+			return "spaces"
+		case c < ' ' || c == 0x7f:
+			return "control characters"
+		case strings.ContainsRune(`~^:?*[\`, c):
+			return fmt.Sprintf("%q", string(c))
+		}
+	}
+	for _, sequence := range []string{"..", "@{", "//"} {
+		if strings.Contains(tag, sequence) {
+			return fmt.Sprintf("%q", sequence)
+		}
+	}
+	switch {
+	case strings.HasPrefix(tag, "-"):
+		return `a leading "-"`
+	case strings.HasPrefix(tag, "/"):
+		return `a leading "/"`
+	case strings.HasSuffix(tag, "/"):
+		return `a trailing "/"`
+	case strings.HasSuffix(tag, "."):
+		return `a trailing "."`
+	case tag == "HEAD":
+		return `the name "HEAD"`
+	}
+	for component := range strings.SplitSeq(tag, "/") {
+		if strings.HasPrefix(component, ".") {
+			return `a component with a leading "."`
+		}
+		if strings.HasSuffix(component, ".lock") {
+			return `a component that ends with ".lock"`
+		}
+	}
+	return ""
+}
+
+// ownImages are the images of this project's flake, and of every.channel's.
+var ownImages = []struct{ input, name, attribute string }{
+	{BuildX8664Netboot, "ec-runner-x86_64-netboot", "netboot"},
+	{BuildX8664ISO, "ec-runner-x86_64-iso", "isoImage"},
+	{BuildAarch64Netboot, "ec-runner-aarch64-netboot", "netboot"},
+	{BuildAarch64SDImage, "ec-runner-aarch64-sdimage", "sdImage"},
+}
+
+func (r *reader) images(flake string) []Image {
+	var images []Image
+	valid := len(r.errors)
+	for _, own := range ownImages {
+		if r.boolean(own.input) {
+			images = append(images, Image{
+				Name:        own.name,
+				Installable: fmt.Sprintf("%s#nixosConfigurations.%s.config.system.build.%s", flake, own.name, own.attribute),
+			})
+		}
+	}
+	if lines := r.value(Images); lines != "" {
+		images = r.imageLines(lines, flake)
+	}
+	if len(images) == 0 && len(r.errors) == valid {
+		r.fail(Images, r.value(Images), "no image is selected; set one of the build_... inputs to true, or list images")
+	}
+	return images
+}
+
+// imageName is what may begin an asset's file name on any system.
+var imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*$`)
+
+func (r *reader) imageLines(lines, flake string) []Image {
+	var images []Image
+	for line := range strings.Lines(lines) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, installable, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
+		installable = strings.TrimSpace(installable)
+		switch {
+		case installable == "":
+			r.fail(Images, line, "a line is an image's name and its installable, for example my-iso .#nixosConfigurations.my-iso.config.system.build.isoImage")
+		case strings.HasPrefix(installable, "-"):
+			r.fail(Images, line, "an installable does not begin with a dash; options go into %s", NixArgs)
+		case !imageName.MatchString(name):
+			r.fail(Images, line, "the name %q begins a file's name: use letters, digits and . _ + -", name)
+		case slices.ContainsFunc(images, func(i Image) bool { return i.Name == name }):
+			r.fail(Images, line, "the name %q is already taken by another line", name)
+		default:
+			images = append(images, Image{Name: name, Installable: inFlake(installable, flake)})
+		}
+	}
+	return images
+}
+
+// inFlake completes an installable that is only an attribute of the flake.
+func inFlake(installable, flake string) string {
+	switch {
+	case strings.HasPrefix(installable, "#"):
+		return flake + installable
+	case strings.Contains(installable, "#"), strings.HasPrefix(installable, "/"), strings.HasPrefix(installable, "."):
+		return installable
+	}
+	return flake + "#" + installable
+}
+
+var repositoryName = regexp.MustCompile(`^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$`)
+
+// destination returns where releases are: the forge's address without a
+// trailing slash, and the repository there.
+func (r *reader) destination(c Context, publish bool) (forgeURL, repository string) {
+	forgeURL, repository = r.value(ForgeURL), r.value(Repository)
+	if forgeURL == "" {
+		forgeURL = c.ServerURL
+	}
+	if repository == "" {
+		repository = c.Repository
+	}
+	if forgeURL != "" {
+		r.checkForgeURL(forgeURL)
+	}
+	if repository != "" && !repositoryName.MatchString(repository) {
+		r.fail(Repository, repository, "takes owner/name")
+	}
+	if publish && !strings.HasPrefix(forgeURL, "file:") {
+		if forgeURL == "" {
+			r.fail(ForgeURL, "", "there is no forge to publish to; give its address, for example https://forge.example or file:///folder, or set %s to false", PublishRelease)
+		}
+		if repository == "" {
+			r.fail(Repository, "", "there is no repository to publish to; give owner/name")
+		}
+		if c.NeedToken && r.value(Token) == "" {
+			r.fail(Token, "", "publishing needs a token with the scope write:repository; in a workflow that is github.token, at a terminal --token-file or the variable GITHUB_TOKEN")
+		}
+	}
+	return strings.TrimRight(forgeURL, "/"), repository
+}
+
+func (r *reader) checkForgeURL(address string) {
+	u, err := url.Parse(address)
+	switch {
+	case err != nil:
+		r.fail(ForgeURL, "", "is not an address; use for example https://forge.example")
+	case u.User != nil:
+		u.User = nil
+		r.fail(ForgeURL, u.String(), "an address must not carry a user or a password; hand the token over in %s", Token)
+	case u.Scheme == "file" && (u.Host != "" || !path.IsAbs(u.Path)):
+		r.fail(ForgeURL, address, "a folder of releases is given as file:// and its whole path, for example file:///srv/releases")
+	case u.Scheme != "file" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == ""):
+		r.fail(ForgeURL, address, "takes an http, https or file address, for example https://forge.example")
+	}
+}
+
+// mirror says whether the server of the run is one that only mirrors.
+func (r *reader) mirror(serverURL string) (string, bool) {
+	host := hostOf(serverURL)
+	if host == "" {
+		return "", false
+	}
+	for mirror := range strings.FieldsFuncSeq(r.value(MirrorHosts), isSeparator) {
+		if hostOf(mirror) == host {
+			return host, true
+		}
+	}
+	return "", false
+}
+
+func isSeparator(c rune) bool { return strings.ContainsRune(", \t\r\n", c) }
+
+// hostOf returns the host of an address, or of a host as it stands in a list, in
+// lower case and without port and trailing dot, so that two can be compared.
+func hostOf(address string) string {
+	if !strings.Contains(address, "://") {
+		address = "https://" + address
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+}

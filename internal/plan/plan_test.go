@@ -1,0 +1,267 @@
+package plan_test
+
+import (
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/plan"
+)
+
+const sha = "0123456789abcdef0123456789abcdef01234567"
+
+var push = plan.Context{
+	Ref:        "refs/tags/boot-v2026.02.28",
+	SHA:        sha,
+	ServerURL:  "https://forge.example",
+	Repository: "every/channel",
+}
+
+func branch() plan.Context {
+	c := push
+	c.Ref = "refs/heads/main"
+	return c
+}
+
+func names(p plan.Plan) []string {
+	var names []string
+	for _, image := range p.Images {
+		names = append(names, image.Name)
+	}
+	return names
+}
+
+func TestTagPushTakesAllDefaults(t *testing.T) {
+	// What a push hands on for the inputs of a dispatch.
+	given := map[string]string{
+		plan.ReleaseTag: "", plan.PublishRelease: "", plan.BuildX8664Netboot: "", plan.BuildX8664ISO: "",
+	}
+	p, err := plan.Make(given, push)
+	require.NoError(t, err)
+	assert.Equal(t, plan.Plan{
+		ReleaseTag: "boot-v2026.02.28",
+		Publish:    true,
+		Flake:      ".",
+		Images: []plan.Image{
+			{Name: "ec-runner-x86_64-netboot", Installable: ".#nixosConfigurations.ec-runner-x86_64-netboot.config.system.build.netboot"},
+			{Name: "ec-runner-x86_64-iso", Installable: ".#nixosConfigurations.ec-runner-x86_64-iso.config.system.build.isoImage"},
+		},
+		NixArgs:       []string{},
+		OutputDir:     "dist",
+		ForgeURL:      "https://forge.example",
+		Repository:    "every/channel",
+		Commit:        sha,
+		VerifyUploads: "size",
+	}, p)
+}
+
+func TestJSON(t *testing.T) {
+	p, err := plan.Make(map[string]string{plan.BuildX8664ISO: "false"}, push)
+	require.NoError(t, err)
+	got, err := json.Marshal(p)
+	require.NoError(t, err)
+	assert.JSONEq(t, `{
+		"skipped": false, "reason": "", "release_tag": "boot-v2026.02.28", "publish": true, "flake": ".",
+		"images": [{
+			"name": "ec-runner-x86_64-netboot",
+			"installable": ".#nixosConfigurations.ec-runner-x86_64-netboot.config.system.build.netboot"
+		}]
+	}`, string(got))
+}
+
+func TestReleaseTag(t *testing.T) {
+	for name, test := range map[string]struct {
+		given   string
+		context plan.Context
+		want    string
+	}{
+		"given":                     {"boot-v1", push, "boot-v1"},
+		"given with space around":   {" boot-v1\n", push, "boot-v1"},
+		"given with a folder":       {"images/boot-v1", push, "images/boot-v1"},
+		"pushed boot tag":           {"", push, "boot-v2026.02.28"},
+		"branch":                    {"", branch(), "boot-0123456"},
+		"another tag":               {"", plan.Context{Ref: "refs/tags/v1.0", SHA: sha}, "boot-0123456"},
+		"branch that looks like it": {"", plan.Context{Ref: "refs/heads/boot-v1", SHA: sha}, "boot-0123456"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := plan.Make(map[string]string{plan.ReleaseTag: test.given, plan.PublishRelease: "false"}, test.context)
+			require.NoError(t, err)
+			assert.Equal(t, test.want, p.ReleaseTag)
+		})
+	}
+}
+
+// TestTagsAsGitAllows holds the rules against the real git's.
+func TestTagsAsGitAllows(t *testing.T) {
+	for _, tag := range []string{
+		"boot-v1", "boot-v2026.02.28", "a/b", "ä", "@", "a@b", "boot{1}", "boot-v1;x", "x.lockx", "a'b", `a"b`, "boot-v1+2",
+		"boot v1", "boot\tv1", "boot\x7f", "boot~1", "boot^1", "boot:1", "boot?", "boot*", "boot[1", `boot\1`,
+		"a..b", "a@{b", "a//b", "/a", "a/", "a.", ".a", "a/.b", "a.lock", "a.lock/b", "a/b.lock", "..",
+	} {
+		allowed := exec.CommandContext(t.Context(), "git", "check-ref-format", "refs/tags/"+tag).Run() == nil
+		_, err := plan.Make(map[string]string{plan.ReleaseTag: tag}, push)
+		assert.Equal(t, allowed, err == nil, "tag %q: %v", tag, err)
+	}
+	// git-tag(1) refuses these on its command line.
+	for _, tag := range []string{"-a", "HEAD"} {
+		_, err := plan.Make(map[string]string{plan.ReleaseTag: tag}, push)
+		assert.ErrorContains(t, err, "git does not allow", "tag %q", tag)
+	}
+}
+
+func TestImageChoice(t *testing.T) {
+	p, err := plan.Make(map[string]string{
+		plan.BuildX8664Netboot: "False", plan.BuildX8664ISO: "FALSE",
+		plan.BuildAarch64Netboot: "true", plan.BuildAarch64SDImage: "True", plan.Flake: "git+https://forge.example/a/b",
+	}, push)
+	require.NoError(t, err)
+	assert.Equal(t, []plan.Image{
+		{Name: "ec-runner-aarch64-netboot", Installable: "git+https://forge.example/a/b#nixosConfigurations.ec-runner-aarch64-netboot.config.system.build.netboot"},
+		{Name: "ec-runner-aarch64-sdimage", Installable: "git+https://forge.example/a/b#nixosConfigurations.ec-runner-aarch64-sdimage.config.system.build.sdImage"},
+	}, p.Images)
+}
+
+func TestImageLines(t *testing.T) {
+	p, err := plan.Make(map[string]string{
+		plan.Flake: "./images",
+		plan.Images: `
+			# two of ours, one from elsewhere, one built already
+			kiosk      nixosConfigurations.kiosk.config.system.build.isoImage
+			kiosk-pxe	#nixosConfigurations.kiosk.config.system.build.netboot
+			other.iso  github:owner/repository#iso
+			done       /nix/store/00000000000000000000000000000000-iso
+			near       ./result
+		`,
+	}, push)
+	require.NoError(t, err)
+	assert.Equal(t, []plan.Image{
+		{Name: "kiosk", Installable: "./images#nixosConfigurations.kiosk.config.system.build.isoImage"},
+		{Name: "kiosk-pxe", Installable: "./images#nixosConfigurations.kiosk.config.system.build.netboot"},
+		{Name: "other.iso", Installable: "github:owner/repository#iso"},
+		{Name: "done", Installable: "/nix/store/00000000000000000000000000000000-iso"},
+		{Name: "near", Installable: "./result"},
+	}, p.Images)
+}
+
+func TestNixArgsAreSplitAsAShellWould(t *testing.T) {
+	p, err := plan.Make(map[string]string{plan.NixArgs: `--builders 'ssh://arm aarch64-linux' --option x "a b" --cores 2`}, push)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"--builders", "ssh://arm aarch64-linux", "--option", "x", "a b", "--cores", "2"}, p.NixArgs)
+}
+
+func TestMirror(t *testing.T) {
+	for serverURL, skipped := range map[string]bool{
+		"https://codeberg.org":           true,
+		"https://codeberg.org/":          true,
+		"https://CodeBerg.org:443":       true,
+		"http://codeberg.org:3000/":      true,
+		"https://codeberg.org./":         true,
+		"https://forge.example":          false,
+		"https://notcodeberg.org":        false,
+		"https://codeberg.org.example":   false,
+		"https://example/codeberg.org":   false,
+		"https://pages.codeberg.org":     false,
+		"":                               false,
+		"https://[::1]:3000":             false,
+		"https://user:pw@codeberg.org/x": true,
+	} {
+		c := push
+		c.ServerURL = serverURL
+		p, err := plan.Make(map[string]string{plan.ForgeURL: "https://elsewhere.example", plan.ReleaseTag: "boot-v1"}, c)
+		require.NoError(t, err, serverURL)
+		assert.Equal(t, skipped, p.Skipped, serverURL)
+		if skipped {
+			assert.Equal(t, "codeberg.org only mirrors this repository (mirror_hosts): nothing is built or published there", p.Reason)
+			assert.Empty(t, p.Images)
+			assert.False(t, p.Publish)
+		}
+	}
+}
+
+func TestMirrorHosts(t *testing.T) {
+	c := push
+	for hosts, skipped := range map[string]bool{
+		"forge.example":                          true,
+		"codeberg.org, Forge.Example":            true,
+		"codeberg.org\nhttps://forge.example:8/": true,
+		"none":                                   false,
+	} {
+		p, err := plan.Make(map[string]string{plan.MirrorHosts: hosts}, c)
+		require.NoError(t, err)
+		assert.Equal(t, skipped, p.Skipped, hosts)
+	}
+}
+
+func TestAMirrorStaysGreenWhateverTheInputs(t *testing.T) {
+	c := push
+	c.ServerURL = "https://codeberg.org"
+	p, err := plan.Make(map[string]string{plan.PublishRelease: "perhaps"}, c)
+	require.NoError(t, err)
+	assert.True(t, p.Skipped)
+}
+
+func TestAllWrongInputsInOneGo(t *testing.T) {
+	_, err := plan.Make(map[string]string{
+		plan.ReleaseTag:     "boot v1",
+		plan.PublishRelease: "yes",
+		plan.Flake:          ".#netboot",
+		plan.Images:         "kiosk\nthe:iso .#a\nx .#a\nx .#b\ny --impure",
+		plan.NixArgs:        "--option 'a",
+		plan.ForgeURL:       "ftp://forge.example",
+		plan.Repository:     "channel",
+		plan.VerifyUploads:  "md5",
+	}, branch())
+	var errs plan.InputErrors
+	require.ErrorAs(t, err, &errs)
+	assert.Equal(t, strings.Join([]string{
+		`release_tag "boot v1": git does not allow spaces in a tag; use for example boot-v2026.02.28`,
+		`publish_release "yes": takes true or false`,
+		`flake ".#netboot": takes a flake without an attribute, for example "."; attributes go into images`,
+		`nix_args "--option 'a": cannot be split into words (EOF found when expecting closing quote); close every quote`,
+		`verify_uploads "md5": takes size or sha256`,
+		`images "kiosk": a line is an image's name and its installable, for example my-iso .#nixosConfigurations.my-iso.config.system.build.isoImage`,
+		`images "the:iso .#a": the name "the:iso" begins a file's name: use letters, digits and . _ + -`,
+		`images "x .#b": the name "x" is already taken by another line`,
+		`images "y --impure": an installable does not begin with a dash; options go into nix_args`,
+		`forge_url "ftp://forge.example": takes an http, https or file address, for example https://forge.example`,
+		`repository "channel": takes owner/name`,
+	}, "\n"), err.Error())
+}
+
+func TestWhatPublishingNeeds(t *testing.T) {
+	_, err := plan.Make(nil, plan.Context{})
+	assert.EqualError(t, err, `release_tag "": there is no commit to name the release after; give a tag, for example boot-v2026.02.28
+forge_url "": there is no forge to publish to; give its address, for example https://forge.example or file:///folder, or set publish_release to false
+repository "": there is no repository to publish to; give owner/name`)
+
+	_, err = plan.Make(map[string]string{plan.ReleaseTag: "boot-v1", plan.PublishRelease: "false"}, plan.Context{})
+	assert.NoError(t, err)
+	_, err = plan.Make(map[string]string{plan.ReleaseTag: "boot-v1", plan.ForgeURL: "file:///srv/releases"}, plan.Context{NeedToken: true})
+	assert.NoError(t, err)
+
+	c := push
+	c.NeedToken = true
+	_, err = plan.Make(nil, c)
+	assert.ErrorContains(t, err, `token "": publishing needs a token`)
+	_, err = plan.Make(map[string]string{plan.Token: "secret"}, c)
+	assert.NoError(t, err)
+
+	_, err = plan.Make(map[string]string{plan.ForgeURL: "https://me:secret@forge.example"}, c)
+	assert.ErrorContains(t, err, `forge_url "https://forge.example": an address must not carry a user or a password`)
+	assert.NotContains(t, err.Error(), "secret")
+	_, err = plan.Make(map[string]string{plan.ForgeURL: "file://releases/x"}, c)
+	assert.ErrorContains(t, err, `forge_url "file://releases/x": a folder of releases is given as`)
+}
+
+func TestNoImage(t *testing.T) {
+	none := map[string]string{plan.BuildX8664Netboot: "false", plan.BuildX8664ISO: "false"}
+	_, err := plan.Make(none, push)
+	assert.EqualError(t, err, `images "": no image is selected; set one of the build_... inputs to true, or list images`)
+	none[plan.Images] = "# nothing"
+	_, err = plan.Make(none, push)
+	assert.EqualError(t, err, `images "# nothing": no image is selected; set one of the build_... inputs to true, or list images`)
+}
