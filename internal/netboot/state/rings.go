@@ -1,0 +1,157 @@
+package state
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// RingsFile is the name of the file with the rings in the state folder.
+const RingsFile = "rings.yaml"
+
+// Rings say which machines boot another release than the current one.
+//
+//	rings:
+//	  - name: canary
+//	    release_tag: boot-v2026.03
+//	    macs:
+//	      - 00:11:22:33:44:55
+//	      - 00-11-22-AA-BB-CC
+type Rings struct {
+	Rings []Ring
+	byMAC map[string]int
+}
+
+// A Ring is a group of machines that boot one release.
+type Ring struct {
+	Name string
+	Tag  string             // of a staged release
+	MACs []net.HardwareAddr // 6 bytes each
+}
+
+// For returns the ring that a machine is in.
+func (r Rings) For(mac net.HardwareAddr) (Ring, bool) {
+	index, ok := r.byMAC[string(mac)]
+	if !ok {
+		return Ring{}, false
+	}
+	return r.Rings[index], true
+}
+
+// ParseRings reads rings.yaml. A key that it does not know, a ring without a name
+// or release_tag, a name used twice, what is not a MAC, and a MAC that stands
+// twice are errors that cite the line.
+func ParseRings(r io.Reader) (Rings, error) {
+	rings, err := parseRings(r)
+	if err != nil {
+		return Rings{}, fmt.Errorf("%s: %w", RingsFile, err)
+	}
+	return rings, nil
+}
+
+func parseRings(r io.Reader) (Rings, error) {
+	rings := Rings{byMAC: map[string]int{}}
+	var file ringsFile
+	err := yaml.NewDecoder(r).Decode(&file)
+	if errors.Is(err, io.EOF) { // empty, or comments only
+		return rings, nil
+	}
+	if err != nil {
+		return Rings{}, err
+	}
+	for index, entry := range file.Rings {
+		if _, err := folderName(entry.Tag.value); err != nil {
+			return Rings{}, fmt.Errorf("line %d: %w", cmp.Or(entry.Tag.line, entry.line), err)
+		}
+		if entry.Name == "" {
+			return Rings{}, fmt.Errorf("line %d: this ring has no name", entry.line)
+		}
+		if slices.ContainsFunc(rings.Rings, func(other Ring) bool { return other.Name == entry.Name }) {
+			return Rings{}, fmt.Errorf("line %d: there are two rings with the name %s", entry.line, entry.Name)
+		}
+		ring := Ring{Name: entry.Name, Tag: entry.Tag.value}
+		for _, written := range entry.MACs {
+			mac, err := ParseMAC(written.value)
+			if err != nil {
+				return Rings{}, fmt.Errorf("line %d: %w", written.line, err)
+			}
+			if other, ok := rings.byMAC[string(mac)]; ok {
+				return Rings{}, fmt.Errorf("line %d: %s stands twice: in ring %s and in ring %s", written.line, mac, file.Rings[other].Name, ring.Name)
+			}
+			rings.byMAC[string(mac)] = index
+			ring.MACs = append(ring.MACs, mac)
+		}
+		rings.Rings = append(rings.Rings, ring)
+	}
+	return rings, nil
+}
+
+// ParseMAC reads the address of an Ethernet card, aa:bb:cc:dd:ee:ff or
+// aa-bb-cc-dd-ee-ff, in any case.
+func ParseMAC(s string) (net.HardwareAddr, error) {
+	const length = len("aa:bb:cc:dd:ee:ff")
+	mac, err := net.ParseMAC(s)
+	if err != nil || len(s) != length {
+		return nil, fmt.Errorf("%q is no MAC address; write it like 00:11:22:aa:bb:cc", s)
+	}
+	return mac, nil
+}
+
+type ringsFile struct {
+	Rings []ringEntry `yaml:"rings"`
+}
+
+type ringEntry struct {
+	Name string   `yaml:"name"`
+	Tag  scalar   `yaml:"release_tag"`
+	MACs []scalar `yaml:"macs"`
+	line int
+}
+
+// A scalar is a value just as it was written: 11:22:33:44:55:66 could be a number.
+type scalar struct {
+	value string
+	line  int
+}
+
+func (f *ringsFile) UnmarshalYAML(node *yaml.Node) error {
+	if err := onlyKeys(node, "rings"); err != nil {
+		return err
+	}
+	type plain ringsFile
+	return node.Decode((*plain)(f))
+}
+
+func (e *ringEntry) UnmarshalYAML(node *yaml.Node) error {
+	if err := onlyKeys(node, "name", "release_tag", "macs"); err != nil {
+		return err
+	}
+	type plain ringEntry
+	e.line = node.Line
+	return node.Decode((*plain)(e))
+}
+
+func (s *scalar) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind != yaml.ScalarNode {
+		return fmt.Errorf("line %d: want one word here, not a list or a mapping", node.Line)
+	}
+	s.value, s.line = node.Value, node.Line
+	return nil
+}
+
+func onlyKeys(node *yaml.Node, known ...string) error {
+	if node.Kind != yaml.MappingNode {
+		return fmt.Errorf("line %d: want the keys %q here", node.Line, known)
+	}
+	for i := 0; i < len(node.Content); i += 2 {
+		if key := node.Content[i]; !slices.Contains(known, key.Value) {
+			return fmt.Errorf("line %d: unknown key %q; known are %q", key.Line, key.Value, known)
+		}
+	}
+	return nil
+}

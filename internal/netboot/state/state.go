@@ -1,0 +1,420 @@
+// Package state is the boot server's folder on disk: the releases that have
+// been staged, which of them is served, and which machines boot another one.
+// Staging writes it, serving reads it, and they may be different processes.
+//
+//	releases/TAG/release.json                      what it is: see Release
+//	releases/TAG/x86_64/{kernel,initrd,netboot.ipxe}
+//	releases/TAG/aarch64/{kernel,initrd,netboot.ipxe}
+//	current                                        a symlink to releases/TAG
+//	previous                                       likewise, what a rollback returns to
+//	rings.yaml                                     optional: see Rings
+//
+// In a folder's name a tag's "/" is written "%2F" and its "%" is written "%25";
+// all else stays as it is. No tag begins with a dot, so that names with a dot
+// are free for what is on its way in (releases/.incoming-…) or out
+// (releases/.removing-…), for the lock file and for downloads.
+//
+// A reader takes no lock. It sees a release whole or not at all, since a release
+// is renamed into place when it is complete, and it sees the old or the new
+// release as current, since a switch is one rename. What it reads from for longer
+// it holds (Hold), and then pruning leaves that release alone. Writers take the
+// lock (Lock).
+package state
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// ErrNotStaged says that a release is not in the state folder, or that there is
+// no current or previous one. Test for it with errors.Is.
+var ErrNotStaged = errors.New("not staged")
+
+// An Architecture is a machine's, as Nix and uname(1) write it.
+type Architecture string
+
+// The architectures that a release may have a bundle for.
+const (
+	X86_64  Architecture = "x86_64"
+	AArch64 Architecture = "aarch64"
+)
+
+// Architectures returns all architectures, in the order in which people expect them.
+func Architectures() []Architecture { return []Architecture{X86_64, AArch64} }
+
+// The names of the files of a bundle.
+const (
+	Kernel = "kernel"
+	Initrd = "initrd"
+	Script = "netboot.ipxe"
+)
+
+// FileNames returns the names of the files that each bundle consists of.
+func FileNames() []string { return []string{Kernel, Initrd, Script} }
+
+// A Release is what release.json says.
+type Release struct {
+	Tag     string                  `json:"tag"`
+	Staged  time.Time               `json:"staged"`
+	Source  string                  `json:"source"` // the address of the release, or the tarball's path
+	Bundles map[Architecture]Bundle `json:"bundles"`
+}
+
+// A Bundle is a release's files for one architecture.
+type Bundle struct {
+	Asset  string          `json:"asset"`  // the tarball's name
+	SHA256 string          `json:"sha256"` // of the tarball, in lower-case hexadecimal
+	Files  map[string]File `json:"files"`  // by FileNames
+}
+
+// A File is one file of a bundle as it was when it was staged.
+type File struct {
+	SHA256 string `json:"sha256"` // lower-case hexadecimal
+	Size   int64  `json:"size"`   // bytes
+}
+
+const (
+	releasesFolder = "releases"
+	releaseFile    = "release.json"
+	currentLink    = "current"
+	previousLink   = "previous"
+	lockFile       = ".lock"
+	incomingPrefix = ".incoming-"
+	removingPrefix = ".removing-"
+)
+
+// A Dir is an open state folder. Its methods may be called from several
+// goroutines at once.
+type Dir struct {
+	root *os.Root
+}
+
+// Open opens a state folder, which must be there. A folder in which nothing has
+// been staged yet is fine.
+func Open(dir string) (*Dir, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the state folder: %w", err)
+	}
+	return &Dir{root}, nil
+}
+
+// Create makes a state folder if it is not there, and opens it.
+func Create(dir string) (*Dir, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the state folder: %w", err)
+	}
+	d, err := Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.root.MkdirAll(releasesFolder, 0o755); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the state folder: %w", err), d.Close())
+	}
+	return d, nil
+}
+
+// Close closes the folder. What has been held or opened stays open.
+func (d *Dir) Close() error { return d.root.Close() }
+
+// Path returns the path that the folder was opened with.
+func (d *Dir) Path() string { return d.root.Name() }
+
+// Current returns the release that machines boot unless a ring says otherwise,
+// or an error that wraps ErrNotStaged.
+func (d *Dir) Current() (Release, error) { return d.linked(currentLink) }
+
+// Previous returns the release that was current before, or an error that wraps
+// ErrNotStaged.
+func (d *Dir) Previous() (Release, error) { return d.linked(previousLink) }
+
+// Release returns the staged release of a tag, or an error that wraps ErrNotStaged.
+func (d *Dir) Release(tag string) (Release, error) {
+	name, err := folderName(tag)
+	if err != nil {
+		return Release{}, err
+	}
+	release, err := d.read(path.Join(releasesFolder, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Release{}, fmt.Errorf("release %s: %w", tag, ErrNotStaged)
+	}
+	return release, err
+}
+
+// Releases returns all staged releases, the last staged first. Folders without a
+// release.json are passed over. For each one that cannot be read there is an
+// error, and the others are returned all the same.
+func (d *Dir) Releases() ([]Release, error) {
+	entries, err := fs.ReadDir(d.root.FS(), releasesFolder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var releases []Release
+	var broken []error
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), ".") || !entry.IsDir() {
+			continue
+		}
+		release, err := d.read(path.Join(releasesFolder, entry.Name()))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			broken = append(broken, err)
+		default:
+			releases = append(releases, release)
+		}
+	}
+	slices.SortFunc(releases, func(a, b Release) int {
+		return cmp.Or(b.Staged.Compare(a.Staged), strings.Compare(a.Tag, b.Tag))
+	})
+	return releases, errors.Join(broken...)
+}
+
+// Rings reads rings.yaml. Without one there are no rings, and that is no error.
+func (d *Dir) Rings() (Rings, error) {
+	file, err := d.root.Open(RingsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Rings{}, nil
+	}
+	if err != nil {
+		return Rings{}, err
+	}
+	defer file.Close()
+	return ParseRings(file)
+}
+
+func (d *Dir) linked(link string) (Release, error) {
+	hold, err := d.holdLinked(link)
+	if err != nil {
+		return Release{}, err
+	}
+	return hold.Release, hold.Close()
+}
+
+func (d *Dir) read(folder string) (Release, error) {
+	hold, err := d.hold(folder)
+	if err != nil {
+		return Release{}, err
+	}
+	return hold.Release, hold.Close()
+}
+
+// A Hold is a staged release held open: it can be read from until it is closed,
+// whatever is switched or pruned meanwhile.
+type Hold struct {
+	Release Release
+	root    *os.Root
+	lock    *os.File // the folder, with a shared lock that pruning respects
+}
+
+// HoldCurrent holds the current release, or returns an error that wraps ErrNotStaged.
+func (d *Dir) HoldCurrent() (*Hold, error) { return d.holdLinked(currentLink) }
+
+// Hold holds the release of a tag, or returns an error that wraps ErrNotStaged.
+func (d *Dir) Hold(tag string) (*Hold, error) {
+	name, err := folderName(tag)
+	if err != nil {
+		return nil, err
+	}
+	hold, err := d.hold(path.Join(releasesFolder, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("release %s: %w", tag, ErrNotStaged)
+	}
+	return hold, err
+}
+
+// holdLinked holds the release that a link leads to. The link may be moved on, and
+// what it led to pruned, before that is held: then the link is read again.
+func (d *Dir) holdLinked(link string) (*Hold, error) {
+	before := ""
+	for {
+		target, err := d.root.Readlink(link)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("no %s release: %w", link, ErrNotStaged)
+		}
+		if err != nil {
+			return nil, err
+		}
+		hold, err := d.hold(target)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return hold, err
+		}
+		if target == before {
+			return nil, fmt.Errorf("%s leads to %s, which is %w", link, target, ErrNotStaged)
+		}
+		before = target
+	}
+}
+
+// hold holds the release in a folder. It may be replaced or pruned before it is
+// held: then what has its name now is held, if anything.
+func (d *Dir) hold(folder string) (*Hold, error) {
+	for {
+		hold, err := d.lockShared(folder)
+		if err != nil {
+			return nil, err
+		}
+		there, err := d.stillAt(folder, hold.lock)
+		if there && err == nil {
+			hold.Release, err = readRelease(hold.root)
+		}
+		if there && err == nil {
+			return hold, nil
+		}
+		if err := errors.Join(err, hold.Close()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// lockShared opens a folder with the lock that who prunes or replaces a release
+// wants alone while it takes the folder out of the way.
+func (d *Dir) lockShared(folder string) (*Hold, error) {
+	root, err := d.root.OpenRoot(folder)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := root.Open(".")
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	hold := &Hold{root: root, lock: lock}
+	if err := flock(lock, syscall.LOCK_SH); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", root.Name(), err), hold.Close())
+	}
+	return hold, nil
+}
+
+// stillAt reports whether what is open is what has the name now.
+func (d *Dir) stillAt(folder string, open *os.File) (bool, error) {
+	is, err := open.Stat()
+	if err != nil {
+		return false, err
+	}
+	named, err := d.root.Stat(folder)
+	return err == nil && os.SameFile(is, named), err
+}
+
+func readRelease(root *os.Root) (Release, error) {
+	content, err := root.ReadFile(releaseFile)
+	if err != nil {
+		return Release{}, err
+	}
+	var release Release
+	if err := json.Unmarshal(content, &release); err != nil {
+		return Release{}, fmt.Errorf("%s: %w; remove %s and stage that release again",
+			filepath.Join(root.Name(), releaseFile), err, root.Name())
+	}
+	return release, nil
+}
+
+// Open opens a file of the bundle for an architecture, by one of FileNames. The
+// file stays readable when the hold is closed. An error wraps fs.ErrNotExist if
+// the release has no such bundle or file.
+func (h *Hold) Open(architecture Architecture, name string) (*os.File, error) {
+	if _, ok := h.Release.Bundles[architecture].Files[name]; !ok {
+		return nil, fmt.Errorf("release %s has no %s/%s: %w", h.Release.Tag, architecture, name, fs.ErrNotExist)
+	}
+	return h.root.Open(path.Join(string(architecture), name))
+}
+
+// Close lets the release go. It may be called twice.
+func (h *Hold) Close() error {
+	err := h.root.Close()
+	if h.lock != nil {
+		err = errors.Join(err, h.lock.Close())
+		h.lock = nil
+	}
+	return err
+}
+
+// Lock takes the lock that writers take, so that two stages do not collide. It
+// waits for another's to be given up until the context is done; waiting, if set,
+// is called once when there is a wait. The lock goes with the process that has it.
+func (d *Dir) Lock(ctx context.Context, waiting func()) (unlock func(), err error) {
+	file, err := d.root.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for tries := 0; ; tries++ {
+		err := flock(file, syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { file.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			file.Close()
+			return nil, fmt.Errorf("lock %s: %w", filepath.Join(d.Path(), lockFile), err)
+		}
+		if tries == 0 && waiting != nil {
+			waiting()
+		}
+		select {
+		case <-ctx.Done():
+			file.Close()
+			return nil, fmt.Errorf("wait for the other writer of %s: %w", d.Path(), ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func flock(file *os.File, how int) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var locked error
+	err = raw.Control(func(descriptor uintptr) {
+		for {
+			if locked = syscall.Flock(int(descriptor), how); !errors.Is(locked, syscall.EINTR) {
+				return
+			}
+		}
+	})
+	return errors.Join(err, locked)
+}
+
+// folderName returns the name of a tag's folder, or an error for what git would
+// not take as a tag (git-check-ref-format(1)) or a file system as a name.
+func folderName(tag string) (string, error) {
+	const most = 200 // bytes; a file name has up to 255, and some are longer for a while
+	name := strings.NewReplacer("%", "%25", "/", "%2F").Replace(tag)
+	bad := badTag(tag)
+	if bad == "" && len(name) > most {
+		bad = "it is too long for a folder's name"
+	}
+	if bad != "" {
+		return "", fmt.Errorf("release tag %q: %s; use for example boot-v2026.02.28", tag, bad)
+	}
+	return name, nil
+}
+
+// badTag says why git would not take a tag, or nothing.
+func badTag(tag string) string {
+	switch {
+	case tag == "" || tag == "@":
+		return "git allows no such tag"
+	case strings.ContainsFunc(tag, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`~^:?*[\`, r) }):
+		return `git allows no spaces, control characters or any of ~^:?*[\ in a tag`
+	case strings.Contains(tag, "..") || strings.Contains(tag, "@{"):
+		return `git allows no ".." or "@{" in a tag`
+	case strings.HasPrefix(tag, "-") || strings.HasSuffix(tag, "."):
+		return `git allows no tag that begins with "-" or ends in "."`
+	}
+	for part := range strings.SplitSeq(tag, "/") {
+		if part == "" || strings.HasPrefix(part, ".") || strings.HasSuffix(part, ".lock") {
+			return `git allows no part of a tag that is empty, begins with "." or ends in ".lock"`
+		}
+	}
+	return ""
+}
