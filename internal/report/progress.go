@@ -1,0 +1,210 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+)
+
+// A Progress shows that something long lives: bars at a terminal, elsewhere a
+// line now and then. It is safe for use by several goroutines. Whoever made it
+// calls Close.
+type Progress struct {
+	report *Report
+	verb   string
+
+	// Not under mu: the bars' own goroutine reads it.
+	status atomic.Pointer[status]
+
+	mu    sync.Mutex
+	items map[string]*item
+	shown time.Time // when the last line was printed
+
+	bars   *mpb.Progress // at a terminal
+	before io.Writer     // the report's log, while the bars have it
+	ticker *time.Ticker
+	closed chan struct{}
+	ticks  sync.WaitGroup
+}
+
+type status struct {
+	text  string
+	since time.Time
+}
+
+func (s *status) String() string {
+	return fmt.Sprintf("%s (for %s)", s.text, age(s.since))
+}
+
+type item struct {
+	done, total int64
+	begun       time.Time
+	shown       time.Time
+	finished    bool
+	bar         *mpb.Bar
+}
+
+// Progress begins to show the progress of what verb says, for example
+// "uploading".
+func (r *Report) Progress(verb string) *Progress {
+	p := &Progress{
+		report: r,
+		verb:   verb,
+		items:  map[string]*item{},
+		shown:  time.Now(),
+		ticker: time.NewTicker(r.interval),
+		closed: make(chan struct{}),
+	}
+	if r.bars {
+		r.mu.Lock()
+		p.before = r.log
+		p.bars = mpb.New(mpb.WithOutput(r.log), mpb.WithRefreshRate(150*time.Millisecond))
+		r.log = p.bars
+		r.mu.Unlock()
+		p.bars.AddSpinner(1, mpb.BarRemoveOnComplete(), mpb.BarWidth(1),
+			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return p.statusLine() })))
+		return p
+	}
+	p.ticks.Go(func() {
+		for {
+			select {
+			case <-p.closed:
+				return
+			case <-p.ticker.C:
+				p.tick()
+			}
+		}
+	})
+	return p
+}
+
+// Status says what is being done right now. It stays until the next one, and is
+// said again, with how long it has lasted, when nothing else was to be said for
+// a while.
+func (p *Progress) Status(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last := p.status.Load(); last != nil && last.text == text {
+		return
+	}
+	p.status.Store(&status{text, time.Now()})
+	if p.bars == nil && time.Since(p.shown) >= p.report.interval {
+		p.print("%s", text)
+	}
+}
+
+// Bytes says how many bytes of something have been done, of how many. It begins
+// with 0 bytes done and is finished when all are.
+func (p *Progress) Bytes(name string, done, total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	it := p.items[name]
+	if it == nil {
+		it = &item{begun: time.Now(), shown: time.Now()}
+		p.items[name] = it
+		if p.bars != nil {
+			it.bar = p.bar(name, total)
+		}
+	}
+	// A file that is sent once more begins at zero again.
+	it.done, it.total, it.finished = done, total, it.finished && done == total
+	switch {
+	case it.bar != nil:
+		it.bar.SetCurrent(done)
+	case done == total && !it.finished:
+		it.finished = true
+		p.print("%s %s: %s in %s", p.verb, name, Size(total), age(it.begun))
+	case time.Since(it.shown) >= p.report.interval:
+		it.shown = time.Now()
+		p.print("%s %s: %s of %s (%d%%)", p.verb, name, Size(done), Size(total), percent(done, total))
+	}
+}
+
+// Close ends the showing.
+func (p *Progress) Close() {
+	close(p.closed)
+	p.ticker.Stop()
+	p.ticks.Wait()
+	if p.bars == nil {
+		return
+	}
+	p.bars.Shutdown()
+	p.report.mu.Lock()
+	p.report.log = p.before
+	p.report.mu.Unlock()
+}
+
+func (p *Progress) bar(name string, total int64) *mpb.Bar {
+	return p.bars.AddBar(total,
+		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
+		mpb.AppendDecorators(
+			decor.CountersKibiByte("% .1f of % .1f", decor.WCSyncSpace),
+			decor.AverageSpeed(decor.SizeB1024(0), "% .1f", decor.WCSyncSpace),
+			decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace),
+		),
+	)
+}
+
+// tick speaks up after a quiet time.
+func (p *Progress) tick() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.shown) < p.report.interval/2 {
+		return
+	}
+	if status := p.status.Load(); status != nil {
+		p.print("%s", status)
+	}
+	var names []string
+	for name, it := range p.items {
+		if !it.finished {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		it := p.items[name]
+		p.print("%s %s: %s of %s (%d%%)", p.verb, name, Size(it.done), Size(it.total), percent(it.done, it.total))
+	}
+}
+
+func (p *Progress) print(format string, args ...any) {
+	p.shown = time.Now()
+	p.report.Line(format, args...)
+}
+
+func (p *Progress) statusLine() string {
+	if status := p.status.Load(); status != nil {
+		return status.String()
+	}
+	return p.verb
+}
+
+func age(since time.Time) time.Duration { return time.Since(since).Round(time.Second) }
+
+func percent(done, total int64) int64 {
+	if total <= 0 {
+		return 100
+	}
+	return 100 * done / total
+}
+
+// Size writes a number of bytes for people, for example "1.4 GiB".
+func Size(bytes int64) string {
+	const unit = 1024
+	if bytes < unit {
+		return fmt.Sprintf("%d B", bytes)
+	}
+	value, units := float64(bytes)/unit, "KMGTPE"
+	for value >= unit {
+		value, units = value/unit, units[1:]
+	}
+	return fmt.Sprintf("%.1f %ciB", value, units[0])
+}
