@@ -83,3 +83,12 @@ func (e InputErrors) Error() string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// Unwrap gives each input's error to errors.As.
+func (e InputErrors) Unwrap() []error {
+	errs := make([]error, len(e))
+	for i, err := range e {
+		errs[i] = err
+	}
+	return errs
+}

@@ -314,7 +314,7 @@ func (r *reader) destination(c Context, publish bool) (forgeURL, repository stri
 			r.fail(Repository, "", "there is no repository to publish to; give owner/name")
 		}
 		if c.NeedToken && r.value(Token) == "" {
-			r.fail(Token, "", "publishing needs a token with the scope write:repository; in a workflow that is github.token, at a terminal --token-file or the variable GITHUB_TOKEN")
+			r.fail(Token, "", "publishing needs a token with the scope write:repository; in a workflow that is github.token, at a terminal --token-file or the variable FORGEJO_TOKEN")
 		}
 	}
 	return strings.TrimRight(forgeURL, "/"), repository

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"every.channel/runner-images/internal/plan"
+)
+
+// addInputs gives a command a flag for each of the named inputs, or for all.
+func addInputs(cmd *cobra.Command, names ...string) {
+	for _, input := range plan.Inputs() {
+		if len(names) > 0 && !slices.Contains(names, input.Name) {
+			continue
+		}
+		if input.Secret {
+			cmd.Flags().String(input.Flag()+"-file", "", input.Description+" (a file that holds it; or the variable "+input.Variable()+")")
+			continue
+		}
+		description := input.Description
+		if input.Default != "" {
+			description += fmt.Sprintf(" (default %s)", input.Default)
+		}
+		if input.Boolean {
+			cmd.Flags().Var(new(booleanText), input.Flag(), description)
+			cmd.Flags().Lookup(input.Flag()).NoOptDefVal = "true"
+			continue
+		}
+		cmd.Flags().String(input.Flag(), "", description)
+	}
+	cmd.Flags().SortFlags = false
+}
+
+// booleanText is a flag that looks like a boolean and keeps what was typed:
+// what a boolean takes is said in one place, by the plan.
+type booleanText string
+
+func (b *booleanText) String() string         { return string(*b) }
+func (b *booleanText) Set(value string) error { *b = booleanText(value); return nil }
+func (b *booleanText) Type() string           { return "bool" }
+
+// givenInputs returns the inputs as they were given: by a flag, else by the
+// environment.
+func givenInputs(flags *pflag.FlagSet) (map[string]string, error) {
+	given := map[string]string{}
+	for _, input := range plan.Inputs() {
+		given[input.Name] = os.Getenv(input.Variable())
+		if flag := flags.Lookup(input.Flag()); flag != nil && flag.Changed {
+			given[input.Name] = flag.Value.String()
+		}
+		if !input.Secret {
+			continue
+		}
+		if file := flags.Lookup(input.Flag() + "-file"); file != nil && file.Changed {
+			secret, err := readSecret(input, file.Value.String())
+			if err != nil {
+				return nil, err
+			}
+			given[input.Name] = secret
+		}
+	}
+	if given[plan.Token] == "" {
+		given[plan.Token] = tokenFromEnvironment()
+	}
+	return given, nil
+}
+
+// readSecret reads a secret from a file. The newline that editors put at its
+// end is not part of it.
+func readSecret(input plan.Input, path string) (string, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", plan.InputErrors{{Input: input.Name + "_file", Value: path, Why: fmt.Sprintf("cannot be read (%v)", err)}}
+	}
+	secret := strings.TrimSpace(string(content))
+	if secret == "" {
+		return "", plan.InputErrors{{Input: input.Name + "_file", Value: path, Why: "is empty"}}
+	}
+	return secret, nil
+}
+
+// tokenFromEnvironment returns the token that a runner, or someone at a
+// terminal, has put into the environment. GITHUB_TOKEN counts in a runner only:
+// at a terminal it is a token for another server, which must not be sent here.
+func tokenFromEnvironment() string {
+	for _, name := range []string{"FORGEJO_TOKEN", "GITEA_TOKEN"} {
+		if token := os.Getenv(name); token != "" {
+			return token
+		}
+	}
+	if inRunner() {
+		return os.Getenv("GITHUB_TOKEN")
+	}
+	return ""
+}
+
+func inRunner() bool { return os.Getenv("GITHUB_ACTIONS") == "true" }

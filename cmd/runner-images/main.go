@@ -1,0 +1,106 @@
+// Runner-images builds NixOS boot images from a flake, publishes them as a
+// release of a Forgejo or Gitea repository, and boots machines from it.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/report"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal ends the run in order, a second one at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+func run(ctx context.Context, args []string) int {
+	r := report.New(report.Options{Out: os.Stdout, Log: os.Stderr})
+	root := newRoot(r)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if err != nil {
+		r.Error(err)
+	}
+	return exitCode(err)
+}
+
+// The exit codes of every command.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitBadInput = 2
+)
+
+// exitCode is the one place that turns errors into exit codes.
+func exitCode(err error) int {
+	var (
+		inputs plan.InputErrors
+		usage  *usageError
+	)
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &inputs), errors.As(err, &usage):
+		return exitBadInput
+	default:
+		return exitFailed
+	}
+}
+
+// usageError is a command line that cannot be understood.
+type usageError struct {
+	err  error
+	help string // the command that shows how it is meant
+}
+
+func (e *usageError) Error() string { return e.err.Error() + "; see " + e.help }
+func (e *usageError) Unwrap() error { return e.err }
+
+func newRoot(r *report.Report) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "runner-images",
+		Short: "Build NixOS boot images from a flake, publish them as a release, boot a fleet from it",
+		Example: `  runner-images plan                              what would be built and released here
+  runner-images deploy --publish-release=false    build and package into dist/
+  runner-images deploy --release-tag boot-v2026.02.28 --token-file token`,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetOut(os.Stdout)
+	root.SetErr(os.Stderr)
+	root.AddCommand(newPlan(r), newVersion(r))
+	asUsage(root)
+	return root
+}
+
+// asUsage makes the errors of cobra's own parsing usage errors, for a command
+// and all below it.
+func asUsage(cmd *cobra.Command) {
+	wrap := func(cmd *cobra.Command, err error) error {
+		if err == nil {
+			return nil
+		}
+		return &usageError{err, cmd.CommandPath() + " --help"}
+	}
+	cmd.SetFlagErrorFunc(wrap)
+	if args := cmd.Args; args != nil {
+		cmd.Args = func(cmd *cobra.Command, given []string) error { return wrap(cmd, args(cmd, given)) }
+	}
+	for _, child := range cmd.Commands() {
+		asUsage(child)
+	}
+}
