@@ -109,6 +109,11 @@ func (k Key) AuthorizedKey() string {
 	return string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(k.signer.PublicKey())))
 }
 
+// Allowed returns the list of allowed signers that has this key alone.
+func (k Key) Allowed() AllowedSigners {
+	return AllowedSigners{{principals: k.Fingerprint(), key: k.signer.PublicKey()}}
+}
+
 // String returns the fingerprint, so that a key that is printed by mistake gives
 // nothing away.
 func (k Key) String() string { return k.Fingerprint() }
