@@ -1,0 +1,255 @@
+// Package journal is told what the boot server's parts do, and keeps it for
+// people: a log line for each stage of a boot, numbers for Prometheus, and a
+// table of the machines that were seen.
+package journal
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+// The protocols that a label or a log line names.
+const (
+	HTTP      = "http"
+	TFTP      = "tftp"
+	ProxyDHCP = "proxy-dhcp"
+)
+
+// A Client is who asks for something.
+type Client struct {
+	Address  netip.Addr
+	MAC      string // as in 52:54:00:12:34:56, or empty: it did not say
+	Firmware string // for people, or empty: it did not say
+}
+
+// A Journal may be written to and read from several goroutines at once.
+type Journal struct {
+	log     *slog.Logger
+	metrics metrics
+	refused rate.Sometimes // keeps refused clients from filling the log
+	trouble rate.Sometimes // likewise those who ask for what is not there
+
+	mu      sync.Mutex
+	table   table
+	changed chan struct{} // closed at the next change
+}
+
+// New returns a journal that writes to log, and whose numbers registry gathers.
+func New(log *slog.Logger, registry *prometheus.Registry) *Journal {
+	return &Journal{
+		log:     log,
+		metrics: newMetrics(registry),
+		refused: rate.Sometimes{First: 20, Interval: time.Second},
+		trouble: rate.Sometimes{First: 100, Interval: time.Second},
+		table:   newTable(),
+		changed: make(chan struct{}),
+	}
+}
+
+// Machines returns the machines that were seen, the last seen first.
+func (j *Journal) Machines() []Machine {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.table.list()
+}
+
+// Changed returns a channel that is closed when what Machines returns changes.
+func (j *Journal) Changed() <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.changed
+}
+
+// update changes the machine of a client, and returns a copy of it for the log.
+func (j *Journal) update(client Client, change func(machine *record, now time.Time)) Machine {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	now := time.Now()
+	machine := j.table.find(client, now)
+	change(machine, now)
+	j.tell()
+	return machine.Machine
+}
+
+func (j *Journal) tell() {
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+// stage writes the log line of a stage.
+func (j *Journal) stage(message string, machine Machine, attributes ...slog.Attr) {
+	var all []slog.Attr
+	add := func(key, value string) {
+		if value != "" {
+			all = append(all, slog.String(key, value))
+		}
+	}
+	add("mac", machine.MAC)
+	if machine.Address.IsValid() {
+		add("address", machine.Address.String())
+	}
+	add("firmware", machine.Firmware)
+	add("release", machine.Boot.Release)
+	add("architecture", string(machine.Boot.Architecture))
+	add("ring", machine.Boot.Ring)
+	j.log.LogAttrs(context.Background(), slog.LevelInfo, message, append(all, attributes...)...)
+}
+
+// Answered notes that ProxyDHCP sent a client the name of a boot file.
+func (j *Journal) Answered(client Client, file string) {
+	j.metrics.proxyAnswers.WithLabelValues(client.Firmware).Inc()
+	machine := j.update(client, func(machine *record, _ time.Time) {
+		if machine.Stage >= Script {
+			machine.restart()
+		}
+	})
+	j.stage("sent the boot file's name by DHCP", machine, slog.String("file", file))
+}
+
+// Begin notes that a client was sent the script of its release.
+func (j *Journal) Begin(client Client, boot Boot) {
+	j.metrics.begun.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
+	machine := j.update(client, func(machine *record, now time.Time) {
+		if machine.Stage >= Script {
+			machine.restart()
+		}
+		machine.begin(boot, now)
+	})
+	j.stage("sent the release's script", machine)
+}
+
+// SendLoader notes that a file that leads to the release is sent: an iPXE binary,
+// or a script. What name says is for people.
+func (j *Journal) SendLoader(client Client, protocol, name string, size int64) *Transfer {
+	transfer := j.transfer(protocol, name, size)
+	j.update(client, func(machine *record, now time.Time) {
+		if machine.Stage >= Script {
+			machine.restart()
+		}
+		machine.Stage = Loader
+		transfer.add(machine, now)
+	})
+	return transfer
+}
+
+// SendImage notes that the kernel or the initrd of a release is sent, by its
+// name in the state folder.
+func (j *Journal) SendImage(client Client, boot Boot, name string, size int64) *Transfer {
+	transfer := j.transfer(HTTP, name, size)
+	j.update(client, func(machine *record, now time.Time) {
+		same := machine.Boot.Release == boot.Release && machine.Boot.Architecture == boot.Architecture
+		if !same || machine.Stage == Booted || machine.Stage < Script {
+			if machine.Stage >= Script {
+				machine.restart()
+			}
+			machine.begin(boot, now)
+			j.metrics.begun.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
+		}
+		machine.Stage = Kernel
+		if name == state.Initrd {
+			machine.Stage = Initrd
+		}
+		transfer.add(machine, now)
+	})
+	return transfer
+}
+
+// A Transfer is a file on its way to a client.
+type Transfer struct {
+	journal  *Journal
+	protocol string
+	name     string
+	size     int64
+	began    time.Time
+	machine  *record
+	fetch    *Fetch
+}
+
+func (j *Journal) transfer(protocol, name string, size int64) *Transfer {
+	j.metrics.active.WithLabelValues(protocol).Inc()
+	return &Transfer{journal: j, protocol: protocol, name: name, size: size}
+}
+
+func (t *Transfer) add(machine *record, now time.Time) {
+	t.machine, t.began = machine, now
+	t.fetch = machine.fetch(t.name, t.size, now)
+}
+
+// Sent notes that n more bytes were sent.
+func (t *Transfer) Sent(n int64) {
+	t.journal.metrics.bytes.WithLabelValues(t.protocol).Add(float64(n))
+	t.journal.mu.Lock()
+	defer t.journal.mu.Unlock()
+	t.fetch.Sent += n
+	t.machine.Seen = time.Now()
+	t.journal.tell()
+}
+
+// End notes that the transfer is over: whole says that the client has the file to
+// its end, and err why it broke off, if it did. A part that the client asked for
+// ends with neither.
+func (t *Transfer) End(whole bool, err error) {
+	t.journal.metrics.active.WithLabelValues(t.protocol).Dec()
+	machine, booted := t.end(whole && err == nil)
+	file := slog.Group("file",
+		slog.String("name", t.name),
+		slog.Int64("bytes", t.fetch.Sent),
+		slog.String("protocol", t.protocol),
+		slog.Duration("took", time.Since(t.began).Round(time.Millisecond)))
+	if err != nil {
+		t.journal.stage("transfer broke off", machine, file, slog.String("error", err.Error()))
+		return
+	}
+	t.journal.stage("sent a file", machine, file)
+	if booted {
+		t.journal.metrics.finished.WithLabelValues(machine.Boot.Release, string(machine.Boot.Architecture)).Inc()
+		t.journal.stage("booted", machine, slog.Duration("took", machine.LastBoot.Sub(machine.Began).Round(time.Millisecond)))
+	}
+}
+
+func (t *Transfer) end(whole bool) (machine Machine, booted bool) {
+	t.journal.mu.Lock()
+	defer t.journal.mu.Unlock()
+	now := time.Now()
+	t.fetch.Ended, t.fetch.Whole = now, whole
+	if whole && t.machine.Stage < Booted && t.machine.has(state.Kernel) && t.machine.has(state.Initrd) {
+		t.machine.Stage = Booted
+		t.machine.LastBoot, t.machine.Last = now, t.machine.Boot
+		booted = true
+	}
+	t.journal.tell()
+	return t.machine.Machine, booted
+}
+
+// Refused notes that a request was refused, for a reason that is one of a few
+// words: "network", "token", "limit".
+func (j *Journal) Refused(protocol, reason string, address netip.Addr) {
+	j.metrics.refused.WithLabelValues(protocol, reason).Inc()
+	j.refused.Do(func() {
+		j.log.Warn("refused a request", "protocol", protocol, "reason", reason, "address", address)
+	})
+}
+
+// TFTPFailed notes a TFTP request or transfer that failed, for a reason that is
+// one of a few words.
+func (j *Journal) TFTPFailed(reason string, address netip.Addr, err error) {
+	j.metrics.tftpErrors.WithLabelValues(reason).Inc()
+	j.refused.Do(func() {
+		j.log.Warn("TFTP failed", "reason", reason, "address", address, "error", err)
+	})
+}
+
+// Trouble notes what keeps a machine from what it should boot.
+func (j *Journal) Trouble(client Client, err error) {
+	j.trouble.Do(func() {
+		j.log.Error("cannot serve a machine", "mac", client.MAC, "address", client.Address, "error", err)
+	})
+}

@@ -1,0 +1,186 @@
+package journal
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+// A Machine is what is known of a machine that was seen booting.
+type Machine struct {
+	MAC      string     // as in 52:54:00:12:34:56, or empty: not known yet
+	Address  netip.Addr // the last one
+	Firmware string     // for people: "BIOS", "UEFI x86_64"; empty: not known yet
+	Seen     time.Time  // when it last asked for something
+
+	// The boot that is under way, or the last one.
+	Boot    Boot
+	Stage   Stage
+	Began   time.Time
+	Fetched []Fetch // in the order in which they began, the last ones of many
+
+	// The last boot that finished; LastBoot is zero if none has.
+	LastBoot time.Time
+	Last     Boot
+}
+
+// A Boot is what a machine boots.
+type Boot struct {
+	Release      string // the tag
+	Architecture state.Architecture
+	Ring         string // empty: in no ring
+}
+
+// A Stage is how far a boot has come.
+type Stage int
+
+// The stages of a boot, in their order.
+const (
+	Asked  Stage = iota // ProxyDHCP answered
+	Loader              // iPXE is being loaded, or a script that leads to the release
+	Script              // the release's script was sent
+	Kernel              // the kernel is being sent, or was
+	Initrd              // the initrd is being sent, or was
+	Booted              // kernel and initrd were sent to their ends
+)
+
+// String returns what the stage is for people.
+func (s Stage) String() string {
+	return [...]string{"asked by DHCP", "loading iPXE", "has the script", "loading the kernel", "loading the initrd", "booted"}[s]
+}
+
+// A Fetch is a file that a machine fetched in a boot.
+type Fetch struct {
+	Name  string
+	Sent  int64 // bytes
+	Size  int64 // bytes
+	Began time.Time
+	Ended time.Time // zero: under way
+	Whole bool      // it was sent to its end
+}
+
+// maxMachines is how many machines are remembered; beyond it the one that was
+// not seen for longest is forgotten, so that made-up MACs cost no memory.
+const maxMachines = 4096
+
+// maxFetches is how many files of a boot are remembered.
+const maxFetches = 32
+
+// A record is a machine whose transfers are under way.
+type record struct {
+	Machine
+	fetches []*Fetch // what becomes Machine.Fetched
+}
+
+// begin notes that a boot begins, after what has been fetched on the way to it.
+func (r *record) begin(boot Boot, now time.Time) {
+	r.Boot, r.Stage, r.Began = boot, Script, now
+}
+
+// restart forgets the boot that was under way or done.
+func (r *record) restart() {
+	r.Boot, r.Stage, r.Began, r.fetches = Boot{}, Asked, time.Time{}, nil
+}
+
+func (r *record) fetch(name string, size int64, now time.Time) *Fetch {
+	fetch := &Fetch{Name: name, Size: size, Began: now}
+	r.fetches = append(r.fetches, fetch)
+	if len(r.fetches) > maxFetches {
+		r.fetches = r.fetches[1:]
+	}
+	return fetch
+}
+
+// has tells whether a file was fetched to its end in this boot.
+func (r *record) has(name string) bool {
+	return slices.ContainsFunc(r.fetches, func(f *Fetch) bool { return f.Name == name && f.Whole })
+}
+
+// table finds machines by MAC and by address.
+type table struct {
+	machines  map[*record]struct{}
+	byMAC     map[string]*record
+	byAddress map[netip.Addr]*record
+}
+
+func newTable() table {
+	return table{map[*record]struct{}{}, map[string]*record{}, map[netip.Addr]*record{}}
+}
+
+// find returns the machine of a client, a new one if need be. A client that
+// does not tell its MAC is the machine that was last seen at its address.
+func (t *table) find(client Client, now time.Time) *record {
+	machine := t.byMAC[client.MAC]
+	atAddress := t.byAddress[client.Address]
+	if machine == nil && atAddress != nil && (client.MAC == "" || atAddress.MAC == "") {
+		machine = atAddress
+	}
+	if machine == nil {
+		machine = &record{}
+		t.makeRoom()
+		t.machines[machine] = struct{}{}
+	}
+	if client.MAC != "" {
+		if atAddress != nil && atAddress != machine && atAddress.MAC == "" {
+			// What this machine did before it told its MAC.
+			if machine.Stage >= Script {
+				machine.restart()
+			}
+			machine.fetches = append(machine.fetches, atAddress.fetches...)
+			machine.Firmware = cmp.Or(machine.Firmware, atAddress.Firmware)
+			t.forget(atAddress)
+		}
+		machine.MAC = client.MAC
+		t.byMAC[client.MAC] = machine
+	}
+	if client.Address.IsValid() && !client.Address.IsUnspecified() {
+		if t.byAddress[machine.Address] == machine {
+			delete(t.byAddress, machine.Address)
+		}
+		machine.Address = client.Address
+		t.byAddress[client.Address] = machine
+	}
+	machine.Firmware = cmp.Or(client.Firmware, machine.Firmware)
+	machine.Seen = now
+	return machine
+}
+
+func (t *table) makeRoom() {
+	if len(t.machines) < maxMachines {
+		return
+	}
+	var oldest *record
+	for machine := range t.machines {
+		if oldest == nil || machine.Seen.Before(oldest.Seen) {
+			oldest = machine
+		}
+	}
+	t.forget(oldest)
+}
+
+func (t *table) forget(machine *record) {
+	delete(t.machines, machine)
+	delete(t.byMAC, machine.MAC)
+	if t.byAddress[machine.Address] == machine {
+		delete(t.byAddress, machine.Address)
+	}
+}
+
+// list returns copies of all machines, the last seen first.
+func (t *table) list() []Machine {
+	machines := make([]Machine, 0, len(t.machines))
+	for machine := range t.machines {
+		copied := machine.Machine
+		for _, fetch := range machine.fetches {
+			copied.Fetched = append(copied.Fetched, *fetch)
+		}
+		machines = append(machines, copied)
+	}
+	slices.SortFunc(machines, func(a, b Machine) int {
+		return cmp.Or(b.Seen.Compare(a.Seen), cmp.Compare(a.MAC, b.MAC), a.Address.Compare(b.Address))
+	})
+	return machines
+}

@@ -1,0 +1,96 @@
+// Package loaders reads the folder of network boot programs: the iPXE binaries
+// that firmware loads, and scripts that lie beside them.
+package loaders
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// A Dir is a folder of boot programs. The zero value is one without any.
+type Dir struct {
+	root *os.Root
+	// store is the one place outside the folder that a link in it may lead to:
+	// whatever lies in the Nix store may be read by everybody.
+	store string
+}
+
+// Open opens a folder of boot programs. No path stands for a folder without any.
+func Open(path string) (*Dir, error) {
+	if path == "" {
+		return &Dir{}, nil
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the folder of iPXE binaries: %w", err)
+	}
+	return &Dir{root: root, store: "/nix/store/"}, nil
+}
+
+// Close closes the folder.
+func (d *Dir) Close() error {
+	if d.root == nil {
+		return nil
+	}
+	return d.root.Close()
+}
+
+// Clean returns the name of a file in the folder as it was asked for, with or
+// without a leading slash and with either kind of slash (some firmware is of
+// DOS descent), or an error that wraps fs.ErrNotExist.
+func Clean(name string) (string, error) {
+	const most = 255 // bytes
+	name = strings.TrimPrefix(path.Clean("/"+strings.ReplaceAll(name, `\`, "/")), "/")
+	if name == "" || len(name) > most || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return "", fs.ErrNotExist
+	}
+	return name, nil
+}
+
+// Open opens a file by its name as Clean returns it, and returns its size in
+// bytes. A name that leads out of the folder, a link that does (but for one into
+// the Nix store), and what is not a regular file are not there: fs.ErrNotExist.
+func (d *Dir) Open(name string) (*os.File, int64, error) {
+	if d.root == nil || !filepath.IsLocal(name) {
+		return nil, 0, fs.ErrNotExist
+	}
+	file, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would keep us waiting
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		file, err = d.openStored(name)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, file.Close())
+	}
+	return file, info.Size(), nil
+}
+
+// openStored opens what a link leads to in the Nix store.
+func (d *Dir) openStored(name string) (*os.File, error) {
+	target, err := filepath.EvalSymlinks(filepath.Join(d.root.Name(), name))
+	if err != nil || !strings.HasPrefix(target, d.store) {
+		return nil, fs.ErrNotExist
+	}
+	return os.Open(target)
+}
+
+// Has tells whether there is a file of this name.
+func (d *Dir) Has(name string) bool {
+	file, _, err := d.Open(name)
+	if err != nil {
+		return false
+	}
+	return file.Close() == nil
+}

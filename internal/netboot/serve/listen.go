@@ -1,0 +1,73 @@
+package serve
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+)
+
+// listen opens the sockets that are not there yet.
+func (s *Server) listen(ctx context.Context) error {
+	address, err := s.listenIP()
+	if err != nil {
+		return err
+	}
+	var sockets net.ListenConfig
+	given := s.config.Listeners
+	s.listeners = given
+	if given.HTTP == nil {
+		if s.listeners.HTTP, err = sockets.Listen(ctx, "tcp", hostPort(address, s.config.HTTPPort)); err != nil {
+			return fmt.Errorf("listen for HTTP: %w", err)
+		}
+	}
+	s.close = append(s.close, s.listeners.HTTP)
+	if given.TFTP == nil {
+		network := "udp"
+		if !address.IsValid() {
+			network = "udp4" // boot programs that know TFTP know IPv4
+		}
+		if s.listeners.TFTP, err = sockets.ListenPacket(ctx, network, hostPort(address, s.config.TFTPPort)); err != nil {
+			return fmt.Errorf("listen for TFTP: %w", err)
+		}
+	}
+	s.close = append(s.close, s.listeners.TFTP)
+	return nil
+}
+
+func hostPort(address netip.Addr, port int) string {
+	host := ""
+	if address.IsValid() {
+		host = address.String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port))
+}
+
+// listenIP returns the address to listen on, or the zero address for all.
+func (s *Server) listenIP() (netip.Addr, error) {
+	if s.config.ListenIP.IsValid() || s.config.Interface == "" {
+		return s.config.ListenIP, nil
+	}
+	prefix, err := interfacePrefix(s.config.Interface)
+	return prefix.Addr(), err
+}
+
+// interfacePrefix returns the first IPv4 address of a network interface, with its
+// subnet.
+func interfacePrefix(name string) (netip.Prefix, error) {
+	found, err := net.InterfaceByName(name)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("--interface %q: %w; see the names with: ip -brief link", name, err)
+	}
+	addresses, err := found.Addrs()
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("--interface %q: %w", name, err)
+	}
+	for _, address := range addresses {
+		if prefix, err := netip.ParsePrefix(address.String()); err == nil && prefix.Addr().Is4() {
+			return prefix, nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("--interface %q has no IPv4 address yet", name)
+}

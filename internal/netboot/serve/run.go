@@ -1,0 +1,105 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"every.channel/runner-images/internal/netboot/access"
+	"every.channel/runner-images/internal/netboot/boothttp"
+	"every.channel/runner-images/internal/netboot/boottftp"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+const (
+	maxConnections = 1024
+	maxHeaderBytes = 8 << 10
+	headerWithin   = 10 * time.Second
+	idleWithin     = time.Minute
+)
+
+// Run serves until the context is done, then takes no more requests, lets
+// transfers come to their end within the configured limit, and returns nil. It
+// returns early with an error if a part cannot go on.
+func (s *Server) Run(ctx context.Context) error {
+	tftp := &boottftp.Server{Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts}
+	boot := &http.Server{
+		Handler: &boothttp.Handler{
+			State: s.state, Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts,
+			Token: func() access.Token { return *s.token.Load() },
+			Rings: func() state.Rings { return *s.rings.Load() },
+			Began: tftp.Began,
+		},
+		ReadHeaderTimeout: headerWithin,
+		IdleTimeout:       idleWithin,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serveHTTP(boot, netutil.LimitListener(s.listeners.HTTP, maxConnections)) })
+	group.Go(func() error { return tftp.Serve(s.listeners.TFTP) })
+	group.Go(func() error {
+		<-ctx.Done()
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.DrainLimit)
+		defer cancel()
+		var draining errgroup.Group
+		draining.Go(func() error { return drain(limit, boot) })
+		draining.Go(func() error { tftp.Shutdown(limit); return nil })
+		return draining.Wait()
+	})
+	s.log.Info("serving", "state", s.config.StateDir, "http", s.listeners.HTTP.Addr().String(), "tftp", s.listeners.TFTP.LocalAddr().String())
+	return errors.Join(group.Wait(), s.Close())
+}
+
+func serveHTTP(server *http.Server, listener net.Listener) error {
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// drain lets a server's transfers end, and breaks them off when the limit is over.
+func drain(limit context.Context, server *http.Server) error {
+	err := server.Shutdown(limit)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
+	return err
+}
+
+// HTTPAddr returns where the HTTP server listens.
+func (s *Server) HTTPAddr() net.Addr { return s.listeners.HTTP.Addr() }
+
+// TFTPAddr returns where the TFTP server listens.
+func (s *Server) TFTPAddr() net.Addr { return s.listeners.TFTP.LocalAddr() }
+
+// scripts returns the addresses of the first script for a client that reached
+// this server at local: by name, if the server has one, and by IP address.
+func (s *Server) scripts(local netip.Addr) []string {
+	var hosts []string
+	if s.config.Hostname != "" {
+		hosts = append(hosts, s.config.Hostname)
+	}
+	if !local.IsValid() || local.IsUnspecified() {
+		local = s.config.ListenIP
+	}
+	if local.IsValid() {
+		hosts = append(hosts, local.String())
+	}
+	port := s.listeners.HTTP.Addr().(*net.TCPAddr).Port
+	var addresses []string
+	for _, host := range hosts {
+		host = net.JoinHostPort(host, strconv.Itoa(port))
+		addresses = append(addresses, "http://"+strings.TrimSuffix(host, ":80")+s.token.Load().Path()+state.Script)
+	}
+	return addresses
+}

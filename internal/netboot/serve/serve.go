@@ -1,0 +1,187 @@
+// Package serve is the boot server: it serves the releases in a state folder by
+// HTTP, iPXE by TFTP, and, if asked to, the name of the boot file by ProxyDHCP.
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"every.channel/runner-images/internal/netboot/access"
+	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/loaders"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+// What a Config's zero values stand for.
+const (
+	DefaultHTTPPort         = 80
+	DefaultTFTPPort         = 69
+	DefaultTFTPBootFilename = "ec-ipxe.efi"
+	DefaultStatusAddress    = "127.0.0.1:8077"
+	DefaultDrainLimit       = time.Minute
+)
+
+// AnyPort stands for a free port, where a zero stands for the usual one.
+const AnyPort = -1
+
+// A Config says what to serve and to whom. Only StateDir has to be set.
+type Config struct {
+	StateDir string // a release can be staged in it later
+
+	ListenIP  netip.Addr // zero: the interface's first IPv4 address, or all addresses if there is none
+	Interface string     // a network interface's name; ProxyDHCP needs one
+	Hostname  string     // in addresses that machines are given; they fall back to the IP address
+	HTTPPort  int
+	TFTPPort  int
+
+	IPXEDir          string // iPXE binaries and scripts; empty: none
+	TFTPBootFilename string // the iPXE binary for UEFI on x86_64
+
+	HTTPAllowedCIDRs []string // networks that may boot; none: all may
+	ChainTokenFile   string   // reread by Reload; empty: no token
+	RingsFile        string   // reread by Reload; empty: rings.yaml in the state folder, which need not be there
+
+	ProxyDHCP       bool
+	ProxyDHCPSubnet string // in CIDR notation; empty: the interface's
+
+	StatusAddress string        // host and port
+	DrainLimit    time.Duration // how long transfers may go on when the server is told to stop
+
+	Listeners Listeners    // sockets that are there already
+	Log       *slog.Logger // nil: slog.Default()
+}
+
+// Listeners are sockets, made by systemd (socket activation) or a test. For each
+// one that is nil the server makes its own.
+type Listeners struct {
+	HTTP   net.Listener
+	Status net.Listener
+	TFTP   net.PacketConn
+}
+
+// A Server has its sockets open; Run serves them.
+type Server struct {
+	config    Config
+	log       *slog.Logger
+	networks  access.Networks
+	state     *state.Dir
+	loaders   *loaders.Dir
+	journal   *journal.Journal
+	listeners Listeners
+	close     []io.Closer // in the order of opening
+	token     atomic.Pointer[access.Token]
+	rings     atomic.Pointer[state.Rings]
+}
+
+// New checks the configuration, opens the state folder and all sockets. Clients
+// that come between New and Run wait.
+func New(ctx context.Context, config Config) (_ *Server, err error) {
+	s := &Server{config: config.withDefaults(), log: config.Log}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if s.networks, err = access.ParseNetworks(config.HTTPAllowedCIDRs); err != nil {
+		return nil, fmt.Errorf("--http-allowed-cidr: %w", err)
+	}
+	if s.state, err = state.Open(config.StateDir); err != nil {
+		return nil, fmt.Errorf("--state-dir: %w; runner-images netboot stage makes it", err)
+	}
+	s.close = append(s.close, s.state)
+	if s.loaders, err = loaders.Open(config.IPXEDir); err != nil {
+		return nil, fmt.Errorf("--ipxe-dir: %w", err)
+	}
+	s.close = append(s.close, s.loaders)
+	if err := s.Reload(); err != nil {
+		return nil, err
+	}
+	registry := prometheus.NewRegistry()
+	s.journal = journal.New(s.log, registry)
+	if err := s.listen(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (c Config) withDefaults() Config {
+	port := func(port *int, usual int) {
+		switch *port {
+		case 0:
+			*port = usual
+		case AnyPort:
+			*port = 0
+		}
+	}
+	port(&c.HTTPPort, DefaultHTTPPort)
+	port(&c.TFTPPort, DefaultTFTPPort)
+	if c.TFTPBootFilename == "" {
+		c.TFTPBootFilename = DefaultTFTPBootFilename
+	}
+	if c.StatusAddress == "" {
+		c.StatusAddress = DefaultStatusAddress
+	}
+	if c.DrainLimit == 0 {
+		c.DrainLimit = DefaultDrainLimit
+	}
+	return c
+}
+
+// Close closes all that New opened. It is for a server that is not run; Run does
+// the same when it returns.
+func (s *Server) Close() error {
+	var errs []error
+	for _, open := range slices.Backward(s.close) {
+		if err := open.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	s.close = nil
+	return errors.Join(errs...)
+}
+
+// Reload reads the chain token and the rings again. If one cannot be read, what
+// was there before stays.
+func (s *Server) Reload() error {
+	token := access.Token{}
+	if s.config.ChainTokenFile != "" {
+		read, err := access.ReadToken(s.config.ChainTokenFile)
+		if err != nil {
+			return err
+		}
+		token = read
+	}
+	rings, err := s.readRings()
+	if err != nil {
+		return err
+	}
+	s.token.Store(&token)
+	s.rings.Store(&rings)
+	return nil
+}
+
+func (s *Server) readRings() (state.Rings, error) {
+	if s.config.RingsFile == "" {
+		return s.state.Rings()
+	}
+	file, err := os.Open(s.config.RingsFile)
+	if err != nil {
+		return state.Rings{}, fmt.Errorf("read the rings: %w", err)
+	}
+	defer file.Close()
+	return state.ParseRings(file)
+}

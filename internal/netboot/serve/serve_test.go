@@ -1,0 +1,221 @@
+package serve_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/netboot/serve"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+const bundleScript = "#!ipxe\n# a release\nkernel kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\ninitrd initrd\nboot\n"
+
+// A site is a boot server with its state folder and its iPXE binaries.
+type site struct {
+	t      *testing.T
+	state  *state.Dir
+	ipxe   string
+	server *serve.Server
+	log    *lockedBuffer
+	stop   func() error // tells the server to stop and waits until it has
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.String()
+}
+
+// start stages the releases, the first of which becomes current, and serves them
+// on free ports of the loopback interface.
+func start(t *testing.T, configure func(*serve.Config), tags ...string) *site {
+	t.Helper()
+	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, dir.Close()) })
+	s := &site{t: t, state: dir, ipxe: t.TempDir(), log: &lockedBuffer{}}
+	for i, tag := range tags {
+		s.stage(tag, state.X86_64)
+		if i == 0 {
+			s.switchTo(tag)
+		}
+	}
+	config := serve.Config{
+		StateDir: dir.Path(),
+		ListenIP: netip.MustParseAddr("127.0.0.1"),
+		HTTPPort: serve.AnyPort,
+		TFTPPort: serve.AnyPort,
+		IPXEDir:  s.ipxe,
+		Log:      slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if configure != nil {
+		configure(&config)
+	}
+	s.server, err = serve.New(t.Context(), config)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- s.server.Run(ctx) }()
+	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	t.Cleanup(func() { assert.NoError(t, s.stop()) })
+	return s
+}
+
+// stage stages a release whose kernel and initrd say what they are of.
+func (s *site) stage(tag string, architectures ...state.Architecture) {
+	s.t.Helper()
+	s.stageFiles(tag, map[string]string{}, architectures...)
+}
+
+func (s *site) stageFiles(tag string, files map[string]string, architectures ...state.Architecture) {
+	s.t.Helper()
+	incoming, err := s.state.Incoming(tag, "https://forge.example/owner/name/releases/tag/"+tag)
+	require.NoError(s.t, err)
+	defer func() { assert.NoError(s.t, incoming.Discard()) }()
+	for _, architecture := range architectures {
+		require.NoError(s.t, incoming.Bundle(architecture, "ec-runner-"+string(architecture)+"-netboot-"+tag+".tar.gz", strings.Repeat("a", 64)))
+		for _, name := range state.FileNames() {
+			content := tag + " " + string(architecture) + " " + name
+			if name == state.Script {
+				content = bundleScript
+			}
+			if given, ok := files[name]; ok {
+				content = given
+			}
+			require.NoError(s.t, incoming.Write(s.t.Context(), architecture, name, strings.NewReader(content)))
+		}
+	}
+	_, err = incoming.Commit()
+	require.NoError(s.t, err)
+}
+
+func (s *site) switchTo(tag string) {
+	s.t.Helper()
+	_, err := s.state.Switch(tag)
+	require.NoError(s.t, err)
+}
+
+func (s *site) url(path string) string { return "http://" + s.server.HTTPAddr().String() + path }
+
+// get returns the status and the body of a request.
+func (s *site) get(path string) (int, string) {
+	s.t.Helper()
+	response, err := http.Get(s.url(path))
+	require.NoError(s.t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(s.t, err)
+	return response.StatusCode, string(body)
+}
+
+func (s *site) mustGet(path string) string {
+	s.t.Helper()
+	status, body := s.get(path)
+	require.Equal(s.t, http.StatusOK, status, "%s: %s", path, body)
+	return body
+}
+
+func (s *site) putLoader(name string, content []byte) {
+	s.t.Helper()
+	path := filepath.Join(s.ipxe, filepath.FromSlash(name))
+	require.NoError(s.t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(s.t, os.WriteFile(path, content, 0o600))
+}
+
+// tftp fetches a file with curl, a TFTP client of its own making.
+func (s *site) tftp(name string) (string, error) {
+	s.t.Helper()
+	address := s.server.TFTPAddr().(*net.UDPAddr)
+	curl := exec.CommandContext(s.t.Context(), "curl", "--silent", "--show-error", "--tftp-blksize", "1468", fmt.Sprintf("tftp://%s/%s", address, name))
+	var out, problems bytes.Buffer
+	curl.Stdout, curl.Stderr = &out, &problems
+	if err := curl.Run(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, problems.String())
+	}
+	return out.String(), nil
+}
+
+func TestTheFirstScriptHasIPXESayWhatItRunsOn(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1")
+	assert.Equal(t, "#!ipxe\n"+
+		"chain --replace --autofree netboot.ipxe?mac=${netX/mac}&arch=${buildarch}&platform=${platform} ||\n"+
+		"#!ipxe\n# a release\n"+
+		"kernel r/boot-v1/x86_64/kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
+		"initrd r/boot-v1/x86_64/initrd\n"+
+		"boot\n", s.mustGet("/netboot.ipxe"))
+	script := s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56&arch=i386&platform=pcbios")
+	assert.Equal(t, "#!ipxe\n# a release\n"+
+		"kernel r/boot-v1/x86_64/52-54-00-12-34-56/kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
+		"initrd r/boot-v1/x86_64/52-54-00-12-34-56/initrd\n"+
+		"boot\n", script)
+	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet("/r/boot-v1/x86_64/52-54-00-12-34-56/kernel"))
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet("/r/boot-v1/x86_64/52-54-00-12-34-56/initrd"))
+	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet("/kernel"))
+	assert.Contains(t, s.log.String(), "msg=booted mac=52:54:00:12:34:56 address=127.0.0.1 firmware=BIOS release=boot-v1 architecture=x86_64")
+}
+
+func TestAMachineFinishesTheReleaseItBeganWith(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1", "feature/x+y")
+	s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56&arch=x86_64")
+	s.switchTo("feature/x+y")
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet("/r/boot-v1/x86_64/52-54-00-12-34-56/initrd"))
+	assert.Contains(t, s.mustGet("/netboot.ipxe?mac="), "kernel r/feature~2Fx~2By/x86_64/kernel ")
+	assert.Equal(t, "feature/x+y x86_64 kernel", s.mustGet("/r/feature~2Fx~2By/x86_64/kernel"))
+	assert.Equal(t, "feature/x+y x86_64 kernel", s.mustGet("/kernel"))
+}
+
+func TestTFTP(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1")
+	ipxe := make([]byte, 1<<20)
+	_, err := rand.Read(ipxe)
+	require.NoError(t, err)
+	s.putLoader("ec-ipxe.efi", ipxe)
+
+	first, err := s.tftp("ec-ipxe.efi")
+	require.NoError(t, err)
+	assert.Equal(t, string(ipxe), first)
+	second, err := s.tftp("ec-ipxe.efi")
+	require.NoError(t, err)
+	address := s.server.HTTPAddr().String()
+	assert.Contains(t, second, "#!ipxe\nchain --autofree http://"+address+"/netboot.ipxe?mac=${netX/mac}&arch=${buildarch}&platform=${platform} ||\n")
+	third, err := s.tftp("ec-ipxe.efi")
+	require.NoError(t, err)
+	assert.Equal(t, len(ipxe), len(third))
+
+	autoexec, err := s.tftp("autoexec.ipxe")
+	require.NoError(t, err)
+	assert.Contains(t, autoexec, "#!ipxe\ndhcp ")
+
+	_, err = s.tftp("absent")
+	assert.ErrorContains(t, err, "exit status 68") // curl(1): file not found on TFTP server
+}
