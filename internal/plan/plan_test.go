@@ -27,14 +27,6 @@ func branch() plan.Context {
 	return c
 }
 
-func names(p plan.Plan) []string {
-	var names []string
-	for _, image := range p.Images {
-		names = append(names, image.Name)
-	}
-	return names
-}
-
 func TestTagPushTakesAllDefaults(t *testing.T) {
 	// What a push hands on for the inputs of a dispatch.
 	given := map[string]string{

@@ -70,7 +70,7 @@ func (w writer) Write(p []byte) (int, error) { return w(p) }
 func (r *Report) write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, _ = io.WriteString(r.log, string(p))
+	_, _ = r.log.Write(p)
 	return len(p), nil
 }
 
