@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"every.channel/runner-images/internal/netboot/serve"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
 )
@@ -48,11 +49,12 @@ func exitCode(err error) int {
 	var (
 		inputs plan.InputErrors
 		usage  *usageError
+		option *serve.OptionError
 	)
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &inputs), errors.As(err, &usage):
+	case errors.As(err, &inputs), errors.As(err, &usage), errors.As(err, &option):
 		return exitBadInput
 	default:
 		return exitFailed
@@ -82,7 +84,7 @@ func newRoot(r *report.Report) *cobra.Command {
 	}
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
-	root.AddCommand(newPlan(r), newVersion(r))
+	root.AddCommand(newPlan(r), newNetboot(), newVersion(r))
 	asUsage(root)
 	return root
 }

@@ -75,11 +75,11 @@ type Token struct {
 func ReadToken(path string) (Token, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return Token{}, fmt.Errorf("read the chain token: %w", err)
+		return Token{}, err
 	}
 	token, err := ParseToken(string(content))
 	if err != nil {
-		return Token{}, fmt.Errorf("the chain token in %s %w", path, err)
+		return Token{}, fmt.Errorf("the token %w", err)
 	}
 	return token, nil
 }

@@ -58,7 +58,7 @@ func (s *Server) listenIP() (netip.Addr, error) {
 func interfacePrefix(name string) (netip.Prefix, error) {
 	found, err := net.InterfaceByName(name)
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("--interface %q: %w; see the names with: ip -brief link", name, err)
+		return netip.Prefix{}, &OptionError{"interface", name, err.Error() + "; see the names with: ip -brief link"}
 	}
 	addresses, err := found.Addrs()
 	if err != nil {

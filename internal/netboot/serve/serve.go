@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -62,6 +63,15 @@ type Config struct {
 	Log       *slog.Logger // nil: slog.Default()
 }
 
+// An OptionError is a part of a Config that cannot be used.
+type OptionError struct {
+	Option string // as on the command line: "state-dir"
+	Value  string
+	Why    string // what is wrong with it, and what to give instead
+}
+
+func (e *OptionError) Error() string { return fmt.Sprintf("--%s %q: %s", e.Option, e.Value, e.Why) }
+
 // Listeners are sockets, made by systemd (socket activation) or a test. For each
 // one that is nil the server makes its own.
 type Listeners struct {
@@ -97,14 +107,17 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		}
 	}()
 	if s.networks, err = access.ParseNetworks(config.HTTPAllowedCIDRs); err != nil {
-		return nil, fmt.Errorf("--http-allowed-cidr: %w", err)
+		return nil, &OptionError{"http-allowed-cidr", strings.Join(config.HTTPAllowedCIDRs, ", "), err.Error()}
+	}
+	if config.StateDir == "" {
+		return nil, &OptionError{"state-dir", "", "is required; use for example /var/lib/netboot"}
 	}
 	if s.state, err = state.Open(config.StateDir); err != nil {
-		return nil, fmt.Errorf("--state-dir: %w; runner-images netboot stage makes it", err)
+		return nil, &OptionError{"state-dir", config.StateDir, err.Error() + "; runner-images netboot stage makes it"}
 	}
 	s.close = append(s.close, s.state)
 	if s.loaders, err = loaders.Open(config.IPXEDir); err != nil {
-		return nil, fmt.Errorf("--ipxe-dir: %w", err)
+		return nil, &OptionError{"ipxe-dir", config.IPXEDir, err.Error()}
 	}
 	s.close = append(s.close, s.loaders)
 	if err := s.Reload(); err != nil {
@@ -158,16 +171,16 @@ func (s *Server) Close() error {
 // was there before stays.
 func (s *Server) Reload() error {
 	token := access.Token{}
-	if s.config.ChainTokenFile != "" {
-		read, err := access.ReadToken(s.config.ChainTokenFile)
+	if file := s.config.ChainTokenFile; file != "" {
+		read, err := access.ReadToken(file)
 		if err != nil {
-			return err
+			return &OptionError{"chain-token-file", file, err.Error()}
 		}
 		token = read
 	}
 	rings, err := s.readRings()
 	if err != nil {
-		return err
+		return &OptionError{"rings", s.config.RingsFile, err.Error()}
 	}
 	s.token.Store(&token)
 	s.rings.Store(&rings)
@@ -180,7 +193,7 @@ func (s *Server) readRings() (state.Rings, error) {
 	}
 	file, err := os.Open(s.config.RingsFile)
 	if err != nil {
-		return state.Rings{}, fmt.Errorf("read the rings: %w", err)
+		return state.Rings{}, err
 	}
 	defer file.Close()
 	return state.ParseRings(file)

@@ -1,0 +1,16 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newNetboot() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "netboot",
+		Short: "Boot machines over the network from a release",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newNetbootServe())
+	return cmd
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"every.channel/runner-images/internal/netboot/serve"
+)
+
+func newNetbootServe() *cobra.Command {
+	var (
+		config   serve.Config
+		listenIP string
+	)
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve staged releases to booting machines by HTTP and TFTP",
+		Long: `Serve staged releases to booting machines by HTTP and TFTP.
+
+SIGHUP rereads the chain token and the rings. SIGTERM ends the server when the
+transfers under way have ended, or after a minute. Under systemd it notifies of
+its readiness (Type=notify-reload) and takes sockets named http, tftp, status,
+proxy-dhcp and pxe.`,
+		Example: `  runner-images netboot serve --state-dir /var/lib/netboot --ipxe-dir /srv/ipxe
+  runner-images netboot serve --state-dir state --listen-ip 127.0.0.1 --http-port 0 --tftp-port 0
+  runner-images netboot serve --state-dir /var/lib/netboot --interface eth0 \
+      --http-allowed-cidr 10.20.30.0/24 --chain-token-file /run/secrets/chain-token --proxy-dhcp`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if listenIP != "" {
+				address, err := netip.ParseAddr(listenIP)
+				if err != nil {
+					return &serve.OptionError{Option: "listen-ip", Value: listenIP, Why: "is no IP address; use for example 10.20.30.2"}
+				}
+				config.ListenIP = address
+			}
+			for _, port := range []*int{&config.HTTPPort, &config.TFTPPort} {
+				if *port == 0 {
+					*port = serve.AnyPort
+				}
+			}
+			return serveNetboot(cmd.Context(), config)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&config.StateDir, "state-dir", "", "the folder with the staged releases (required)")
+	flags.StringVar(&listenIP, "listen-ip", "", "the address to listen on (default: the interface's, or all)")
+	flags.StringVar(&config.Interface, "interface", "", "the network interface to listen on")
+	flags.StringVar(&config.Hostname, "hostname", "", "the server's name in the addresses that machines are given, before its IP address")
+	flags.IntVar(&config.HTTPPort, "http-port", serve.DefaultHTTPPort, "the HTTP server's port; 0 takes a free one")
+	flags.IntVar(&config.TFTPPort, "tftp-port", serve.DefaultTFTPPort, "the TFTP server's port; 0 takes a free one")
+	flags.StringVar(&config.IPXEDir, "ipxe-dir", "", "a folder with iPXE binaries, and scripts if you have your own")
+	flags.StringVar(&config.TFTPBootFilename, "tftp-boot-filename", serve.DefaultTFTPBootFilename, "the iPXE binary for UEFI on x86_64")
+	flags.StringArrayVar(&config.HTTPAllowedCIDRs, "http-allowed-cidr", nil, "a network that may boot; may be repeated (default: all)")
+	flags.StringVar(&config.ChainTokenFile, "chain-token-file", "", "a file with the first part of the path of all that machines load")
+	flags.StringVar(&config.RingsFile, "rings", "", "a file that says which machines boot another release (default: rings.yaml in the state folder, if there)")
+	flags.BoolVar(&config.ProxyDHCP, "proxy-dhcp", false, "tell PXE clients what to boot, beside a DHCP server that does not")
+	flags.StringVar(&config.ProxyDHCPSubnet, "proxy-dhcp-subnet", "", "the network whose clients ProxyDHCP answers (default: the interface's)")
+	flags.StringVar(&config.StatusAddress, "status-address", serve.DefaultStatusAddress, "where the status page and /metrics are")
+	return cmd
+}
+
+func serveNetboot(ctx context.Context, config serve.Config) error {
+	config.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime(os.Getenv("JOURNAL_STREAM") != "")}))
+	listeners, err := activated()
+	if err != nil {
+		return err
+	}
+	config.Listeners = listeners
+	server, err := serve.New(ctx, config)
+	if err != nil {
+		return err
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	defer context.AfterFunc(ctx, func() { notify(config.Log, daemon.SdNotifyStopping) })()
+	notify(config.Log, daemon.SdNotifyReady)
+
+	reloading, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		for {
+			select {
+			case <-reloading.Done():
+				return
+			case <-hangup:
+				reload(config.Log, server)
+			}
+		}
+	}()
+	return server.Run(ctx)
+}
+
+// withoutTime leaves the time to systemd's journal, which has its own.
+func withoutTime(journal bool) func([]string, slog.Attr) slog.Attr {
+	if !journal {
+		return nil
+	}
+	return func(groups []string, attribute slog.Attr) slog.Attr {
+		if len(groups) == 0 && attribute.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return attribute
+	}
+}
+
+func reload(log *slog.Logger, server *serve.Server) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err == nil { // it never fails on Linux
+		notify(log, fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
+	}
+	if err := server.Reload(); err != nil {
+		log.Error("cannot reload; what was there before stays", "error", err)
+	} else {
+		log.Info("reloaded the chain token and the rings")
+	}
+	notify(log, daemon.SdNotifyReady)
+}
+
+// notify tells systemd, if it is there, of a change of state.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("cannot notify systemd", "error", err)
+	}
+}
+
+// activated returns the sockets that systemd has opened for this service, by
+// their names (FileDescriptorName= in systemd.socket(5)).
+func activated() (serve.Listeners, error) {
+	var listeners serve.Listeners
+	for _, file := range activation.Files(true) {
+		var err error
+		switch file.Name() {
+		case "http":
+			listeners.HTTP, err = net.FileListener(file)
+		case "status":
+			listeners.Status, err = net.FileListener(file)
+		case "tftp":
+			listeners.TFTP, err = net.FilePacketConn(file)
+		default:
+			err = errors.New("name it http, tftp, status, proxy-dhcp or pxe with FileDescriptorName=")
+		}
+		if err != nil {
+			return listeners, fmt.Errorf("the socket %q from systemd: %w", file.Name(), err)
+		}
+		file.Close()
+	}
+	return listeners, nil
+}
