@@ -1,0 +1,124 @@
+# Shared by the scripts that install what the tests and the demo run; to be
+# sourced, not run. Each script installs one tool, NAME, into
+# .cache/tools/NAME, its programs into .cache/tools/NAME/bin.
+# shellcheck shell=bash
+
+# The repository's own folders, without symlinks: some tools have the path of
+# their folder written into them.
+root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+mkdir -p "$root/.cache/tools"
+tools=$(cd -P "$root/.cache/tools" && pwd)
+
+# say WORDS… tells how far a script is.
+say() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+}
+
+# fail WORDS… tells why a script cannot go on, and ends it.
+fail() {
+  say "$@"
+  exit 1
+}
+
+# need PROGRAM… ends the script if one of the programs is not there.
+need() {
+  local program
+  for program; do
+    [[ -n $(type -P "$program") ]] || fail "$program is not installed, and is needed here"
+  done
+}
+
+# install_tool NAME PIN FUNCTION has FUNCTION fill a new folder, its only
+# argument, and moves that to .cache/tools/NAME. Does nothing if the folder there
+# was made from the same PIN (versions and whatever else it depends on). Two
+# runs at once make it once; a run that fails leaves what was there before.
+install_tool() {
+  local name=$1 pin=$2 make=$3 new old
+  if [[ $(cat "$tools/$name/pin" 2>/dev/null) == "$pin" ]]; then return; fi
+
+  need flock
+  exec 9>"$tools/$name.lock"
+  flock 9
+  if [[ $(cat "$tools/$name/pin" 2>/dev/null) == "$pin" ]]; then return; fi
+
+  new=$tools/$name.new old=$tools/$name.old
+  remove_tree "$new"
+  remove_tree "$old"
+  mkdir "$new"
+  "$make" "$new"
+  printf '%s\n' "$pin" >"$new/pin"
+  if [[ -e $tools/$name ]]; then mv "$tools/$name" "$old"; fi
+  mv "$new" "$tools/$name"
+  remove_tree "$old"
+  exec 9>&-
+}
+
+# remove_tree FOLDER removes a folder that may have read-only ones in it.
+remove_tree() {
+  [[ -e $1 ]] || return 0
+  chmod -R u+w "$1"
+  rm -rf "$1"
+}
+
+# debian_mirror prints where this machine's apt gets Debian (or Ubuntu) from.
+# apt says so even before its first update.
+debian_mirror() {
+  local codename mirror
+  codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+  mirror=$(env -u APT_CONFIG apt-get --print-uris update 2>/dev/null |
+    sed -n "s|^'\(.*\)/dists/$codename/main/binary-.*|\1|p" | sed -n 1p)
+  [[ -n $mirror ]] || fail "apt's configuration names no mirror for \"$codename main\""
+  printf '%s\n' "$mirror"
+}
+
+# debian_unpack FOLDER SUITE LEAVE_OUT PACKAGE… unpacks packages of a suite of
+# Debian or Ubuntu and all that they depend on into FOLDER, without installing
+# them: nothing of the system is touched, and no right but writing to FOLDER is
+# needed. Packages whose whole name matches the extended regular expression
+# LEAVE_OUT are left out, for example those that only installing needs.
+debian_unpack() {
+  local folder=$1 suite=$2 leave_out=$3 apt mirror keyring packages package
+  shift 3
+  need apt-get dpkg-deb
+  mirror=$(debian_mirror)
+  apt=$folder.apt
+  remove_tree "$apt"
+  mkdir -p "$folder" "$apt"/{state/lists/partial,cache/archives/partial,packages}
+
+  # apt's way of fetching (proxies and so on) is the machine's; the rest is ours.
+  keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  if [[ -e /usr/share/keyrings/ubuntu-archive-keyring.gpg && ! -e $keyring ]]; then
+    keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg
+  fi
+  printf 'deb [signed-by=%s] %s %s main %s\n' "$keyring" "$mirror" "$suite" \
+    "$([[ $keyring != */ubuntu-* ]] || echo universe)" >"$apt/sources.list"
+  : >"$apt/status" # nothing is installed, so everything needed is listed
+  {
+    env -u APT_CONFIG apt-config dump --format '%F "%v";%n' Acquire
+    cat <<END
+Acquire::Languages "none";
+APT::Sandbox::User "";
+Dir::State "$apt/state";
+Dir::State::status "$apt/status";
+Dir::Cache "$apt/cache";
+Dir::Etc::main "/dev/null";
+Dir::Etc::Parts "/dev/null";
+Dir::Etc::SourceList "$apt/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+END
+  } >"$apt/apt.conf"
+
+  APT_CONFIG=$apt/apt.conf apt-get -qq update >&2
+  # Lines without indentation are the packages; <…> are virtual ones.
+  packages=$(APT_CONFIG=$apt/apt.conf apt-cache depends --recurse --no-recommends \
+    --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
+    grep -E '^[a-z0-9]' | grep -vE ':' | grep -vxE "$leave_out" | sort -u)
+  # shellcheck disable=SC2086 # one word a package
+  (cd "$apt/packages" && APT_CONFIG=$apt/apt.conf apt-get -qq download $packages >&2)
+  for package in "$apt"/packages/*.deb; do
+    dpkg-deb -x "$package" "$folder"
+  done
+  remove_tree "$apt"
+}
