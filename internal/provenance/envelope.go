@@ -19,9 +19,6 @@ import (
 // payloadType says that an envelope holds an in-toto statement.
 const payloadType = "application/vnd.in-toto+json"
 
-// ErrUnsigned says that a line of provenance has no signature at all.
-var ErrUnsigned = errors.New("not signed")
-
 // An Attestation is one line of the file: a build, and who signed the line.
 type Attestation struct {
 	Build    Build
@@ -80,11 +77,11 @@ func (s tagSigner) KeyID() (string, error) { return s.key.Fingerprint(), nil }
 
 // Verify checks the line's signature for the release of tag, and that the
 // statement is about this tag, and returns who signed it. The error wraps
-// ErrUnsigned, signature.ErrWrongTag or signature.ErrNotAllowed where that is
+// signature.ErrUnsigned, signature.ErrWrongTag or signature.ErrNotAllowed where that is
 // what is wrong.
 func (a Attestation) Verify(ctx context.Context, tag string, allowed signature.AllowedSigners, at time.Time) (signature.Signer, error) {
 	if len(a.envelope.Signatures) == 0 {
-		return signature.Signer{}, fmt.Errorf("%s: %w", FileName, ErrUnsigned)
+		return signature.Signer{}, fmt.Errorf("%s: %w", FileName, signature.ErrUnsigned)
 	}
 	check := &tagVerifier{tag: tag, allowed: allowed, at: at}
 	verifier, err := dsse.NewEnvelopeVerifier(check)

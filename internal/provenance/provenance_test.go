@@ -265,7 +265,7 @@ func TestVerify(t *testing.T) {
 
 	unsigned := provenance.Parse(file(t, nil, ciBuild()))[0]
 	_, err = unsigned.Verify(t.Context(), tag, key.Allowed(), time.Now())
-	require.ErrorIs(t, err, provenance.ErrUnsigned)
+	require.ErrorIs(t, err, signature.ErrUnsigned)
 
 	changed := envelopeOf(t, content)
 	changed.Payload = base64.StdEncoding.EncodeToString(bytes.Replace(payloadOf(t, changed), []byte(oneSum), []byte(otherSum), 1))

@@ -51,6 +51,9 @@ import (
 // SHA256SUMS.txt.
 const SumsFileName = checksum.FileName + ".sig"
 
+// ErrUnsigned says that a signature was asked for and there is none.
+var ErrUnsigned = errors.New("not signed")
+
 // ErrWrongTag says that a signature was made for another tag than the one it is
 // shown for: an old release served again, or a file in the wrong place.
 var ErrWrongTag = errors.New("signed for another tag")

@@ -1,0 +1,109 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"every.channel/runner-images/internal/forge"
+)
+
+// A Source is where published files are: a release, or a folder of files that
+// someone has downloaded.
+type Source interface {
+	// Names returns the names of the files that are there. A release may have
+	// one name twice.
+	Names() ([]string, error)
+
+	// Open returns the content of a file; the caller closes it. The error wraps
+	// forge.ErrNotFound if there is no such file.
+	Open(ctx context.Context, name string) (io.ReadCloser, error)
+
+	// Whole says whether everything that SHA256SUMS.txt lists must be there, and
+	// nothing else. A folder may hold a part of a release, and other things.
+	Whole() bool
+}
+
+// InRelease returns the files of a release.
+func InRelease(store forge.Store, release forge.Release) Source {
+	return releaseSource{store, release}
+}
+
+type releaseSource struct {
+	store   forge.Store
+	release forge.Release
+}
+
+func (s releaseSource) Names() ([]string, error) {
+	var names []string
+	for _, asset := range s.release.Assets {
+		names = append(names, asset.Name)
+	}
+	return names, nil
+}
+
+func (s releaseSource) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	for _, asset := range s.release.Assets {
+		if asset.Name == name {
+			return s.store.Open(ctx, asset, 0)
+		}
+	}
+	return nil, fmt.Errorf("%s in the release %s: %w", name, s.release.Tag, forge.ErrNotFound)
+}
+
+func (s releaseSource) Whole() bool { return true }
+
+// InFolder returns the files in a folder on this machine.
+func InFolder(dir string) Source { return folderSource(dir) }
+
+type folderSource string
+
+func (s folderSource) Names() ([]string, error) {
+	entries, err := os.ReadDir(string(s))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			names = append(names, entry.Name())
+		}
+	}
+	return names, nil
+}
+
+func (s folderSource) Open(_ context.Context, name string) (io.ReadCloser, error) {
+	file, err := os.Open(filepath.Join(string(s), name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s in %s: %w", name, string(s), forge.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err // not file, which would be an interface that is not nil
+	}
+	return file, nil
+}
+
+func (s folderSource) Whole() bool { return false }
+
+// readSmall returns the content of a file that a release has beside its images,
+// and refuses to read without end what someone may have put there instead.
+func readSmall(ctx context.Context, source Source, name string) ([]byte, error) {
+	const limit = 16 << 20
+	file, err := source.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if len(content) > limit {
+		return nil, fmt.Errorf("%s is larger than %d MiB; it is not what its name says", name, limit>>20)
+	}
+	return content, nil
+}

@@ -1,0 +1,430 @@
+// Package verify compares a published release with what this machine builds from
+// its own copy of the flake, bit for bit, and explains how they differ.
+package verify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/provenance"
+	"every.channel/runner-images/internal/signature"
+)
+
+// ErrDifferent says that something published is not what it should be.
+var ErrDifferent = errors.New("the release differs")
+
+// ErrNothingComparable says that there was nothing that could be compared.
+var ErrNothingComparable = errors.New("nothing could be compared")
+
+// A Request is what to compare with what.
+type Request struct {
+	Source Source
+
+	// Tag is the release's. If it is empty, it is the one that the provenance in
+	// the source is about.
+	Tag string
+
+	// Signers are those whose signature SHA256SUMS.txt must have. nil asks for
+	// no signature.
+	Signers signature.AllowedSigners
+	Now     time.Time // when the signers must be valid
+
+	// Flake is what this machine builds from: what `nix build` is given before
+	// the #, and what `nix flake metadata` tells of it. Without Rebuild it is
+	// not used.
+	Flake    string
+	Metadata provenance.Flake
+
+	// Images are those of the flake that the release may have, for releases
+	// whose provenance does not tell.
+	Images []Image
+
+	// Rebuild builds images and packages them as files for the tag. nil compares
+	// the published files with SHA256SUMS.txt only.
+	Rebuild func(ctx context.Context, tag string, images []Image) ([]Rebuilt, error)
+
+	// Progress, if set, is told in words what is found and done on the way.
+	Progress func(message string)
+}
+
+// An Image is something that this machine can try to build.
+type Image struct {
+	Name        string // the beginning of its asset's name
+	Installable string
+}
+
+// Rebuilt is what became of an image.
+type Rebuilt struct {
+	Image
+	Path string // of the packaged file; empty if it was not built
+	File string // its name, which is the asset's
+
+	// Reason says why it was not built: its system is not this machine's. Err is
+	// what went wrong when it was tried.
+	Reason string
+	Err    error
+}
+
+// Verify compares. The error says why that was not possible at all, or that the
+// signature was refused: then it wraps signature.ErrUnsigned, ErrWrongTag or
+// ErrNotAllowed where that is the reason. What the comparison found is
+// in the report; see its Err.
+func Verify(ctx context.Context, r Request) (Report, error) {
+	published, err := r.read(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	report := Report{Tag: published.tag, Signer: published.signer, Notes: published.notes, Assets: []Asset{}}
+	report.compareFlakes(r, published)
+	if report.OtherFlake != "" {
+		r.say(report.OtherFlake) // before hours are spent on building
+	}
+	rebuilt, err := r.rebuild(ctx, published)
+	if err != nil {
+		return Report{}, err
+	}
+	for _, name := range published.names() {
+		asset, err := r.compareAsset(ctx, published, name, rebuilt)
+		if err != nil {
+			return Report{}, err
+		}
+		report.Assets = append(report.Assets, asset)
+	}
+	report.Result = report.result()
+	return report, nil
+}
+
+// published is what the source says of itself.
+type published struct {
+	tag    string
+	sums   checksum.Sums
+	there  []string // names of the files in the source
+	builds []provenance.Build
+	signer *signature.Signer
+	notes  []string
+}
+
+func (r Request) say(message string) {
+	if r.Progress != nil {
+		r.Progress(message)
+	}
+}
+
+func (r Request) read(ctx context.Context) (published, error) {
+	p := published{notes: []string{}}
+	var err error
+	if p.there, err = r.Source.Names(); err != nil {
+		return p, err
+	}
+	sums, err := readSmall(ctx, r.Source, checksum.FileName)
+	switch {
+	case errors.Is(err, forge.ErrNotFound) && !r.Source.Whole() && r.Signers == nil && r.Rebuild != nil:
+		p.notes = append(p.notes, "there is no "+checksum.FileName+"; the files are compared with the rebuilt ones only")
+	case err != nil:
+		return p, err
+	}
+	if p.sums, err = checksum.Parse(bytes.NewReader(sums)); err != nil {
+		return p, err
+	}
+	lines, err := r.readProvenance(ctx, &p)
+	if err != nil {
+		return p, err
+	}
+	if p.tag, err = r.tag(lines); err != nil {
+		return p, err
+	}
+	if r.Signers != nil {
+		signer, err := r.checkSignature(ctx, p.tag, sums)
+		if err != nil {
+			return p, err
+		}
+		p.signer = &signer
+	}
+	p.useBuilds(ctx, r, lines)
+	return p, nil
+}
+
+func (r Request) tag(lines []provenance.Attestation) (string, error) {
+	if r.Tag != "" {
+		return r.Tag, nil
+	}
+	for _, line := range lines {
+		return line.Build.Tag, nil
+	}
+	return "", errors.New("which release these files are of is not known, since there is no " + provenance.FileName + " beside them; say it with --release-tag")
+}
+
+func (r Request) checkSignature(ctx context.Context, tag string, sums []byte) (signature.Signer, error) {
+	armored, err := readSmall(ctx, r.Source, signature.SumsFileName)
+	if errors.Is(err, forge.ErrNotFound) {
+		return signature.Signer{}, fmt.Errorf("the release %s is %w: there is no %s", tag, signature.ErrUnsigned, signature.SumsFileName)
+	}
+	if err != nil {
+		return signature.Signer{}, err
+	}
+	signer, err := r.Signers.Verify(tag, sums, armored, r.Now)
+	if err != nil {
+		return signature.Signer{}, fmt.Errorf("%s: %w", signature.SumsFileName, err)
+	}
+	return signer, nil
+}
+
+// readProvenance reads the provenance if there is one that the sums agree with.
+// One that they do not agree with is found again when its bytes are compared.
+func (r Request) readProvenance(ctx context.Context, p *published) ([]provenance.Attestation, error) {
+	content, err := readSmall(ctx, r.Source, provenance.FileName)
+	if errors.Is(err, forge.ErrNotFound) {
+		p.notes = append(p.notes, "there is no "+provenance.FileName+": what the release was built from is not recorded")
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return provenance.Parse(content), nil
+}
+
+// useBuilds keeps the statements that are about this release and, if signatures
+// are asked for, signed.
+func (p *published) useBuilds(ctx context.Context, r Request, lines []provenance.Attestation) {
+	for _, line := range lines {
+		if line.Build.Tag != p.tag {
+			p.notes = append(p.notes, fmt.Sprintf("a statement in %s is about the release %s and is not used", provenance.FileName, line.Build.Tag))
+			continue
+		}
+		if r.Signers != nil {
+			if _, err := line.Verify(ctx, p.tag, r.Signers, r.Now); err != nil {
+				p.notes = append(p.notes, fmt.Sprintf("a statement is not used: %v", err))
+				continue
+			}
+		}
+		p.builds = append(p.builds, line.Build)
+	}
+}
+
+// buildOf returns the build that made an asset, by its name and sum.
+func (p published) buildOf(name string) (provenance.Build, bool) {
+	for _, build := range slices.Backward(p.builds) {
+		if sum, ok := build.Subjects[name]; ok && (p.sums[name] == "" || p.sums[name] == sum) {
+			return build, true
+		}
+	}
+	return provenance.Build{}, false
+}
+
+// names returns the names of all files to look at, sorted.
+func (p published) names() []string {
+	names := slices.Clone(p.there)
+	for name := range p.sums {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	return slices.DeleteFunc(names, func(name string) bool {
+		return name == checksum.FileName || name == signature.SumsFileName
+	})
+}
+
+// rebuild builds what can be built of what is published, by asset name.
+func (r Request) rebuild(ctx context.Context, p published) (map[string]Rebuilt, error) {
+	if r.Rebuild == nil {
+		return nil, nil
+	}
+	results, err := r.Rebuild(ctx, p.tag, r.images(p))
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string]Rebuilt{}
+	for _, result := range results {
+		if result.File != "" {
+			byName[result.File] = result
+			continue
+		}
+		// It was not built, so nothing has told its file's name.
+		for _, name := range p.names() {
+			if isFileOf(name, result.Name, p.tag) {
+				byName[name] = result
+			}
+		}
+	}
+	return byName, nil
+}
+
+// isFileOf says whether an asset's name is that of an image in a tag's release.
+func isFileOf(asset, image, tag string) bool {
+	return strings.HasPrefix(asset, image+"-"+tag+".")
+}
+
+// images returns what to build for the published files: what the provenance
+// says, from this machine's flake, else what the flake is known to have.
+func (r Request) images(p published) []Image {
+	var images []Image
+	for _, name := range p.names() {
+		image, ok := r.imageOf(p, name)
+		if ok && !slices.Contains(images, image) {
+			images = append(images, image)
+		}
+	}
+	return images
+}
+
+func (r Request) imageOf(p published, asset string) (Image, bool) {
+	if build, ok := p.buildOf(asset); ok {
+		for _, image := range build.Images {
+			if image.Asset == asset {
+				return r.fromOwnFlake(image)
+			}
+		}
+	}
+	for _, image := range r.Images {
+		if isFileOf(asset, image.Name, p.tag) {
+			return image, true
+		}
+	}
+	return Image{}, false
+}
+
+// fromOwnFlake takes the attribute from the provenance and the flake from this
+// machine: nobody else may say what is fetched and built here.
+func (r Request) fromOwnFlake(image provenance.Image) (Image, bool) {
+	_, attribute, ok := strings.Cut(image.Installable, "#")
+	return Image{Name: image.Name, Installable: r.Flake + "#" + attribute}, ok
+}
+
+func (r Request) compareAsset(ctx context.Context, p published, name string, rebuilt map[string]Rebuilt) (Asset, error) {
+	asset := Asset{Name: name, Listed: p.sums[name], Differences: []Difference{}}
+	switch times := count(p.there, name); {
+	case times == 0 && r.Source.Whole():
+		asset.Verdict, asset.Reason = Different, "listed in "+checksum.FileName+", but not in the release"
+		return asset, nil
+	case times == 0:
+		asset.Verdict, asset.Reason = NotCompared, "not in the folder"
+		return asset, nil
+	case times > 1:
+		asset.Verdict, asset.Reason = Different, fmt.Sprintf("the release has %d files of this name, and downloads may give any", times)
+		return asset, nil
+	case asset.Listed == "" && r.Source.Whole():
+		asset.Verdict, asset.Reason = Different, "in the release, but not listed in "+checksum.FileName
+		return asset, nil
+	}
+	r.say("reading " + name)
+	counterpart := rebuilt[name]
+	if asset.Listed == "" && counterpart.Path == "" {
+		asset.Verdict, asset.Reason = NotCompared, "not listed in "+checksum.FileName
+		return asset, nil
+	}
+	err := r.compareBytes(ctx, &asset, counterpart)
+	return asset, err
+}
+
+func (r Request) compareBytes(ctx context.Context, asset *Asset, counterpart Rebuilt) error {
+	c, err := r.compareWith(ctx, asset.Name, counterpart.Path)
+	if err != nil {
+		return err
+	}
+	asset.Size, asset.Published = c.publishedSize, c.publishedSum
+	listed := asset.Listed == "" || asset.Listed == asset.Published
+	switch {
+	case counterpart.Path == "":
+		asset.judgeAlone(r, listed, counterpart)
+		return nil
+	case c.same() && listed:
+		asset.Rebuilt, asset.Verdict = asset.Published, Same
+		return nil
+	case c.same():
+		asset.Rebuilt, asset.Verdict = asset.Published, Different
+		asset.Reason = "the published and the rebuilt file are the same, but " + checksum.FileName + " has another sum"
+		return nil
+	}
+	asset.Verdict = Different
+	if asset.Rebuilt, _, err = checksum.File(ctx, counterpart.Path); err != nil {
+		return err
+	}
+	switch {
+	case asset.Rebuilt == asset.Listed:
+		asset.Reason = "the rebuilt file is the one that " + checksum.FileName + " lists; the published file was changed afterwards"
+	case !listed:
+		asset.Reason = "the published file is neither the rebuilt one nor the one that " + checksum.FileName + " lists"
+	default:
+		asset.Reason = "the rebuilt file is another one"
+	}
+	asset.Differences, err = r.differences(ctx, asset.Name, counterpart.Path, c)
+	return err
+}
+
+// judgeAlone judges a file that there is nothing rebuilt to compare with.
+func (a *Asset) judgeAlone(r Request, listed bool, counterpart Rebuilt) {
+	switch {
+	case !listed:
+		a.Verdict, a.Reason = Different, "the published file is not the one that "+checksum.FileName+" lists"
+	case counterpart.Err != nil:
+		a.Verdict, a.Reason = Failed, counterpart.Err.Error()
+	case r.Rebuild == nil:
+		a.Verdict = Same
+	case counterpart.Reason != "":
+		a.Verdict, a.Reason = NotCompared, counterpart.Reason
+	case a.Name == provenance.FileName:
+		a.Verdict, a.Reason = NotCompared, "it tells of the build, it is not built"
+	default:
+		a.Verdict, a.Reason = NotCompared, "no image of the flake makes a file of this name"
+	}
+}
+
+func (r Request) compareWith(ctx context.Context, name, rebuiltPath string) (comparison, error) {
+	published, err := r.Source.Open(ctx, name)
+	if err != nil {
+		return comparison{}, err
+	}
+	defer published.Close()
+	c, err := func() (comparison, error) {
+		if rebuiltPath == "" {
+			return compare(ctx, published, nil)
+		}
+		rebuilt, err := os.Open(rebuiltPath)
+		if err != nil {
+			return comparison{}, err
+		}
+		defer rebuilt.Close()
+		return compare(ctx, published, rebuilt)
+	}()
+	if err != nil {
+		return c, fmt.Errorf("read %s: %w", name, err)
+	}
+	return c, nil
+}
+
+func (r Request) differences(ctx context.Context, name, rebuiltPath string, c comparison) ([]Difference, error) {
+	whole := Difference{File: name, PublishedSize: c.publishedSize, RebuiltSize: c.rebuiltSize, Offset: c.offset}
+	if !strings.HasSuffix(name, ".tar.gz") {
+		whole.Reason = "other content"
+		return []Difference{whole}, nil
+	}
+	published, err := r.Source.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer published.Close()
+	inside, err := bundleDifferences(ctx, published, rebuiltPath)
+	if err != nil || len(inside) > 0 {
+		return inside, err
+	}
+	whole.Reason = "the files in it are the same; only how they are packed differs, as by another version of runner-images or of gzip"
+	return []Difference{whole}, nil
+}
+
+func count(names []string, name string) int {
+	n := 0
+	for _, other := range names {
+		if other == name {
+			n++
+		}
+	}
+	return n
+}
