@@ -1,0 +1,169 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// Addresses in a Network.
+const (
+	ServerIP  = "10.20.30.2" // of the host that commands run on: the boot server
+	GatewayIP = "10.20.30.1" // of the DHCP server
+	Subnet    = "10.20.30.0/24"
+	Bridge    = "br0" // the boot server's interface, which the machines are connected to
+)
+
+// A Network is a LAN of the test's own, in network namespaces that no other
+// process sees: a bridge to which machines are connected, the boot server's host
+// with ServerIP, and another host with GatewayIP for the DHCP server. It ends
+// with the test.
+type Network struct {
+	server, gateway *namespace
+	taps            atomic.Int32
+}
+
+// NewNetwork makes a network. It needs root, or a kernel that lets users have
+// namespaces of their own and read and write /dev/net/tun.
+func NewNetwork(t testing.TB) *Network {
+	t.Helper()
+	n := &Network{server: newNamespace(t), gateway: newNamespace(t)}
+	ip := func(in *namespace, arguments string) {
+		t.Helper()
+		in.run(t, "ip", strings.Fields(arguments)...)
+	}
+	ip(n.server, "link set lo up")
+	ip(n.server, "link add "+Bridge+" type bridge forward_delay 0 stp_state 0")
+	ip(n.server, "address add "+ServerIP+"/24 dev "+Bridge)
+	ip(n.server, "link set "+Bridge+" up")
+	ip(n.server, "link add gateway type veth peer name lan netns "+strconv.Itoa(n.gateway.pid))
+	ip(n.server, "link set gateway master "+Bridge+" up")
+	ip(n.gateway, "address add "+GatewayIP+"/24 dev lan")
+	ip(n.gateway, "-6 address add fd77::1/64 dev lan nodad")
+	ip(n.gateway, "link set lan up")
+	return n
+}
+
+// Command returns a command that runs on the boot server's host.
+func (n *Network) Command(ctx context.Context, program string, arguments ...string) *exec.Cmd {
+	return n.server.command(ctx, program, arguments...)
+}
+
+// Start starts a command that Command returned, such as a server. It ends with
+// the test at the latest; stop ends it at once.
+func (n *Network) Start(t testing.TB, command *exec.Cmd) (stop func(), ended <-chan struct{}) {
+	t.Helper()
+	stop, ended, err := startProcess(command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return stop, ended
+}
+
+// StartDHCP starts the DHCP server, dnsmasq, with these lines added to its
+// configuration, for example "dhcp-boot=undionly.kpxe,,"+ServerIP. When the test
+// fails, its log is part of the test's output.
+func (n *Network) StartDHCP(t testing.TB, lines ...string) {
+	t.Helper()
+	configuration := filepath.Join(t.TempDir(), "dnsmasq.conf")
+	text := strings.Join(append([]string{
+		"port=0", // no DNS
+		"interface=lan",
+		"bind-interfaces",
+		"user=root",
+		"leasefile-ro",
+		"log-dhcp",
+		"no-ping",
+		"dhcp-authoritative",
+		"dhcp-range=10.20.30.100,10.20.30.199,1h",
+		"enable-ra", // without router advertisements iPXE waits for them
+		"dhcp-range=fd77::,ra-stateless",
+	}, lines...), "\n") + "\n"
+	if err := os.WriteFile(configuration, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := newConsole()
+	command := n.gateway.command(context.Background(), Tool(t, "boot", "dnsmasq"),
+		"--keep-in-foreground", "--log-facility=-", "--conf-file="+configuration)
+	command.Stdout, command.Stderr = log, log
+	_, ended := n.Start(t, command)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the DHCP server's log:\n%s", log)
+		}
+	})
+	if err := log.wait(t.Context(), ended, "sockets bound exclusively to interface lan"); err != nil {
+		t.Fatalf("start dnsmasq: %v", err)
+	}
+}
+
+// A namespace is a network namespace that lives as long as the process that holds it.
+type namespace struct {
+	pid     int
+	nsenter string
+}
+
+func newNamespace(t testing.TB) *namespace {
+	t.Helper()
+	arguments := []string{"--net"}
+	if os.Geteuid() != 0 {
+		arguments = append(arguments, "--user", "--map-root-user")
+	}
+	holder := exec.CommandContext(context.Background(), Tool(t, "boot", "unshare"),
+		append(arguments, "sh", "-c", "echo made; exec cat")...)
+	// The holder ends when its input does: with the test, however that ends.
+	if _, err := holder.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var complaint strings.Builder
+	holder.Stderr = &complaint
+	stop, ended, err := startProcess(holder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "made\n" {
+		stop()
+		<-ended
+		t.Fatalf("no network namespace: run this as root, or let users make namespaces (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %s%v", complaint.String(), err)
+	}
+	return &namespace{pid: holder.Process.Pid, nsenter: Tool(t, "boot", "nsenter")}
+}
+
+func (n *namespace) command(ctx context.Context, program string, arguments ...string) *exec.Cmd {
+	enter := []string{"--target", strconv.Itoa(n.pid), "--net"}
+	if os.Geteuid() != 0 {
+		enter = append(enter, "--user", "--preserve-credentials")
+	}
+	return exec.CommandContext(ctx, n.nsenter, append(append(enter, "--", program), arguments...)...)
+}
+
+// run runs a program of scripts/tools/boot to its end.
+func (n *namespace) run(t testing.TB, program string, arguments ...string) {
+	t.Helper()
+	out, err := n.command(t.Context(), Tool(t, "boot", program), arguments...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v: %s", program, strings.Join(arguments, " "), err, out)
+	}
+}
+
+// connect makes a network card's other end on the bridge and returns its name.
+func (n *Network) connect(t testing.TB) string {
+	t.Helper()
+	tap := fmt.Sprintf("tap%d", n.taps.Add(1))
+	n.server.run(t, "ip", "tuntap", "add", "dev", tap, "mode", "tap")
+	n.server.run(t, "ip", "link", "set", tap, "master", Bridge, "up")
+	return tap
+}
