@@ -3,10 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -84,7 +81,7 @@ func (m Machine) arguments(t testing.TB) []string {
 		return path
 	}
 	variables := filepath.Join(t.TempDir(), "OVMF_VARS.fd")
-	if err := copyFile(variables, share("OVMF_VARS.fd")); err != nil {
+	if err := copyFile(variables, share("OVMF_VARS.fd"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	arguments = append(arguments, "-M", "q35,smm=off",
@@ -186,18 +183,4 @@ func (c *console) tail() string {
 	const size = 2000
 	text := c.String()
 	return text[max(0, len(text)-size):]
-}
-
-func copyFile(to, from string) (err error) {
-	source, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	target, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(target, source)
-	return errors.Join(err, target.Close())
 }

@@ -71,19 +71,15 @@ debian_mirror() {
   printf '%s\n' "$mirror"
 }
 
-# debian_unpack FOLDER SUITE LEAVE_OUT PACKAGE… unpacks packages of a suite of
-# Debian or Ubuntu and all that they depend on into FOLDER, without installing
-# them: nothing of the system is touched, and no right but writing to FOLDER is
-# needed. Packages whose whole name matches the extended regular expression
-# LEAVE_OUT are left out, for example those that only installing needs.
-debian_unpack() {
-  local folder=$1 suite=$2 leave_out=$3 apt mirror keyring packages package
-  shift 3
+# debian_apt FOLDER SUITE makes FOLDER the home of an apt of its own, with the
+# packages of a suite of Debian or Ubuntu and nothing installed, to be used as
+# APT_CONFIG=FOLDER/apt.conf apt-get download …: nothing of the system is
+# touched, and no right but writing to FOLDER is needed.
+debian_apt() {
+  local apt=$1 suite=$2 mirror keyring
   need apt-get dpkg-deb
   mirror=$(debian_mirror)
-  apt=$folder.apt
-  remove_tree "$apt"
-  mkdir -p "$folder" "$apt"/{state/lists/partial,cache/archives/partial,packages}
+  mkdir -p "$apt"/{state/lists/partial,cache/archives/partial}
 
   # apt's way of fetching (proxies and so on) is the machine's; the rest is ours.
   keyring=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -109,12 +105,25 @@ Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "/dev/null";
 END
   } >"$apt/apt.conf"
-
   APT_CONFIG=$apt/apt.conf apt-get -qq update >&2
+}
+
+# debian_unpack FOLDER SUITE LEAVE_OUT PACKAGE… unpacks packages of a suite and
+# all that they depend on into FOLDER, without installing them, see debian_apt.
+# Packages whose whole name matches the extended regular expression LEAVE_OUT
+# are left out, for example those that only installing needs.
+debian_unpack() {
+  local folder=$1 suite=$2 leave_out=$3 apt=$1.apt packages package
+  shift 3
+  remove_tree "$apt"
+  mkdir -p "$folder"
+  debian_apt "$apt" "$suite"
+
   # Lines without indentation are the packages; <…> are virtual ones.
   packages=$(APT_CONFIG=$apt/apt.conf apt-cache depends --recurse --no-recommends \
     --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
     grep -E '^[a-z0-9]' | grep -vE ':' | grep -vxE "$leave_out" | sort -u)
+  mkdir "$apt/packages"
   # shellcheck disable=SC2086 # one word a package
   (cd "$apt/packages" && APT_CONFIG=$apt/apt.conf apt-get -qq download $packages >&2)
   for package in "$apt"/packages/*.deb; do
