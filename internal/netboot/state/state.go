@@ -3,6 +3,7 @@
 // Staging writes it, serving reads it, and they may be different processes.
 //
 //	releases/TAG/release.json                      what it is: see Release
+//	releases/TAG/SHA256SUMS.txt                    and what else proves it: see Hold.Proof
 //	releases/TAG/x86_64/{kernel,initrd,netboot.ipxe}
 //	releases/TAG/aarch64/{kernel,initrd,netboot.ipxe}
 //	current                                        a symlink to releases/TAG
@@ -329,6 +330,15 @@ func (h *Hold) Open(architecture Architecture, name string) (*os.File, error) {
 	return h.root.Open(path.Join(string(architecture), name))
 }
 
+// Proof returns a small file that came with the release, such as its
+// SHA256SUMS.txt or the signature of that, or an error that wraps fs.ErrNotExist.
+func (h *Hold) Proof(name string) ([]byte, error) {
+	if err := checkProof(name); err != nil {
+		return nil, err
+	}
+	return h.root.ReadFile(name)
+}
+
 // Close lets the release go. It may be called twice.
 func (h *Hold) Close() error {
 	err := h.root.Close()
@@ -384,37 +394,24 @@ func flock(file *os.File, how int) error {
 	return errors.Join(err, locked)
 }
 
-// folderName returns the name of a tag's folder, or an error for what git would
-// not take as a tag (git-check-ref-format(1)) or a file system as a name.
+// folderName returns the name of a tag's folder, or an error for a tag that could
+// not be one's.
 func folderName(tag string) (string, error) {
 	const most = 200 // bytes; a file name has up to 255, and some are longer for a while
 	name := strings.NewReplacer("%", "%25", "/", "%2F").Replace(tag)
-	bad := badTag(tag)
-	if bad == "" && len(name) > most {
+	bad := ""
+	switch {
+	case tag == "":
+		bad = "it is empty"
+	case strings.HasPrefix(tag, "."):
+		bad = "it begins with a dot"
+	case strings.ContainsFunc(tag, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+		bad = "it has a space or a control character in it"
+	case len(name) > most:
 		bad = "it is too long for a folder's name"
 	}
 	if bad != "" {
 		return "", fmt.Errorf("release tag %q: %s; use for example boot-v2026.02.28", tag, bad)
 	}
 	return name, nil
-}
-
-// badTag says why git would not take a tag, or nothing.
-func badTag(tag string) string {
-	switch {
-	case tag == "" || tag == "@":
-		return "git allows no such tag"
-	case strings.ContainsFunc(tag, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`~^:?*[\`, r) }):
-		return `git allows no spaces, control characters or any of ~^:?*[\ in a tag`
-	case strings.Contains(tag, "..") || strings.Contains(tag, "@{"):
-		return `git allows no ".." or "@{" in a tag`
-	case strings.HasPrefix(tag, "-") || strings.HasSuffix(tag, "."):
-		return `git allows no tag that begins with "-" or ends in "."`
-	}
-	for part := range strings.SplitSeq(tag, "/") {
-		if part == "" || strings.HasPrefix(part, ".") || strings.HasSuffix(part, ".lock") {
-			return `git allows no part of a tag that is empty, begins with "." or ends in ".lock"`
-		}
-	}
-	return ""
 }

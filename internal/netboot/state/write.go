@@ -85,6 +85,23 @@ func (in *Incoming) Write(ctx context.Context, architecture Architecture, name s
 	return file.Sync()
 }
 
+// Proof puts a small file into the release that says where its bundles come
+// from, for whoever has to believe in them later: see Hold.Proof.
+func (in *Incoming) Proof(name string, content []byte) error {
+	if err := checkProof(name); err != nil {
+		return err
+	}
+	return writeSynced(in.root, name, content)
+}
+
+// checkProof accepts names that are nothing else in a release's folder.
+func checkProof(name string) error {
+	if name != path.Base(name) || strings.HasPrefix(name, ".") || name == releaseFile || slices.Contains(Architectures(), Architecture(name)) {
+		return fmt.Errorf("%q cannot be the name of a file beside a bundle", name)
+	}
+	return nil
+}
+
 // Keep takes the bundle for an architecture over from the staged release of the
 // same tag, without copying it.
 func (in *Incoming) Keep(architecture Architecture) error {
@@ -130,7 +147,7 @@ func (in *Incoming) Commit() (Release, error) {
 			return Release{}, err
 		}
 	}
-	in.release.Staged = time.Now().UTC().Truncate(time.Second)
+	in.release.Staged = time.Now().UTC().Truncate(time.Microsecond)
 	content, err := json.MarshalIndent(in.release, "", "  ")
 	if err != nil {
 		return Release{}, err
