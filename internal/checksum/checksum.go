@@ -16,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // FileName is the name of the checksum file in an output folder and in a release.
@@ -71,7 +72,7 @@ func parseLine(line string) (sum, name string, err error) {
 	if _, err := hex.DecodeString(sum); err != nil {
 		return "", "", errors.New("the sum is not hexadecimal")
 	}
-	if strings.ContainsAny(name, `/\`) || name == "." || name == ".." {
+	if strings.ContainsAny(name, `/\`) || strings.ContainsFunc(name, unicode.IsControl) || name == "." || name == ".." {
 		return "", "", errors.New("the name must be a plain file name, without a folder")
 	}
 	return sum, name, nil

@@ -1,6 +1,7 @@
 package checksum_test
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -51,6 +52,7 @@ func TestParse(t *testing.T) {
 		"g" + emptySum[1:] + "  name\n":         "not hexadecimal",
 		emptySum + "  ../etc/passwd\n":          "plain file name",
 		emptySum + "  ..\n":                     "plain file name",
+		emptySum + "  a\x1b[2J\n":               "plain file name",
 		emptySum + "  a\n" + helloSum + "  a\n": "two different sums",
 	} {
 		_, err := checksum.Parse(strings.NewReader(input))
@@ -68,4 +70,22 @@ func TestFileErrors(t *testing.T) {
 	cancel()
 	_, _, err = checksum.File(cancelled, path)
 	assert.ErrorIs(t, err, context.Canceled)
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(emptySum + "  a\n" + helloSum + " *b c.iso\r\n"))
+	f.Add([]byte(strings.ToUpper(helloSum) + "  x\n\n" + helloSum + "  x"))
+	f.Add([]byte("\\" + emptySum + "  back\\\\slash\n"))
+	f.Fuzz(func(t *testing.T, input []byte) {
+		sums, err := checksum.Parse(bytes.NewReader(input))
+		if err != nil {
+			return
+		}
+		for name := range sums {
+			assert.Equal(t, name, filepath.Base(name))
+		}
+		again, err := checksum.Parse(bytes.NewReader(sums.Bytes()))
+		require.NoError(t, err)
+		assert.Equal(t, sums, again)
+	})
 }
