@@ -17,7 +17,11 @@ require (
 	golang.org/x/term v0.45.0
 )
 
-require github.com/coreos/go-systemd/v22 v22.7.0
+require (
+	github.com/coreos/go-systemd/v22 v22.7.0
+	github.com/klauspost/compress v1.20.3
+	github.com/klauspost/pgzip v1.3.0
+)
 
 require (
 	github.com/VividCortex/ewma v1.2.0 // indirect
