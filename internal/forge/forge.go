@@ -1,6 +1,44 @@
 // Package forge reads and publishes releases: on a Forgejo or Gitea server
 // through its API, and in a plain folder (file:// addresses) with the same
 // promises.
+//
+// # What a reader can rely on
+//
+// A new release is a draft until it is complete. In a published release every
+// line of SHA256SUMS.txt is true of the asset that it names, at any moment; an
+// asset that is being added or replaced has no line. A reader that downloads
+// SHA256SUMS.txt, then an asset, and finds no line or another sum has met a
+// publication half-way: it must refuse the asset, and may read both again.
+// Forgejo shows a draft to everybody who knows its tag, so readers check
+// Release.Draft, too; a draft has its SHA256SUMS.txt last of all.
+//
+// # The order of a publication
+//
+//  1. Find the release, or create it as a draft. If everything is as it should
+//     be, stop here: nothing has been written.
+//  2. Take a turn (below), and look again.
+//  3. Upload each file that is not there yet under a temporary name that holds
+//     the beginning of its SHA-256, so that a run that dies here leaves work
+//     that the next one can tell and use.
+//  4. If a file with other bytes has a line in SHA256SUMS.txt, replace
+//     SHA256SUMS.txt by one without these lines.
+//  5. Rename each upload to its asset's name, then delete the asset that had it
+//     before. Servers keep both for this moment, so the name always leads to
+//     one of them.
+//  6. Replace SHA256SUMS.txt, in the same manner, by the union of its lines and
+//     the new ones, and with it the files that sign it: first all renames, then
+//     all deletions, so that sums and signature disagree for one request only.
+//  7. Edit the notes and publish the draft, in one request. Delete what is left
+//     of runs that died.
+//  8. Look again. If another hand has changed the release meanwhile, begin again.
+//
+// # Turns
+//
+// The API has no locks. A run attaches a small asset, its ticket, and the oldest
+// ticket has the turn: the server numbers assets in order. A run renames its
+// ticket every few seconds for as long as it lives. A ticket whose name has not
+// changed for half a minute belongs to a run that died, and the next one
+// deletes it.
 package forge
 
 import (
@@ -22,11 +60,13 @@ type Store interface {
 
 	// Latest returns the newest release that is neither a draft nor a
 	// prerelease and whose tag begins with prefix, or an error that wraps
-	// ErrNotFound.
+	// ErrNotFound. Newest is the one created last, whatever its tag says: a
+	// machine without a pinned tag boots what was published last.
 	Latest(ctx context.Context, prefix string) (Release, error)
 
 	// Open returns the content of an asset from offset (in bytes) to its end.
-	// The caller closes it.
+	// The caller closes it. A read that gets nothing for Config.StallTimeout
+	// fails; the caller may open the asset again at the next offset.
 	Open(ctx context.Context, asset Asset, offset int64) (io.ReadCloser, error)
 
 	// Publish makes or completes the release that p describes, so that no
@@ -74,7 +114,9 @@ type Publication struct {
 	Notes func(assets []File) string
 
 	// Sign, if set, is given the final SHA256SUMS.txt and returns further small
-	// files, by name, that are published together with it (a signature).
+	// files, by name, that are published together with it (a signature). It
+	// may be called more than once. A file that is already there with the same
+	// bytes is not uploaded again.
 	Sign func(sums []byte) (map[string][]byte, error)
 
 	// Progress, if set, is told how many bytes of an asset have been accepted.

@@ -1,0 +1,81 @@
+package forge
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"every.channel/runner-images/internal/checksum"
+)
+
+// check finds mistakes in a publication before anything is sent.
+func (p Publication) check() error {
+	var errs []error
+	if p.Tag == "" {
+		errs = append(errs, errors.New("publish: no tag given"))
+	}
+	if len(p.Files) == 0 {
+		errs = append(errs, fmt.Errorf("publish %s: no files given", p.Tag))
+	}
+	names := map[string]bool{}
+	for _, file := range p.Files {
+		if err := checkName(file.Name); err != nil {
+			errs = append(errs, err)
+		}
+		if names[file.Name] {
+			errs = append(errs, fmt.Errorf("asset %q: two files have this name", file.Name))
+		}
+		names[file.Name] = true
+		if sum, err := hex.DecodeString(file.SHA256); err != nil || len(sum) != sha256.Size || strings.ToLower(file.SHA256) != file.SHA256 {
+			errs = append(errs, fmt.Errorf("asset %q: its SHA-256 %q is not 64 lower-case hexadecimal digits", file.Name, file.SHA256))
+		}
+		if file.Size < 0 {
+			errs = append(errs, fmt.Errorf("asset %q: its size %d is negative", file.Name, file.Size))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func checkName(name string) error {
+	switch {
+	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\\r\n\x00"):
+		return fmt.Errorf("asset %q: use a plain file name, without a folder", name)
+	case name == checksum.FileName:
+		return fmt.Errorf("asset %q: this file is made from the others; leave it out", name)
+	case isOurs(name):
+		return fmt.Errorf("asset %q: names that begin with %s or %s belong to uploads under way; rename the file", name, temporaryPrefix, ticketPrefix)
+	case len(name) > 200: // forges keep 255, and an upload's temporary name is longer
+		return fmt.Errorf("asset %q: use a name of at most 200 bytes", name)
+	}
+	return nil
+}
+
+// sign returns the files that go with a list of checksums.
+func (p Publication) sign(sums []byte) (map[string][]byte, error) {
+	if p.Sign == nil {
+		return nil, nil
+	}
+	files, err := p.Sign(sums)
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", checksum.FileName, err)
+	}
+	for name := range files {
+		if err := checkName(name); err != nil {
+			return nil, fmt.Errorf("sign %s: %w", checksum.FileName, err)
+		}
+		for _, file := range p.Files {
+			if file.Name == name {
+				return nil, fmt.Errorf("sign %s: a published file is named %s, too", checksum.FileName, name)
+			}
+		}
+	}
+	return files, nil
+}
+
+func (p Publication) progress(file File, done int64) {
+	if p.Progress != nil {
+		p.Progress(file.Name, done, file.Size)
+	}
+}

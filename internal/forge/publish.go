@@ -1,0 +1,542 @@
+package forge
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"every.channel/runner-images/internal/checksum"
+)
+
+// publishing is one run of Publish.
+type publishing struct {
+	client
+	Publication
+	turn   *turn // nil until it is this run's
+	result Published
+}
+
+// state is a release as the server has it at one moment.
+type state struct {
+	apiRelease
+	byName map[string][]apiAsset // from old to new
+	sums   checksum.Sums         // of the newest SHA256SUMS.txt
+	text   []byte                // of it; nil if there is none
+}
+
+func (w *publishing) run(ctx context.Context) (Published, error) {
+	release, err := w.releaseByTag(ctx, w.Tag)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		release, err = w.create(ctx)
+	case err == nil:
+		var now state
+		if now, err = w.read(ctx, release); err == nil {
+			if done, err := w.complete(ctx, now); done || err != nil {
+				return w.result, err
+			}
+		}
+	}
+	if err != nil {
+		return Published{}, err
+	}
+
+	turnContext, turn, err := w.takeTurn(ctx, release.ID)
+	if err != nil {
+		return Published{}, err
+	}
+	defer turn.end(ctx)
+	w.turn = turn
+	if err := w.converge(turnContext, release.ID); err != nil {
+		return Published{}, cause(turnContext, err)
+	}
+	return w.result, nil
+}
+
+// converge brings the release to what it should be, and again if another hand,
+// a person's for example, has changed it meanwhile.
+func (w *publishing) converge(ctx context.Context, id int64) error {
+	for range 3 {
+		now, err := w.look(ctx, id)
+		if err != nil {
+			return err
+		}
+		if done, err := w.complete(ctx, now); done || err != nil {
+			return err
+		}
+		if err := w.bring(ctx, now); err != nil {
+			return err
+		}
+	}
+	now, err := w.look(ctx, id)
+	if err != nil {
+		return err
+	}
+	if done, err := w.complete(ctx, now); done || err != nil {
+		return err
+	}
+	return fmt.Errorf("publish %s: the release changes under this run's hands; let nothing else edit it, and run again", w.Tag)
+}
+
+// create makes the draft of a new release. What would stop its publication
+// later is looked for before anything is uploaded.
+func (w *publishing) create(ctx context.Context) (apiRelease, error) {
+	repository, err := w.getRepository(ctx)
+	if err != nil {
+		return apiRelease{}, err
+	}
+	failed := &Error{Operation: "create the release " + w.Tag, URL: withoutSecrets(w.apiURL("releases"))}
+	switch {
+	case repository.Archived:
+		failed.Err, failed.Advice = errors.New("the repository is archived"), "take the repository out of the archive"
+		return apiRelease{}, failed
+	case repository.Empty:
+		failed.Err, failed.Advice = errors.New("the repository is empty"), "push a first commit to this repository"
+		return apiRelease{}, failed
+	case w.Commit != "" && !w.exists(ctx, "tags/"+w.Tag) && !w.exists(ctx, "git/commits/"+w.Commit):
+		failed.Err = fmt.Errorf("neither the tag %s nor the commit %s is in the repository", w.Tag, w.Commit)
+		failed.Advice = "push one of them before publishing"
+		return apiRelease{}, failed
+	}
+
+	title := w.Title
+	if title == "" {
+		title = w.Tag
+	}
+	release, err := w.createDraft(ctx, w.Tag, title, w.Commit, w.Prerelease)
+	var refused *Error
+	if errors.As(err, &refused) && refused.Status == http.StatusConflict {
+		return w.releaseByTag(ctx, w.Tag) // another run, or an attempt whose answer was lost, has made it
+	}
+	return release, err
+}
+
+func (w *publishing) look(ctx context.Context, id int64) (state, error) {
+	release, err := w.releaseByID(ctx, id)
+	if err != nil {
+		return state{}, err
+	}
+	return w.read(ctx, release)
+}
+
+// read adds the newest SHA256SUMS.txt to a release. Where there are two, a run
+// died between renaming the new and deleting the old one.
+func (w *publishing) read(ctx context.Context, release apiRelease) (state, error) {
+	now := state{apiRelease: release, byName: group(release.Assets)}
+	lists := now.byName[checksum.FileName]
+	if len(lists) == 0 {
+		return now, nil
+	}
+	text, err := w.readSmall(ctx, lists[len(lists)-1])
+	if err != nil {
+		return state{}, err
+	}
+	sums, err := checksum.Parse(bytes.NewReader(text))
+	if err != nil {
+		return state{}, fmt.Errorf("%w; the release %s has it: repair or delete this asset", err, w.Tag)
+	}
+	now.sums, now.text = sums, text
+	return now, nil
+}
+
+// listed reports whether SHA256SUMS.txt and the server's sizes say that the one
+// asset of this name is this file.
+func (s state) listed(file File) bool {
+	assets := s.byName[file.Name]
+	return len(assets) == 1 && assets[0].Size == file.Size && s.sums[file.Name] == file.SHA256
+}
+
+// union is the checksums of what is there and stays, and of what is published.
+func (w *publishing) union(now state) checksum.Sums {
+	sums := checksum.Sums{}
+	for name, sum := range now.sums {
+		if len(now.byName[name]) == 1 {
+			sums[name] = sum
+		}
+	}
+	for _, file := range w.Files {
+		sums[file.Name] = file.SHA256
+	}
+	return sums
+}
+
+// files lists what sums lists, with the sizes of the assets.
+func (w *publishing) files(sums checksum.Sums, now state) []File {
+	var files []File
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		if i := slices.IndexFunc(w.Files, func(f File) bool { return f.Name == name }); i >= 0 {
+			files = append(files, w.Files[i])
+		} else {
+			files = append(files, File{Name: name, Size: now.byName[name][0].Size, SHA256: sums[name]})
+		}
+	}
+	return files
+}
+
+// complete tells whether the release is as it should be, and then what it is.
+func (w *publishing) complete(ctx context.Context, now state) (bool, error) {
+	if now.Draft || w.Prerelease && !now.apiRelease.Prerelease {
+		return false, nil
+	}
+	for name, same := range now.byName {
+		if len(same) > 1 || strings.HasPrefix(name, temporaryPrefix) {
+			return false, nil
+		}
+		if strings.HasPrefix(name, ticketPrefix) && (w.turn == nil || same[0].ID != w.turn.ticket.ID) {
+			return false, nil
+		}
+	}
+	for _, file := range w.Files {
+		if !now.listed(file) {
+			return false, nil
+		}
+	}
+	sums := w.union(now)
+	if !bytes.Equal(sums.Bytes(), now.text) {
+		return false, nil
+	}
+	signed, err := w.sign(now.text)
+	if err != nil {
+		return false, err
+	}
+	for name, content := range signed {
+		if same, err := w.sameContent(ctx, now, name, content); err != nil || !same {
+			return false, err
+		}
+	}
+	files := w.files(sums, now)
+	if w.Notes != nil && !hasNotes(now.apiRelease.Notes, w.Notes(files)) {
+		return false, nil
+	}
+	w.conclude(now, files)
+	return true, nil
+}
+
+// conclude notes what the release is now.
+func (w *publishing) conclude(now state, files []File) {
+	w.result.Release, w.result.Files = w.release(now.apiRelease), files
+	for _, file := range w.Files {
+		if !slices.Contains(w.result.Uploaded, file.Name) && !slices.Contains(w.result.Replaced, file.Name) {
+			w.result.Unchanged = append(w.result.Unchanged, file.Name)
+			w.progress(file, file.Size)
+		}
+	}
+}
+
+// bring makes the release what it should be. The order of its steps is in the
+// package's documentation.
+func (w *publishing) bring(ctx context.Context, now state) error {
+	moves, err := w.plan(ctx, now)
+	if err != nil {
+		return err
+	}
+	if err := w.stage(ctx, now.ID, moves); err != nil {
+		return err
+	}
+	if err := w.withdrawLines(ctx, now, moves); err != nil {
+		return err
+	}
+	if err := w.switchAssets(ctx, now, moves); err != nil {
+		return err
+	}
+	if now, err = w.look(ctx, now.ID); err != nil {
+		return err
+	}
+	sums := w.union(now)
+	if err := w.publishSums(ctx, now, sums); err != nil {
+		return err
+	}
+	if err := w.publishRelease(ctx, now, w.files(sums, now)); err != nil {
+		return err
+	}
+	return w.cleanUp(ctx, now.ID)
+}
+
+// A move is what has to happen behind an asset's name.
+type move struct {
+	name   string
+	file   *File     // to upload, if it is not there in any form
+	staged *apiAsset // to be renamed
+	old    []apiAsset
+}
+
+// plan compares what is there with what should be. Names that need nothing are
+// not in it.
+func (w *publishing) plan(ctx context.Context, now state) ([]*move, error) {
+	var moves []*move
+	for _, file := range w.Files {
+		if now.listed(file) {
+			continue
+		}
+		same := now.byName[file.Name]
+		present, err := w.find(ctx, now, file, same)
+		if err != nil {
+			return nil, err
+		}
+		if present != nil {
+			if len(same) > 1 {
+				moves = append(moves, &move{name: file.Name, old: without(same, *present)})
+			}
+			continue
+		}
+		if len(same) > 0 && w.config.Replace == ReplaceNever {
+			return nil, &Error{
+				Operation: "publish", Asset: file.Name, URL: withoutSecrets(w.apiURL(releasePath(now.ID))),
+				Err:    errors.New("the release has an asset of this name with other bytes"),
+				Advice: "use another tag, or allow to replace it",
+			}
+		}
+		staged, err := w.find(ctx, now, file, now.byName[temporaryName(file.Name, file.SHA256)])
+		if err != nil {
+			return nil, err
+		}
+		next := &move{name: file.Name, staged: staged, old: same}
+		if staged == nil {
+			next.file = &file
+		}
+		moves = append(moves, next)
+		w.note(file.Name, len(same) > 0)
+	}
+	for _, name := range slices.Sorted(maps.Keys(now.byName)) {
+		same := now.byName[name]
+		if len(same) > 1 && !isOurs(name) && !w.publishes(name) && name != checksum.FileName {
+			moves = append(moves, &move{name: name, old: same[:len(same)-1]})
+		}
+	}
+	return moves, nil
+}
+
+func (w *publishing) publishes(name string) bool {
+	return slices.ContainsFunc(w.Files, func(f File) bool { return f.Name == name })
+}
+
+func (w *publishing) note(name string, replaced bool) {
+	switch {
+	case slices.Contains(w.result.Uploaded, name) || slices.Contains(w.result.Replaced, name):
+	case replaced:
+		w.result.Replaced = append(w.result.Replaced, name)
+	default:
+		w.result.Uploaded = append(w.result.Uploaded, name)
+	}
+}
+
+func without(assets []apiAsset, one apiAsset) []apiAsset {
+	return slices.DeleteFunc(slices.Clone(assets), func(a apiAsset) bool { return a.ID == one.ID })
+}
+
+// find returns the one of these assets that holds the file's bytes, or nil.
+// Forges have no checksums: an upload's temporary name tells, and so does a
+// line with another sum; else the asset is read back, which costs less than
+// to send it again and proves more.
+func (w *publishing) find(ctx context.Context, now state, file File, assets []apiAsset) (*apiAsset, error) {
+	for _, asset := range slices.Backward(assets) {
+		if asset.Size != file.Size {
+			continue
+		}
+		if isOurs(asset.Name) && w.config.VerifyUploads == VerifySize {
+			return &asset, nil
+		}
+		if sum, ok := now.sums[asset.Name]; ok && len(assets) == 1 && sum != file.SHA256 {
+			continue
+		}
+		sum, err := w.readBack(ctx, asset)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		if err == nil && sum == file.SHA256 {
+			return &asset, nil
+		}
+	}
+	return nil, nil
+}
+
+// stage uploads what is not there yet, under temporary names.
+func (w *publishing) stage(ctx context.Context, release int64, moves []*move) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(w.config.Parallel)
+	for _, move := range moves {
+		if move.file == nil {
+			continue
+		}
+		group.Go(func() error {
+			asset, err := w.upload(ctx, release, w.fileUpload(*move.file))
+			move.staged = &asset
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// withdrawLines takes the lines out of SHA256SUMS.txt that the next step would
+// make wrong.
+func (w *publishing) withdrawLines(ctx context.Context, now state, moves []*move) error {
+	if lists := now.byName[checksum.FileName]; len(lists) > 1 {
+		// The name may lead to any of them, and the older ones are about to be wrong.
+		if err := w.deleteAssets(ctx, now.ID, lists[:len(lists)-1]); err != nil {
+			return err
+		}
+	}
+	sums := maps.Clone(now.sums)
+	for _, move := range moves {
+		delete(sums, move.name)
+	}
+	if len(sums) == len(now.sums) {
+		return nil
+	}
+	return w.replaceSmall(ctx, now, smallFile{checksum.FileName, sums.Bytes()})
+}
+
+// switchAssets gives uploads the names of their assets, and deletes the assets
+// that had them.
+func (w *publishing) switchAssets(ctx context.Context, now state, moves []*move) error {
+	for _, move := range moves {
+		if err := w.turn.hold(ctx); err != nil {
+			return err
+		}
+		if move.staged != nil {
+			if err := w.renameAsset(ctx, now.ID, *move.staged, move.name); err != nil {
+				return err
+			}
+		}
+		if err := w.deleteAssets(ctx, now.ID, move.old); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *publishing) deleteAssets(ctx context.Context, release int64, assets []apiAsset) error {
+	for _, asset := range assets {
+		if err := w.deleteAsset(ctx, release, asset); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishSums makes SHA256SUMS.txt the list of these checksums, and replaces
+// the files that sign it.
+func (w *publishing) publishSums(ctx context.Context, now state, sums checksum.Sums) error {
+	text := sums.Bytes()
+	signed, err := w.sign(text)
+	if err != nil {
+		return err
+	}
+	var files []smallFile
+	if !bytes.Equal(text, now.text) {
+		files = append(files, smallFile{checksum.FileName, text})
+	}
+	for _, name := range slices.Sorted(maps.Keys(signed)) {
+		same, err := w.sameContent(ctx, now, name, signed[name])
+		if err != nil {
+			return err
+		}
+		if !same {
+			files = append(files, smallFile{name, signed[name]})
+		}
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	for name := range now.byName {
+		if _, ok := signed[name]; !ok && strings.HasPrefix(name, checksum.FileName+".") {
+			w.config.Log(fmt.Sprintf("%s is about the old %s and is not made anew by this run", name, checksum.FileName))
+		}
+	}
+	return w.replaceSmall(ctx, now, files...)
+}
+
+// sameContent tells whether the one asset of this name has this content.
+func (w *publishing) sameContent(ctx context.Context, now state, name string, content []byte) (bool, error) {
+	same := now.byName[name]
+	if len(same) != 1 || same[0].Size != int64(len(content)) {
+		return false, nil
+	}
+	there, err := w.readSmall(ctx, same[0])
+	return bytes.Equal(there, content), err
+}
+
+type smallFile struct {
+	name    string
+	content []byte
+}
+
+// replaceSmall puts files into the place of the assets with their names: all
+// are uploaded, then all are renamed, then all old ones are deleted.
+func (w *publishing) replaceSmall(ctx context.Context, now state, files ...smallFile) error {
+	staged := make([]apiAsset, len(files))
+	for i, file := range files {
+		upload := bytesUpload(file.name, file.content)
+		if left := now.byName[upload.name]; len(left) > 0 && left[0].Size == upload.size {
+			staged[i] = left[0]
+			continue
+		}
+		asset, err := w.upload(ctx, now.ID, upload)
+		if err != nil {
+			return err
+		}
+		staged[i] = asset
+	}
+	if err := w.turn.hold(ctx); err != nil {
+		return err
+	}
+	for i, file := range files {
+		if err := w.renameAsset(ctx, now.ID, staged[i], file.name); err != nil {
+			return err
+		}
+	}
+	for _, file := range files {
+		if err := w.deleteAssets(ctx, now.ID, now.byName[file.name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishRelease edits the notes and makes the draft a release.
+func (w *publishing) publishRelease(ctx context.Context, now state, files []File) error {
+	operation, edit, needed := "edit the release "+w.Tag, releaseEdit{}, false
+	if w.Notes != nil {
+		if block := w.Notes(files); !hasNotes(now.apiRelease.Notes, block) {
+			edit.Notes, needed = mergeNotes(now.apiRelease.Notes, block), true
+		}
+	}
+	if w.Prerelease && !now.apiRelease.Prerelease {
+		edit.Prerelease, needed = &w.Prerelease, true
+	}
+	if now.Draft {
+		operation, needed = "publish the release "+w.Tag, true
+		edit.Draft, edit.Target = new(bool), w.Commit
+	}
+	if !needed {
+		return nil
+	}
+	if err := w.turn.hold(ctx); err != nil {
+		return err
+	}
+	return w.editRelease(ctx, operation, now.ID, edit)
+}
+
+// cleanUp deletes uploads that nobody needs any more: a repeated upload of this
+// run, or those of a run that died.
+func (w *publishing) cleanUp(ctx context.Context, id int64) error {
+	now, err := w.releaseByID(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, asset := range now.Assets {
+		if strings.HasPrefix(asset.Name, temporaryPrefix) {
+			if err := w.deleteAsset(ctx, id, asset); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
