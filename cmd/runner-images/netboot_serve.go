@@ -151,6 +151,10 @@ func activated() (serve.Listeners, error) {
 			listeners.Status, err = net.FileListener(file)
 		case "tftp":
 			listeners.TFTP, err = net.FilePacketConn(file)
+		case "proxy-dhcp":
+			listeners.ProxyDHCP, err = net.FilePacketConn(file)
+		case "pxe":
+			listeners.PXE, err = net.FilePacketConn(file)
 		default:
 			err = errors.New("name it http, tftp, status, proxy-dhcp or pxe with FileDescriptorName=")
 		}

@@ -6,13 +6,13 @@
 //
 //	netboot.ipxe                                  the script of the client's release
 //	kernel, initrd                                of the current release
-//	r/TAG/ARCHITECTURE/{kernel,initrd}            of that release
-//	r/TAG/ARCHITECTURE/MAC/{kernel,initrd}        the same, for that machine
+//	r/TAG/ARCHITECTURE/SUM/{kernel,initrd}        of that release
+//	r/TAG/ARCHITECTURE/SUM/MAC/{kernel,initrd}    the same, for that machine
 //	autoexec.ipxe                                 leads to netboot.ipxe
 //	FILE                                          from the folder of iPXE binaries
 //
-// The script that iPXE gets names the kernel and the initrd by the release's tag,
-// so that a machine boots the release it began with whatever is switched meanwhile.
+// The script that iPXE gets names the kernel and the initrd by their release, so
+// that a machine boots the release it began with whatever is switched meanwhile.
 package boothttp
 
 import (
@@ -61,6 +61,15 @@ type Handler struct {
 
 	// Began, if set, is called when a client asks for netboot.ipxe.
 	Began func(client netip.Addr)
+
+	begun begun
+}
+
+// Close lets go of the releases that are held for machines that have begun to
+// boot them.
+func (h *Handler) Close() error {
+	h.begun.close()
+	return nil
 }
 
 // ServeHTTP answers a request.
@@ -134,7 +143,7 @@ func (a *answer) write(parts []string) error {
 		return a.script()
 	case len(parts) == 1 && (parts[0] == state.Kernel || parts[0] == state.Initrd):
 		return a.current(parts[0])
-	case (len(parts) == 4 || len(parts) == 5) && parts[0] == releases:
+	case parts[0] == releases:
 		return a.released(parts[1:])
 	}
 	return a.loader(strings.Join(parts, "/"))
@@ -168,23 +177,20 @@ func (a *answer) script() error {
 	if err != nil {
 		return err
 	}
-	defer hold.Close()
-	file, err := hold.Open(architecture, state.Script)
+	script, err := read(hold, architecture, state.Script)
 	if err != nil {
+		return errors.Join(err, hold.Close())
+	}
+	which := editionOf(hold.Release, architecture)
+	if err := a.begun.keep(which, hold); err != nil {
 		return err
 	}
-	defer file.Close()
-	script, err := io.ReadAll(file)
-	if err != nil {
-		return err
-	}
-	boot := journal.Boot{Release: hold.Release.Tag, Architecture: architecture, Ring: ring}
-	script = chain.Bind(script, a.folder(boot))
+	script = chain.Bind(script, a.folder(which))
 	if !query.Has(chain.QueryMAC) {
 		return a.small(string(chain.AskAgain(state.Script, script)))
 	}
 	if a.r.Method == http.MethodGet {
-		a.Journal.Begin(a.client, boot)
+		a.Journal.Begin(a.client, journal.Boot{Release: which.tag, Architecture: architecture, Ring: ring})
 	}
 	return a.small(string(script))
 }
@@ -204,23 +210,38 @@ func firmware(query url.Values) string {
 
 // choose returns the release of the client's ring, or the current one.
 func (a *answer) choose() (hold *state.Hold, ring string, err error) {
-	mac, err := state.ParseMAC(a.client.MAC)
-	if err == nil {
-		if ring, ok := a.Rings().For(mac); ok {
-			hold, err := a.State.Hold(ring.Tag)
-			if err == nil {
-				return hold, ring.Name, nil
-			}
-			a.Journal.Trouble(a.client, fmt.Errorf("ring %s: %w; it boots the current release", ring.Name, err))
+	if ring, ok := a.ring(); ok {
+		hold, err := a.State.Hold(ring.Tag)
+		if err == nil {
+			return hold, ring.Name, nil
 		}
+		a.Journal.Trouble(a.client, fmt.Errorf("ring %s: %w; it boots the current release", ring.Name, err))
 	}
 	hold, err = a.State.HoldCurrent()
 	return hold, "", err
 }
 
-// folder returns the folder of a boot's files, relative to the script's.
-func (a *answer) folder(boot journal.Boot) string {
-	folder := strings.Join([]string{releases, chain.EscapeTag(boot.Release), string(boot.Architecture)}, "/") + "/"
+// ring returns the ring of the client, if it said what machine it is.
+func (a *answer) ring() (state.Ring, bool) {
+	mac, err := state.ParseMAC(a.client.MAC)
+	if err != nil {
+		return state.Ring{}, false
+	}
+	return a.Rings().For(mac)
+}
+
+func read(hold *state.Hold, architecture state.Architecture, name string) ([]byte, error) {
+	file, err := hold.Open(architecture, name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(file)
+}
+
+// folder returns the folder of an edition's files, relative to the script's.
+func (a *answer) folder(which edition) string {
+	folder := releases + "/" + which.path()
 	if a.client.MAC != "" {
 		folder += strings.ReplaceAll(a.client.MAC, ":", "-") + "/"
 	}
@@ -238,48 +259,44 @@ func (a *answer) current(name string) error {
 		return err
 	}
 	defer hold.Close()
-	return a.image(hold, architecture, name)
-}
-
-// released answers with a file of the release that the path names.
-func (a *answer) released(parts []string) error {
-	tag, err := chain.UnescapeTag(parts[0])
-	if err != nil {
-		return notFound{err}
-	}
-	if len(parts) == 4 {
-		mac, err := state.ParseMAC(parts[2])
-		if err != nil {
-			return notFound{err}
-		}
-		a.client.MAC = mac.String()
-	}
-	hold, err := a.State.Hold(tag)
-	if err != nil {
-		return notFound{err}
-	}
-	defer hold.Close()
-	return a.image(hold, state.Architecture(parts[1]), parts[len(parts)-1])
-}
-
-// image sends a kernel or an initrd. The release is held until it is sent.
-func (a *answer) image(hold *state.Hold, architecture state.Architecture, name string) error {
 	file, err := hold.Open(architecture, name)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	a.w.Header().Set("ETag", `"`+hold.Release.Bundles[architecture].Files[name].SHA256+`"`)
-	if name == state.Script {
-		a.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		http.ServeContent(a.w, a.r, "", time.Time{}, file)
-		return nil
+	return a.image(file, hold.Release, architecture, name)
+}
+
+// released answers with a file of the edition that the path names.
+func (a *answer) released(parts []string) error {
+	which, rest, err := parseEdition(parts)
+	if err != nil {
+		return notFound{err}
 	}
-	boot := journal.Boot{Release: hold.Release.Tag, Architecture: architecture}
-	if mac, err := state.ParseMAC(a.client.MAC); err == nil {
-		if ring, ok := a.Rings().For(mac); ok && ring.Tag == boot.Release {
-			boot.Ring = ring.Name
+	if len(rest) == 2 {
+		mac, err := state.ParseMAC(rest[0])
+		if err != nil {
+			return notFound{err}
 		}
+		a.client.MAC, rest = mac.String(), rest[1:]
+	}
+	if len(rest) != 1 || (rest[0] != state.Kernel && rest[0] != state.Initrd) {
+		return fs.ErrNotExist
+	}
+	file, release, err := a.begun.open(a.State, which, rest[0])
+	if err != nil {
+		return notFound{err}
+	}
+	defer file.Close()
+	return a.image(file, release, which.architecture, rest[0])
+}
+
+// image sends a kernel or an initrd.
+func (a *answer) image(file *os.File, release state.Release, architecture state.Architecture, name string) error {
+	a.w.Header().Set("ETag", `"`+release.Bundles[architecture].Files[name].SHA256+`"`)
+	boot := journal.Boot{Release: release.Tag, Architecture: architecture}
+	if ring, ok := a.ring(); ok && ring.Tag == release.Tag {
+		boot.Ring = ring.Name
 	}
 	return a.send(file, func(size int64) *journal.Transfer {
 		return a.Journal.SendImage(a.client, boot, name, size)
@@ -295,7 +312,7 @@ func (a *answer) loader(name string) error {
 	}
 	file, _, err := a.Loaders.Open(clean)
 	if errors.Is(err, fs.ErrNotExist) && clean == autoexec {
-		return a.small(string(chain.Autoexec(a.Scripts(a.local())...)))
+		return a.autoexec()
 	}
 	if err != nil {
 		return err
@@ -304,6 +321,19 @@ func (a *answer) loader(name string) error {
 	return a.send(file, func(size int64) *journal.Transfer {
 		return a.Journal.SendLoader(a.client, journal.HTTP, clean, size)
 	})
+}
+
+// autoexec answers with the script that leads from iPXE to the release.
+func (a *answer) autoexec() error {
+	script := string(chain.Autoexec(a.Scripts(a.local())...))
+	if a.r.Method == http.MethodHead {
+		return a.small(script)
+	}
+	transfer := a.Journal.SendLoader(a.client, journal.HTTP, autoexec, int64(len(script)))
+	err := a.small(script)
+	transfer.Sent(int64(len(script)))
+	transfer.End(true, nil)
+	return err
 }
 
 // local returns the address at which the client reached this server.

@@ -32,13 +32,15 @@ const (
 // returns early with an error if a part cannot go on.
 func (s *Server) Run(ctx context.Context) error {
 	tftp := &boottftp.Server{Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts}
+	handler := &boothttp.Handler{
+		State: s.state, Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts,
+		Token: func() access.Token { return *s.token.Load() },
+		Rings: func() state.Rings { return *s.rings.Load() },
+		Began: tftp.Began,
+	}
+	s.close = append(s.close, handler)
 	boot := &http.Server{
-		Handler: &boothttp.Handler{
-			State: s.state, Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts,
-			Token: func() access.Token { return *s.token.Load() },
-			Rings: func() state.Rings { return *s.rings.Load() },
-			Began: tftp.Began,
-		},
+		Handler:           handler,
 		ReadHeaderTimeout: headerWithin,
 		IdleTimeout:       idleWithin,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -47,8 +49,16 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveHTTP(boot, netutil.LimitListener(s.listeners.HTTP, maxConnections)) })
 	group.Go(func() error { return tftp.Serve(s.listeners.TFTP) })
+	if s.proxy != nil {
+		group.Go(func() error { return s.proxy.ServeDHCP(s.listeners.ProxyDHCP) })
+		group.Go(func() error { return s.proxy.ServePXE(s.listeners.PXE) })
+	}
 	group.Go(func() error {
 		<-ctx.Done()
+		if s.proxy != nil {
+			s.listeners.ProxyDHCP.Close()
+			s.listeners.PXE.Close()
+		}
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.DrainLimit)
 		defer cancel()
 		var draining errgroup.Group
@@ -84,7 +94,10 @@ func (s *Server) TFTPAddr() net.Addr { return s.listeners.TFTP.LocalAddr() }
 
 // scripts returns the addresses of the first script for a client that reached
 // this server at local: by name, if the server has one, and by IP address.
-func (s *Server) scripts(local netip.Addr) []string {
+func (s *Server) scripts(local netip.Addr) []string { return s.addresses(local, state.Script) }
+
+// addresses returns the addresses of a file on the HTTP server.
+func (s *Server) addresses(local netip.Addr, name string) []string {
 	var hosts []string
 	if s.config.Hostname != "" {
 		hosts = append(hosts, s.config.Hostname)
@@ -99,7 +112,7 @@ func (s *Server) scripts(local netip.Addr) []string {
 	var addresses []string
 	for _, host := range hosts {
 		host = net.JoinHostPort(host, strconv.Itoa(port))
-		addresses = append(addresses, "http://"+strings.TrimSuffix(host, ":80")+s.token.Load().Path()+state.Script)
+		addresses = append(addresses, "http://"+strings.TrimSuffix(host, ":80")+s.token.Load().Path()+name)
 	}
 	return addresses
 }

@@ -21,6 +21,7 @@ import (
 	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
 	"every.channel/runner-images/internal/netboot/loaders"
+	"every.channel/runner-images/internal/netboot/proxydhcp"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -75,9 +76,11 @@ func (e *OptionError) Error() string { return fmt.Sprintf("--%s %q: %s", e.Optio
 // Listeners are sockets, made by systemd (socket activation) or a test. For each
 // one that is nil the server makes its own.
 type Listeners struct {
-	HTTP   net.Listener
-	Status net.Listener
-	TFTP   net.PacketConn
+	HTTP      net.Listener
+	Status    net.Listener
+	TFTP      net.PacketConn
+	ProxyDHCP net.PacketConn // port 67, bound to the interface
+	PXE       net.PacketConn // port 4011, likewise
 }
 
 // A Server has its sockets open; Run serves them.
@@ -89,7 +92,8 @@ type Server struct {
 	loaders   *loaders.Dir
 	journal   *journal.Journal
 	listeners Listeners
-	close     []io.Closer // in the order of opening
+	proxy     *proxydhcp.Server // nil: not wanted
+	close     []io.Closer       // in the order of opening
 	token     atomic.Pointer[access.Token]
 	rings     atomic.Pointer[state.Rings]
 }
@@ -127,6 +131,11 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	s.journal = journal.New(s.log, registry)
 	if err := s.listen(ctx); err != nil {
 		return nil, err
+	}
+	if config.ProxyDHCP {
+		if err := s.listenProxy(); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }

@@ -168,16 +168,16 @@ func TestTheFirstScriptHasIPXESayWhatItRunsOn(t *testing.T) {
 	assert.Equal(t, "#!ipxe\n"+
 		"chain --replace --autofree netboot.ipxe?mac=${netX/mac}&arch=${buildarch}&platform=${platform} ||\n"+
 		"#!ipxe\n# a release\n"+
-		"kernel r/boot-v1/x86_64/kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
-		"initrd r/boot-v1/x86_64/initrd\n"+
+		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
+		"initrd r/boot-v1/x86_64/aaaaaaaaaaaa/initrd\n"+
 		"boot\n", s.mustGet("/netboot.ipxe"))
 	script := s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56&arch=i386&platform=pcbios")
 	assert.Equal(t, "#!ipxe\n# a release\n"+
-		"kernel r/boot-v1/x86_64/52-54-00-12-34-56/kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
-		"initrd r/boot-v1/x86_64/52-54-00-12-34-56/initrd\n"+
+		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
+		"initrd r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd\n"+
 		"boot\n", script)
-	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet("/r/boot-v1/x86_64/52-54-00-12-34-56/kernel"))
-	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet("/r/boot-v1/x86_64/52-54-00-12-34-56/initrd"))
+	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet("/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel"))
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet("/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd"))
 	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet("/kernel"))
 	assert.Contains(t, s.log.String(), "msg=booted mac=52:54:00:12:34:56 address=127.0.0.1 firmware=BIOS release=boot-v1 architecture=x86_64")
 }
@@ -187,9 +187,9 @@ func TestAMachineFinishesTheReleaseItBeganWith(t *testing.T) {
 	s := start(t, nil, "boot-v1", "feature/x+y")
 	s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56&arch=x86_64")
 	s.switchTo("feature/x+y")
-	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet("/r/boot-v1/x86_64/52-54-00-12-34-56/initrd"))
-	assert.Contains(t, s.mustGet("/netboot.ipxe?mac="), "kernel r/feature~2Fx~2By/x86_64/kernel ")
-	assert.Equal(t, "feature/x+y x86_64 kernel", s.mustGet("/r/feature~2Fx~2By/x86_64/kernel"))
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet("/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd"))
+	assert.Contains(t, s.mustGet("/netboot.ipxe?mac="), "kernel r/feature~2Fx~2By/x86_64/aaaaaaaaaaaa/kernel ")
+	assert.Equal(t, "feature/x+y x86_64 kernel", s.mustGet("/r/feature~2Fx~2By/x86_64/aaaaaaaaaaaa/kernel"))
 	assert.Equal(t, "feature/x+y x86_64 kernel", s.mustGet("/kernel"))
 }
 

@@ -1,0 +1,112 @@
+package serve
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/insomniacslk/dhcp/dhcpv4/server4"
+
+	"every.channel/runner-images/internal/netboot/chain"
+	"every.channel/runner-images/internal/netboot/proxydhcp"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+// listenProxy opens the sockets of ProxyDHCP and finds out where it answers.
+func (s *Server) listenProxy() error {
+	name := s.config.Interface
+	if name == "" {
+		return &OptionError{"interface", "", "is required with --proxy-dhcp; see the names with: ip -brief link"}
+	}
+	own, err := interfacePrefix(name)
+	if err != nil {
+		return err
+	}
+	address, subnet := own.Addr(), own.Masked()
+	if s.config.ListenIP.IsValid() {
+		address = s.config.ListenIP
+	}
+	if text := s.config.ProxyDHCPSubnet; text != "" {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return &OptionError{"proxy-dhcp-subnet", text, "is no network; use for example 10.20.30.0/24"}
+		}
+		subnet = prefix.Masked()
+	}
+	if len(s.networks) > 0 && !slices.ContainsFunc(s.networks, subnet.Overlaps) {
+		return &OptionError{"proxy-dhcp-subnet", subnet.String(), "has no client that an --http-allowed-cidr lets boot"}
+	}
+	for _, socket := range []struct {
+		conn *net.PacketConn
+		port int
+	}{{&s.listeners.ProxyDHCP, proxydhcp.DHCPPort}, {&s.listeners.PXE, proxydhcp.PXEPort}} {
+		if *socket.conn == nil {
+			// Broadcasts reach a socket only if it is bound to all addresses.
+			*socket.conn, err = server4.NewIPv4UDPConn(name, &net.UDPAddr{Port: socket.port})
+			if err != nil {
+				return fmt.Errorf("listen for ProxyDHCP on %s: %w", name, err)
+			}
+		}
+		s.close = append(s.close, *socket.conn)
+	}
+	s.proxy = &proxydhcp.Server{Address: address, Subnet: subnet, Networks: s.networks, Journal: s.journal, Boot: boot{s, address}}
+	return nil
+}
+
+// boot tells ProxyDHCP where things are for clients that reach the server at an
+// address.
+type boot struct {
+	server  *Server
+	address netip.Addr
+}
+
+// Program returns the iPXE binary for a firmware.
+func (b boot) Program(firmware proxydhcp.Firmware) (string, error) {
+	names := b.server.programs(firmware)
+	for _, name := range names {
+		if !b.server.loaders.Has(name) {
+			continue
+		}
+		if firmware.HTTP {
+			return b.server.addresses(b.address, name)[0], nil
+		}
+		return name, nil
+	}
+	return "", errors.New("--ipxe-dir has no iPXE for " + firmware.String() + "; it may be one of " + strings.Join(names, ", "))
+}
+
+// programs returns the names that the iPXE binary for a firmware may have, the
+// first of which is taken.
+func (s *Server) programs(firmware proxydhcp.Firmware) []string {
+	switch {
+	case firmware.BIOS:
+		return []string{"undionly.kpxe", "ipxe.pxe"}
+	case firmware.Architecture == state.AArch64:
+		return []string{"ec-ipxe-arm64.efi", "ipxe-arm64.efi", "snponly-arm64.efi"}
+	}
+	return []string{s.config.TFTPBootFilename, "ipxe.efi", "snponly.efi"}
+}
+
+// Script returns the address of the script for iPXE on a machine. It need not ask
+// again who it is.
+func (b boot) Script(mac net.HardwareAddr, firmware proxydhcp.Firmware) string {
+	platform := "efi"
+	if firmware.BIOS {
+		platform = "pcbios"
+	}
+	query := url.Values{
+		chain.QueryMAC:          {strings.ReplaceAll(mac.String(), ":", "-")},
+		chain.QueryArchitecture: {string(firmware.Architecture)},
+		chain.QueryPlatform:     {platform},
+	}
+	const most = 127 // bytes of a boot file's name in the fixed part of a DHCP packet
+	address := b.server.scripts(b.address)[0]
+	if asked := address + "?" + query.Encode(); len(asked) <= most {
+		return asked
+	}
+	return address
+}
