@@ -124,6 +124,11 @@ func (r Request) read(ctx context.Context) (published, error) {
 	if p.there, err = r.Source.Names(); err != nil {
 		return p, err
 	}
+	for _, name := range []string{checksum.FileName, signature.SumsFileName} {
+		if count(p.there, name) > 1 {
+			return p, fmt.Errorf("the release has more than one %s, and downloads may give any", name)
+		}
+	}
 	sums, err := readSmall(ctx, r.Source, checksum.FileName)
 	switch {
 	case errors.Is(err, forge.ErrNotFound) && !r.Source.Whole() && r.Signers == nil && r.Rebuild != nil:
@@ -134,22 +139,36 @@ func (r Request) read(ctx context.Context) (published, error) {
 	if p.sums, err = checksum.Parse(bytes.NewReader(sums)); err != nil {
 		return p, err
 	}
-	lines, err := r.readProvenance(ctx, &p)
-	if err != nil {
+	content, err := readSmall(ctx, r.Source, provenance.FileName)
+	if errors.Is(err, forge.ErrNotFound) {
+		p.notes = append(p.notes, "there is no "+provenance.FileName+": what the release was built from is not recorded")
+	} else if err != nil {
 		return p, err
 	}
+	lines := provenance.Parse(content)
 	if p.tag, err = r.tag(lines); err != nil {
 		return p, err
 	}
-	if r.Signers != nil {
-		signer, err := r.checkSignature(ctx, p.tag, sums)
+	return p, r.readBuilds(ctx, &p, sums, lines)
+}
+
+// readBuilds finds out what the release was built from, and who vouches for it
+// if signatures are asked for.
+func (r Request) readBuilds(ctx context.Context, p *published, sums []byte, lines []provenance.Attestation) error {
+	var notes []string
+	if r.Signers == nil {
+		p.builds, notes = buildsOf(p.tag, lines, func(provenance.Attestation) error { return nil })
+	} else {
+		proof, err := Prove(ctx, p.tag, sums, func(name string) ([]byte, error) {
+			return readSmall(ctx, r.Source, name)
+		}, r.Signers, r.Now)
 		if err != nil {
-			return p, err
+			return err
 		}
-		p.signer = &signer
+		p.signer, p.builds, notes = &proof.Signer, proof.Builds, proof.Notes
 	}
-	p.useBuilds(ctx, r, lines)
-	return p, nil
+	p.notes = append(p.notes, notes...)
+	return nil
 }
 
 func (r Request) tag(lines []provenance.Attestation) (string, error) {
@@ -160,53 +179,6 @@ func (r Request) tag(lines []provenance.Attestation) (string, error) {
 		return line.Build.Tag, nil
 	}
 	return "", errors.New("which release these files are of is not known, since there is no " + provenance.FileName + " beside them; say it with --release-tag")
-}
-
-func (r Request) checkSignature(ctx context.Context, tag string, sums []byte) (signature.Signer, error) {
-	armored, err := readSmall(ctx, r.Source, signature.SumsFileName)
-	if errors.Is(err, forge.ErrNotFound) {
-		return signature.Signer{}, fmt.Errorf("the release %s is %w: there is no %s", tag, signature.ErrUnsigned, signature.SumsFileName)
-	}
-	if err != nil {
-		return signature.Signer{}, err
-	}
-	signer, err := r.Signers.Verify(tag, sums, armored, r.Now)
-	if err != nil {
-		return signature.Signer{}, fmt.Errorf("%s: %w", signature.SumsFileName, err)
-	}
-	return signer, nil
-}
-
-// readProvenance reads the provenance if there is one that the sums agree with.
-// One that they do not agree with is found again when its bytes are compared.
-func (r Request) readProvenance(ctx context.Context, p *published) ([]provenance.Attestation, error) {
-	content, err := readSmall(ctx, r.Source, provenance.FileName)
-	if errors.Is(err, forge.ErrNotFound) {
-		p.notes = append(p.notes, "there is no "+provenance.FileName+": what the release was built from is not recorded")
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return provenance.Parse(content), nil
-}
-
-// useBuilds keeps the statements that are about this release and, if signatures
-// are asked for, signed.
-func (p *published) useBuilds(ctx context.Context, r Request, lines []provenance.Attestation) {
-	for _, line := range lines {
-		if line.Build.Tag != p.tag {
-			p.notes = append(p.notes, fmt.Sprintf("a statement in %s is about the release %s and is not used", provenance.FileName, line.Build.Tag))
-			continue
-		}
-		if r.Signers != nil {
-			if _, err := line.Verify(ctx, p.tag, r.Signers, r.Now); err != nil {
-				p.notes = append(p.notes, fmt.Sprintf("a statement is not used: %v", err))
-				continue
-			}
-		}
-		p.builds = append(p.builds, line.Build)
-	}
 }
 
 // buildOf returns the build that made an asset, by its name and sum.

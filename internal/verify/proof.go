@@ -1,0 +1,102 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/provenance"
+	"every.channel/runner-images/internal/signature"
+)
+
+// A Proof is what is signed of a release.
+type Proof struct {
+	Signer signature.Signer // of SHA256SUMS.txt
+
+	// Builds are the statements about the release that an allowed signer signed.
+	Builds []provenance.Build
+
+	// Built is when the newest of the listed files was built, by the clock of the
+	// machine that built it; zero if no signed statement tells.
+	Built time.Time
+
+	// Notes say in words which statements were passed over, and why.
+	Notes []string
+}
+
+// Prove checks that the content of SHA256SUMS.txt is signed for the tag by an
+// allowed signer, and collects what signed provenance says of the files that it
+// lists. file returns the content of a further file of the release, or an error
+// that wraps forge.ErrNotFound or fs.ErrNotExist.
+//
+// The error wraps signature.ErrUnsigned, ErrWrongTag or ErrNotAllowed where that
+// is the reason. Provenance that is missing, or that nobody allowed signed, is no
+// error: the list vouches for the bytes.
+func Prove(ctx context.Context, tag string, sums []byte, file func(name string) ([]byte, error), signers signature.AllowedSigners, now time.Time) (Proof, error) {
+	armored, err := file(signature.SumsFileName)
+	if isMissing(err) {
+		return Proof{}, fmt.Errorf("release %s is %w: there is no %s; publish it with signing_key, or do without the allowed signers", tag, signature.ErrUnsigned, signature.SumsFileName)
+	}
+	if err != nil {
+		return Proof{}, err
+	}
+	signer, err := signers.Verify(tag, sums, armored, now)
+	if err != nil {
+		return Proof{}, fmt.Errorf("release %s: %s: %w", tag, signature.SumsFileName, err)
+	}
+	listed, err := checksum.Parse(bytes.NewReader(sums))
+	if err != nil {
+		return Proof{}, err
+	}
+	content, err := file(provenance.FileName)
+	if err != nil && !isMissing(err) {
+		return Proof{}, err
+	}
+	proof := Proof{Signer: signer}
+	proof.Builds, proof.Notes = buildsOf(tag, provenance.Parse(content), func(line provenance.Attestation) error {
+		_, err := line.Verify(ctx, tag, signers, now)
+		return err
+	})
+	for _, build := range proof.Builds {
+		if madeAny(build, listed) && build.Run.Finished.After(proof.Built) {
+			proof.Built = build.Run.Finished
+		}
+	}
+	return proof, nil
+}
+
+func isMissing(err error) bool {
+	return errors.Is(err, forge.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
+}
+
+// buildsOf returns the builds that are about the tag and pass the check, and
+// notes about the others.
+func buildsOf(tag string, lines []provenance.Attestation, check func(provenance.Attestation) error) (builds []provenance.Build, notes []string) {
+	for _, line := range lines {
+		if line.Build.Tag != tag {
+			notes = append(notes, fmt.Sprintf("a statement in %s is about the release %s and is not used", provenance.FileName, line.Build.Tag))
+			continue
+		}
+		if err := check(line); err != nil {
+			notes = append(notes, fmt.Sprintf("a statement is not used: %v", err))
+			continue
+		}
+		builds = append(builds, line.Build)
+	}
+	return builds, notes
+}
+
+// madeAny says whether the build made one of the listed files as it is listed.
+func madeAny(build provenance.Build, listed checksum.Sums) bool {
+	for name, sum := range build.Subjects {
+		if listed[name] == sum {
+			return true
+		}
+	}
+	return false
+}
