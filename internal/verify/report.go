@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/signature"
@@ -28,12 +29,46 @@ type Report struct {
 	// Signer is who signed SHA256SUMS.txt; nil if no signature was asked for.
 	Signer *signature.Signer `json:"signer"`
 
+	// Origins are the builds that made the release's files, as its provenance
+	// tells; only signed provenance if a signature was asked for.
+	Origins []Origin `json:"origins"`
+
 	// OtherFlake says in words how the flake here is another one than the
 	// release's. It is empty if they are the same, or if one is not known.
 	OtherFlake string   `json:"other_flake"`
 	Flake      *Flakes  `json:"flake"`
 	Assets     []Asset  `json:"assets"`
 	Notes      []string `json:"notes"`
+}
+
+// An Origin is one run that made files of a release. Its fields are empty where
+// that is not known.
+type Origin struct {
+	Repository string `json:"repository"` // its address
+	Commit     string `json:"commit"`
+	Run        string `json:"run"`      // the address of the workflow's run
+	Finished   string `json:"finished"` // RFC 3339
+}
+
+func originOf(build provenance.Build) Origin {
+	origin := Origin{Repository: build.Repository, Commit: build.Commit, Run: build.Run.URL}
+	if !build.Run.Finished.IsZero() {
+		origin.Finished = build.Run.Finished.UTC().Format(time.RFC3339)
+	}
+	return origin
+}
+
+// String returns the origin in words.
+func (o Origin) String() string {
+	text := "built"
+	for _, part := range []struct{ before, value string }{
+		{" on ", o.Finished}, {" from commit ", o.Commit}, {" of ", o.Repository}, {" by ", o.Run},
+	} {
+		if part.value != "" {
+			text += part.before + part.value
+		}
+	}
+	return text
 }
 
 // Flakes are the flakes of the release and of this machine.
@@ -168,6 +203,11 @@ func (r Report) Text() string {
 	table.Flush()
 	for _, asset := range r.Assets {
 		asset.explain(&text)
+	}
+	for _, origin := range r.Origins {
+		if origin != (Origin{}) {
+			fmt.Fprintf(&text, "\n%s\n", origin)
+		}
 	}
 	if r.Signer != nil {
 		fmt.Fprintf(&text, "\nsigned for %s by %s (%s)\n", r.Tag, r.Signer.Principals, r.Signer.Fingerprint)

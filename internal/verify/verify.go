@@ -82,7 +82,13 @@ func Verify(ctx context.Context, r Request) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	report := Report{Tag: published.tag, Signer: published.signer, Notes: published.notes, Assets: []Asset{}}
+	report := Report{
+		Tag: published.tag, Signer: published.signer, Notes: published.notes,
+		Origins: []Origin{}, Assets: []Asset{},
+	}
+	for _, build := range published.builds {
+		report.Origins = append(report.Origins, originOf(build))
+	}
 	report.compareFlakes(r, published)
 	if report.OtherFlake != "" {
 		r.say(report.OtherFlake) // before hours are spent on building

@@ -409,7 +409,10 @@ func flake(revision, narHash string) provenance.Flake {
 func (f folder) attested(t *testing.T, key *signature.Key, tag string, flake provenance.Flake) folder {
 	t.Helper()
 	build := provenance.Build{
-		Tag: tag, Subjects: f.sums(t), Flake: flake,
+		Tag: tag, Subjects: f.sums(t), Flake: flake, Repository: "https://forge.example/x", Commit: flake.Revision,
+		Run: provenance.Run{
+			URL: "https://forge.example/x/actions/runs/17", Finished: time.Date(2026, 2, 28, 12, 9, 30, 0, time.UTC),
+		},
 		Images: []provenance.Image{
 			{Name: "ec-runner-x86_64-netboot", Installable: "github:evil/flake#other.netboot", Asset: bundle},
 			{Name: "ec-runner-x86_64-iso", Installable: ".#other.iso", Asset: iso},
@@ -451,6 +454,10 @@ func TestProvenanceNamesTheAttributes(t *testing.T) {
 		{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"},
 	}, asked)
 	assert.Empty(t, report.OtherFlake)
+	assert.Equal(t, []verify.Origin{{
+		Repository: "https://forge.example/x", Commit: "1111", Run: "https://forge.example/x/actions/runs/17", Finished: "2026-02-28T12:09:30Z",
+	}}, report.Origins)
+	assert.Contains(t, report.Text(), "\nbuilt on 2026-02-28T12:09:30Z from commit 1111 of https://forge.example/x by https://forge.example/x/actions/runs/17\n")
 	assert.Equal(t, "it tells of the build, it is not built", assetOf(t, report, provenance.FileName).Reason)
 
 	// The tag is in the provenance too.
