@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -187,23 +186,11 @@ func (s *Server) Reload() error {
 		}
 		token = read
 	}
-	rings, err := s.readRings()
+	rings, err := s.state.Rings(s.config.RingsFile)
 	if err != nil {
 		return &OptionError{"rings", s.config.RingsFile, err.Error()}
 	}
 	s.token.Store(&token)
 	s.rings.Store(&rings)
 	return nil
-}
-
-func (s *Server) readRings() (state.Rings, error) {
-	if s.config.RingsFile == "" {
-		return s.state.Rings()
-	}
-	file, err := os.Open(s.config.RingsFile)
-	if err != nil {
-		return state.Rings{}, err
-	}
-	defer file.Close()
-	return state.ParseRings(file)
 }

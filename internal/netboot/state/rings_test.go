@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,9 +16,16 @@ import (
 func TestRings(t *testing.T) {
 	t.Parallel()
 	dir := create(t)
-	rings, err := dir.Rings()
+	rings, err := dir.Rings("")
 	require.NoError(t, err)
 	assert.Empty(t, rings.Rings)
+	elsewhere := filepath.Join(t.TempDir(), "rings")
+	_, err = dir.Rings(elsewhere)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, os.WriteFile(elsewhere, []byte("rings: [{name: all, release_tag: x}]"), 0o600))
+	rings, err = dir.Rings(elsewhere)
+	require.NoError(t, err)
+	assert.Len(t, rings.Rings, 1)
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir.Path(), "rings.yaml"), []byte(`
 # the three on the bench
@@ -28,7 +36,7 @@ rings:
   - name: 2
     release_tag: 2026.03
 `), 0o600))
-	rings, err = dir.Rings()
+	rings, err = dir.Rings("")
 	require.NoError(t, err)
 	require.Len(t, rings.Rings, 2)
 	assert.Equal(t, "2026.03", rings.Rings[1].Tag)

@@ -182,12 +182,21 @@ func (d *Dir) Releases() ([]Release, error) {
 	return releases, errors.Join(broken...)
 }
 
-// Rings reads rings.yaml. Without one there are no rings, and that is no error.
-func (d *Dir) Rings() (Rings, error) {
+// Rings reads a file of rings, or the state folder's rings.yaml for an empty path,
+// which need not be there: then there are no rings.
+func (d *Dir) Rings(path string) (Rings, error) {
+	if path != "" {
+		file, err := os.Open(path)
+		return readRings(file, err)
+	}
 	file, err := d.root.Open(RingsFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Rings{}, nil
 	}
+	return readRings(file, err)
+}
+
+func readRings(file *os.File, err error) (Rings, error) {
 	if err != nil {
 		return Rings{}, err
 	}

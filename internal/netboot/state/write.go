@@ -258,8 +258,8 @@ func (d *Dir) link(name, target string) error {
 // removed. The current and the previous release, those that a ring names, and
 // those that are held stay whatever their age. A keep of 0 removes all others.
 // Who calls it has the lock.
-func (d *Dir) Prune(keep int) ([]Release, error) {
-	wanted, err := d.wanted()
+func (d *Dir) Prune(keep int, rings Rings) ([]Release, error) {
+	wanted, err := d.wanted(rings)
 	if err != nil {
 		return nil, fmt.Errorf("no old release was removed: %w", err)
 	}
@@ -279,12 +279,8 @@ func (d *Dir) Prune(keep int) ([]Release, error) {
 }
 
 // wanted returns the tags of the releases that must not be removed.
-func (d *Dir) wanted() (map[string]bool, error) {
+func (d *Dir) wanted(rings Rings) (map[string]bool, error) {
 	wanted := map[string]bool{}
-	rings, err := d.Rings()
-	if err != nil {
-		return nil, err
-	}
 	for _, ring := range rings.Rings {
 		wanted[ring.Tag] = true
 	}
