@@ -1,0 +1,186 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+const (
+	downloadsFolder = "downloads"
+
+	// tries is how often a download is begun again that does not get on; one that
+	// gets on may break off as often as it likes.
+	tries = 5
+)
+
+// download returns an asset's content as a file that has the checksum it shall have.
+func (s Stager) download(ctx context.Context, asset forge.Asset, sum string) (_ *os.File, err error) {
+	folder := filepath.Join(s.Dir.Path(), downloadsFolder)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(folder, partialName(sum))
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	resumed := info.Size() > 0
+	for {
+		if err := s.complete(ctx, asset, file); err != nil {
+			if errors.Is(err, syscall.ENOSPC) {
+				err = errors.Join(err, os.Remove(path)) // what is there would be in the way of all else
+			}
+			return nil, fmt.Errorf("download %s: %w", asset.Name, err)
+		}
+		got, _, err := checksum.File(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		wrong := matches(checksum.Sums{asset.Name: sum}, asset.Name, got)
+		if wrong == nil {
+			_, err = file.Seek(0, io.SeekStart)
+			return file, err
+		}
+		if err := file.Truncate(0); err != nil {
+			return nil, err
+		}
+		if !resumed {
+			return nil, errors.Join(wrong, os.Remove(path))
+		}
+		s.tell("%s is not what was published, perhaps since its download broke off: downloading all of it again", asset.Name)
+		resumed = false
+	}
+}
+
+// complete downloads what a file has not yet of an asset.
+func (s Stager) complete(ctx context.Context, asset forge.Asset, file *os.File) error {
+	wait := backoff.NewExponentialBackOff()
+	for failed := 0; ; failed++ {
+		info, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		have := info.Size()
+		if have > asset.Size {
+			if err := file.Truncate(0); err != nil {
+				return err
+			}
+			have = 0
+		}
+		if have == asset.Size {
+			return nil
+		}
+		if have == 0 {
+			s.tell("downloading %s, %s", asset.Name, size(asset.Size))
+		} else {
+			s.tell("downloading %s, the remaining %s of %s", asset.Name, size(asset.Size-have), size(asset.Size))
+		}
+		written, err := s.fetch(ctx, asset, file, have)
+		var broken *brokenOff
+		switch {
+		case err == nil && written == asset.Size-have:
+			return nil
+		case err == nil:
+			err = &brokenOff{fmt.Errorf("the server sent %d bytes of %d", have+written, asset.Size)}
+		case ctx.Err() != nil || !errors.As(err, &broken):
+			return err
+		}
+		if written > 0 {
+			failed = 0
+			wait.Reset()
+		}
+		if failed+1 == tries {
+			return err
+		}
+		pause := wait.NextBackOff()
+		s.tell("the download of %s broke off (%v); going on in %s", asset.Name, err, pause.Round(100*time.Millisecond))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// brokenOff is the error of a transfer that may be taken up again.
+type brokenOff struct{ error }
+
+func (b *brokenOff) Unwrap() error { return b.error }
+
+// fetch appends an asset's content from an offset to a file, and returns how many
+// bytes that were. Stores try again by themselves to begin a transfer, and end one
+// that stands still.
+func (s Stager) fetch(ctx context.Context, asset forge.Asset, file *os.File, offset int64) (int64, error) {
+	body, err := s.Store.Open(ctx, asset, offset)
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	limited := io.LimitReader(body, asset.Size-offset)
+	return io.Copy(file, readerFunc(func(p []byte) (int, error) {
+		n, err := limited.Read(p)
+		if err != nil && err != io.EOF {
+			err = &brokenOff{err}
+		}
+		return n, err
+	}))
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// clearDownloads removes what is left of downloads, but for those of the bundles
+// that are wanted.
+func (s Stager) clearDownloads(wanted map[state.Architecture]bundle) error {
+	folder := filepath.Join(s.Dir.Path(), downloadsFolder)
+	entries, err := os.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, bundle := range wanted {
+		keep[partialName(bundle.sum)] = true
+	}
+	for _, entry := range entries {
+		if !keep[entry.Name()] {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(folder, entry.Name())))
+		}
+	}
+	return err
+}
+
+func partialName(sum string) string { return sum + ".partial" }
+
+// size writes a number of bytes for people.
+func size(bytes int64) string {
+	if bytes < 1<<20 {
+		return fmt.Sprintf("%d bytes", bytes)
+	}
+	return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20))
+}

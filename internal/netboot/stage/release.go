@@ -1,0 +1,147 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+// find returns the release of a tag, or the latest one for an empty tag.
+func (s Stager) find(ctx context.Context, tag string) (forge.Release, error) {
+	if s.Store == nil && tag != "" {
+		return forge.Release{}, fmt.Errorf("release %s is %w, and nothing says where to download it from: give --forge-url", tag, state.ErrNotStaged)
+	}
+	if s.Store == nil {
+		return forge.Release{}, errors.New("nothing says where to look for the latest release: give --forge-url")
+	}
+	if tag == "" {
+		release, err := s.Store.Latest(ctx, TagPrefix)
+		if errors.Is(err, forge.ErrNotFound) {
+			return release, fmt.Errorf("no release with a tag %s… is published: %w", TagPrefix, err)
+		}
+		return release, err
+	}
+	release, err := s.Store.Release(ctx, tag)
+	if err == nil && release.Draft {
+		err = fmt.Errorf("release %s is a draft: it may not be whole yet; publish it first", tag)
+	}
+	return release, err
+}
+
+// offer reads which bundles a release has, and which checksums they shall have.
+func (s Stager) offer(ctx context.Context, release forge.Release) (offer, error) {
+	assets, err := bundleAssets(release)
+	if err != nil {
+		return offer{}, err
+	}
+	content, err := s.small(ctx, release, checksum.FileName)
+	if err != nil {
+		return offer{}, err
+	}
+	sums, proofs, err := s.believe(release.Tag, content, func(name string) ([]byte, error) {
+		return s.small(ctx, release, name)
+	})
+	if err != nil {
+		return offer{}, err
+	}
+	offered := offer{
+		tag: release.Tag, source: release.URL, sums: sums, proofs: proofs, complete: true,
+		bundles: map[state.Architecture]bundle{},
+	}
+	for architecture, asset := range assets {
+		sum, ok := sums[asset.Name]
+		if !ok {
+			return offer{}, fmt.Errorf("its %s does not list %s", checksum.FileName, asset.Name)
+		}
+		offered.bundles[architecture] = bundle{asset.Name, sum, func(ctx context.Context) (*os.File, error) {
+			return s.download(ctx, asset, sum)
+		}}
+	}
+	return offered, nil
+}
+
+// small returns the content of a small asset.
+func (s Stager) small(ctx context.Context, release forge.Release, name string) ([]byte, error) {
+	const most = 4 << 20 // bytes
+	index := slices.IndexFunc(release.Assets, func(asset forge.Asset) bool { return asset.Name == name })
+	if index < 0 {
+		return nil, fmt.Errorf("it has no %s: %w", name, forge.ErrNotFound)
+	}
+	body, err := s.Store.Open(ctx, release.Assets[index], 0)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	content, err := io.ReadAll(io.LimitReader(body, most+1))
+	if err != nil {
+		return nil, fmt.Errorf("download %s: %w", name, err)
+	}
+	if len(content) > most {
+		return nil, fmt.Errorf("%s has more than %d bytes", name, most)
+	}
+	return content, nil
+}
+
+// bundleAssets finds the netboot bundles among a release's assets.
+func bundleAssets(release forge.Release) (map[state.Architecture]forge.Asset, error) {
+	found := map[state.Architecture][]forge.Asset{}
+	for _, asset := range release.Assets {
+		if architecture, ok := architectureOf(asset.Name); ok {
+			found[architecture] = append(found[architecture], asset)
+		}
+	}
+	bundles := map[state.Architecture]forge.Asset{}
+	for architecture, assets := range found {
+		own := slices.IndexFunc(assets, func(asset forge.Asset) bool {
+			return asset.Name == "ec-runner-"+string(architecture)+netboot+release.Tag+extension
+		})
+		if own < 0 && len(assets) > 1 {
+			var names []string
+			for _, asset := range assets {
+				names = append(names, asset.Name)
+			}
+			return nil, fmt.Errorf("it has %d netboot bundles for %s: %s; keep one of them", len(assets), architecture, strings.Join(names, ", "))
+		}
+		bundles[architecture] = assets[max(own, 0)]
+	}
+	if len(bundles) == 0 {
+		return nil, fmt.Errorf("it has no netboot bundle, such as ec-runner-x86_64-netboot-%s.tar.gz", release.Tag)
+	}
+	return bundles, nil
+}
+
+// The parts of a bundle's name: ec-runner-ARCHITECTURE-netboot-TAG.tar.gz.
+const (
+	netboot   = "-netboot-"
+	extension = ".tar.gz"
+)
+
+// architectureOf returns the architecture that a netboot bundle's name ends in
+// before "-netboot-", and whether it is a bundle's name at all.
+func architectureOf(asset string) (state.Architecture, bool) {
+	image, _, ok := strings.Cut(asset, netboot)
+	if !ok || !strings.HasSuffix(asset, extension) {
+		return "", false
+	}
+	for _, architecture := range state.Architectures() {
+		if image == string(architecture) || strings.HasSuffix(image, "-"+string(architecture)) {
+			return architecture, true
+		}
+	}
+	return "", false
+}
+
+// tagOf returns the tag in a bundle's name.
+func tagOf(asset string) (string, bool) {
+	_, rest, _ := strings.Cut(asset, netboot)
+	tag, ok := strings.CutSuffix(rest, extension)
+	return tag, ok && tag != ""
+}

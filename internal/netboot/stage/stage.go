@@ -1,0 +1,468 @@
+// Package stage brings a release's netboot bundles into the boot server's state
+// folder: downloaded or from a tarball, verified, unpacked aside, put in place
+// whole, and then switched to in one step. Whatever fails, or whenever the
+// process dies, what was served before is served still.
+//
+// A broken download is kept in the state folder's downloads/ under the checksum
+// that it shall have, and goes on where it broke off.
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"every.channel/runner-images/internal/archive"
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+// TagPrefix is what the tags of boot images begin with. Only such releases are
+// looked at when the latest is asked for.
+const TagPrefix = "boot-"
+
+// A Stager stages into one state folder. Its methods wait for another stager of
+// the same folder, but for Check, which changes nothing.
+type Stager struct {
+	Dir *state.Dir
+
+	// Store has the releases; Tarball and Rollback need none.
+	Store forge.Store
+
+	// Keep is how many releases stay staged; the current one, the previous one,
+	// those of rings and those that machines are reading from stay in any case.
+	// 0 means DefaultKeep.
+	Keep int
+
+	// RingsFile says which releases rings need; the state folder's for an empty path.
+	RingsFile string
+
+	// StayOnCurrent stages without switching: for a release that a ring tries.
+	StayOnCurrent bool
+
+	// Refresh looks at the store even if the release of the wanted tag is staged,
+	// for one whose assets have changed.
+	Refresh bool
+
+	// Verify, if set, is given the content of SHA256SUMS.txt of a tag's release,
+	// and how to get further files of it such as a signature, before anything is
+	// believed that it says. What was staged before is verified again before it
+	// is switched to. Its errors are returned as they are.
+	Verify func(tag string, sums []byte, file func(name string) ([]byte, error)) error
+
+	// Tell, if set, is told what is being done, a sentence at a time.
+	Tell func(sentence string)
+}
+
+// DefaultKeep is how many releases stay staged unless somebody says otherwise.
+const DefaultKeep = 3
+
+// An Outcome says what has changed.
+type Outcome struct {
+	Release  state.Release   // what was asked for
+	Staged   bool            // it was not staged before, or not as it is now
+	Switched bool            // it was not current before
+	Before   string          // the tag that was current before, if there was one
+	Pruned   []state.Release // what has been removed
+}
+
+// Release stages the release of a tag, or the latest one for an empty tag, and
+// switches to it. The release of a tag that is staged is switched to without the
+// store. A release that has been staged as it is in the store is left alone.
+func (s Stager) Release(ctx context.Context, tag string) (Outcome, error) {
+	return s.alone(ctx, func() (Outcome, error) {
+		if tag != "" && !s.Refresh {
+			outcome, err := s.switchTo(tag, false)
+			if !errors.Is(err, state.ErrNotStaged) {
+				return outcome, err
+			}
+		}
+		release, err := s.find(ctx, tag)
+		if err != nil {
+			return Outcome{}, err
+		}
+		offer, err := s.offer(ctx, release)
+		if err != nil {
+			return Outcome{}, fmt.Errorf("release %s: %w", release.Tag, err)
+		}
+		return s.stage(ctx, offer)
+	})
+}
+
+// Tarball stages a netboot bundle from a file, as a bundle of the release of the
+// tag, and switches to it. An empty tag means the one in the file's name. Bundles
+// of that release for other architectures stay. If there is a SHA256SUMS.txt
+// beside it, it must list the file and its checksum.
+func (s Stager) Tarball(ctx context.Context, path, tag string) (Outcome, error) {
+	return s.alone(ctx, func() (Outcome, error) {
+		offer, err := s.tarballOffer(ctx, path, tag)
+		if err != nil {
+			return Outcome{}, err
+		}
+		return s.stage(ctx, offer)
+	})
+}
+
+// Rollback switches to the release that was current before.
+func (s Stager) Rollback(ctx context.Context) (Outcome, error) {
+	return s.alone(ctx, func() (Outcome, error) {
+		before, err := s.currentTag()
+		if err != nil {
+			return Outcome{}, err
+		}
+		previous, err := s.Dir.Previous()
+		if err != nil {
+			return Outcome{}, fmt.Errorf("roll back: %w", err)
+		}
+		if err := s.verifyStaged(previous.Tag); err != nil {
+			return Outcome{}, err
+		}
+		if previous, err = s.Dir.Rollback(); err != nil {
+			return Outcome{}, err
+		}
+		return Outcome{Release: previous, Switched: true, Before: before}, nil
+	})
+}
+
+// A Comparison is what is served beside what could be.
+type Comparison struct {
+	Current string // the tag of the current release, if there is one
+	Wanted  string // the tag of the release that Release would switch to
+	Same    bool   // Release would change nothing
+}
+
+// Check says what Release would do with the same tag, looking at the store even
+// for a tag that is staged. It changes nothing and waits for nobody.
+func (s Stager) Check(ctx context.Context, tag string) (Comparison, error) {
+	release, err := s.find(ctx, tag)
+	if err != nil {
+		return Comparison{}, err
+	}
+	offer, err := s.offer(ctx, release)
+	if err != nil {
+		return Comparison{}, fmt.Errorf("release %s: %w", release.Tag, err)
+	}
+	current, err := s.currentTag()
+	if err != nil {
+		return Comparison{}, err
+	}
+	staged, err := s.staged(release.Tag)
+	if err != nil {
+		return Comparison{}, err
+	}
+	return Comparison{
+		Current: current, Wanted: release.Tag,
+		Same: current == release.Tag && offer.isStagedAs(staged),
+	}, nil
+}
+
+// alone calls do while no other stager works in the state folder.
+func (s Stager) alone(ctx context.Context, do func() (Outcome, error)) (Outcome, error) {
+	unlock, err := s.Dir.Lock(ctx, func() { s.tell("waiting for another stage in %s to end", s.Dir.Path()) })
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer unlock()
+	return do()
+}
+
+// An offer is what a release has for the boot server.
+type offer struct {
+	tag, source string
+	bundles     map[state.Architecture]bundle
+	sums        checksum.Sums // of SHA256SUMS.txt, if there is one
+	proofs      map[string][]byte
+
+	// complete says that bundles are all that the release has; else what is
+	// staged for other architectures stays.
+	complete bool
+}
+
+type bundle struct {
+	asset, sum string
+	open       func(ctx context.Context) (*os.File, error) // verified
+}
+
+// isStagedAs reports whether a release, which may be the zero one, has all that
+// is offered.
+func (o offer) isStagedAs(release state.Release) bool {
+	for architecture, bundle := range o.bundles {
+		if release.Bundles[architecture].SHA256 != bundle.sum {
+			return false
+		}
+	}
+	return !o.complete || len(o.bundles) == len(release.Bundles)
+}
+
+// stage makes the state folder have what is offered, and switches to it.
+func (s Stager) stage(ctx context.Context, offer offer) (Outcome, error) {
+	staged, err := s.staged(offer.tag)
+	if err != nil {
+		return Outcome{}, err
+	}
+	// A release that was staged before its signature mattered is staged again with it.
+	changed := !offer.isStagedAs(staged) || s.verifyStaged(offer.tag) != nil
+	if changed {
+		if err := s.unpack(ctx, offer, staged); err != nil {
+			return Outcome{}, err
+		}
+	}
+	outcome, err := s.switchTo(offer.tag, changed)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if changed || outcome.Switched {
+		outcome.Pruned = s.cleanUp()
+	}
+	return outcome, nil
+}
+
+// unpack puts the release that is offered in its place, beside the current one.
+func (s Stager) unpack(ctx context.Context, offer offer, staged state.Release) (err error) {
+	incoming, err := s.Dir.Incoming(offer.tag, offer.source)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, incoming.Discard()) }()
+	for _, name := range slices.Sorted(maps.Keys(offer.proofs)) {
+		if err := incoming.Proof(name, offer.proofs[name]); err != nil {
+			return err
+		}
+	}
+	if err := s.clearDownloads(offer.bundles); err != nil {
+		return err
+	}
+	for _, architecture := range state.Architectures() {
+		bundle, offered := offer.bundles[architecture]
+		there, isStaged := staged.Bundles[architecture]
+		switch {
+		case offered && there.SHA256 == bundle.sum:
+			err = incoming.Keep(architecture)
+		case offered:
+			err = s.unpackBundle(ctx, incoming, architecture, bundle)
+		case isStaged && !offer.complete:
+			if s.Verify != nil {
+				err = matches(offer.sums, there.Asset, there.SHA256)
+			}
+			if err == nil {
+				err = incoming.Keep(architecture)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err = incoming.Commit()
+	return err
+}
+
+func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, architecture state.Architecture, bundle bundle) error {
+	file, err := bundle.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := incoming.Bundle(architecture, bundle.asset, bundle.sum); err != nil {
+		return err
+	}
+	s.tell("unpacking %s", bundle.asset)
+	err = archive.Walk(ctx, file, limits, func(entry archive.Entry, content io.Reader) error {
+		if !slices.Contains(state.FileNames(), entry.Name) {
+			return fmt.Errorf("it has a file %q; a netboot bundle has only %s", entry.Name, strings.Join(state.FileNames(), ", "))
+		}
+		return incoming.Write(ctx, architecture, entry.Name, content)
+	})
+	if err != nil {
+		return fmt.Errorf("unpack %s: %w", bundle.asset, err)
+	}
+	return nil
+}
+
+// limits let through more than iPXE can boot, and keep a hostile bundle from
+// filling the disk.
+var limits = archive.Limits{Files: len(state.FileNames()), FileSize: 4 << 30, TotalSize: 5 << 30}
+
+// switchTo makes a staged release current unless it shall only be staged. What
+// has been staged just now need not be verified again.
+func (s Stager) switchTo(tag string, justStaged bool) (Outcome, error) {
+	before, err := s.currentTag()
+	if err != nil {
+		return Outcome{}, err
+	}
+	if !justStaged {
+		if err := s.verifyStaged(tag); err != nil {
+			return Outcome{}, err
+		}
+	}
+	release, err := s.Dir.Release(tag)
+	if err != nil {
+		return Outcome{}, err
+	}
+	outcome := Outcome{Release: release, Staged: justStaged, Before: before}
+	if !s.StayOnCurrent {
+		outcome.Switched, err = s.Dir.Switch(tag)
+	}
+	return outcome, err
+}
+
+// cleanUp removes what is no longer needed. That it could not is no reason to
+// call the stage a failure.
+func (s Stager) cleanUp() []state.Release {
+	keep := s.Keep
+	if keep == 0 {
+		keep = DefaultKeep
+	}
+	var pruned []state.Release
+	rings, err := s.Dir.Rings(s.RingsFile)
+	if err == nil {
+		pruned, err = s.Dir.Prune(keep, rings)
+	}
+	if err := errors.Join(err, s.clearDownloads(nil)); err != nil {
+		s.tell("not everything that is no longer needed was removed: %v", err)
+	}
+	return pruned
+}
+
+// verifyStaged has a staged release verified by what was staged with it.
+func (s Stager) verifyStaged(tag string) (err error) {
+	if s.Verify == nil {
+		return nil
+	}
+	hold, err := s.Dir.Hold(tag)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, hold.Close()) }()
+	content, err := hold.Proof(checksum.FileName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("release %s was staged without %s: stage it again with --refresh", tag, checksum.FileName)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.Verify(tag, content, hold.Proof); err != nil {
+		return fmt.Errorf("the staged release %s: %w", tag, err)
+	}
+	sums, err := checksum.Parse(strings.NewReader(string(content)))
+	if err != nil {
+		return err
+	}
+	for _, bundle := range hold.Release.Bundles {
+		if sums[bundle.Asset] != bundle.SHA256 {
+			return fmt.Errorf("release %s was staged with another %s than its %s lists: stage it again with --refresh", tag, bundle.Asset, checksum.FileName)
+		}
+	}
+	return nil
+}
+
+// currentTag returns the current release's tag, if there is one.
+func (s Stager) currentTag() (string, error) {
+	release, err := s.Dir.Current()
+	if errors.Is(err, state.ErrNotStaged) {
+		return "", nil
+	}
+	return release.Tag, err
+}
+
+// staged returns a tag's release as it is staged, or the zero release.
+func (s Stager) staged(tag string) (state.Release, error) {
+	release, err := s.Dir.Release(tag)
+	if errors.Is(err, state.ErrNotStaged) {
+		return state.Release{}, nil
+	}
+	return release, err
+}
+
+func (s Stager) tell(format string, args ...any) {
+	if s.Tell != nil {
+		s.Tell(fmt.Sprintf(format, args...))
+	}
+}
+
+// tarballOffer is the offer of a file.
+func (s Stager) tarballOffer(ctx context.Context, path, tag string) (offer, error) {
+	name := filepath.Base(path)
+	architecture, ok := architectureOf(name)
+	if !ok {
+		return offer{}, fmt.Errorf("tarball %q: its name does not say which machines it is for; a netboot bundle is called like ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", path)
+	}
+	if tag == "" {
+		if tag, ok = tagOf(name); !ok {
+			return offer{}, fmt.Errorf("tarball %q: its name does not say of which release it is: give --release-tag", path)
+		}
+	}
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return offer{}, err
+	}
+	sum, _, err := checksum.File(ctx, path)
+	if err != nil {
+		return offer{}, fmt.Errorf("tarball %q: %w", path, err)
+	}
+	sums, proofs, err := s.tarballProofs(filepath.Dir(path), name, tag, sum)
+	if err != nil {
+		return offer{}, fmt.Errorf("tarball %q: %w", path, err)
+	}
+	return offer{tag: tag, source: absolute, sums: sums, proofs: proofs, bundles: map[state.Architecture]bundle{
+		architecture: {name, sum, func(context.Context) (*os.File, error) { return os.Open(path) }},
+	}}, nil
+}
+
+// tarballProofs checks a tarball's sum by the SHA256SUMS.txt in its folder, if
+// there is one or has to be, and returns what was read for that.
+func (s Stager) tarballProofs(folder, name, tag, sum string) (checksum.Sums, map[string][]byte, error) {
+	content, err := os.ReadFile(filepath.Join(folder, checksum.FileName))
+	if errors.Is(err, fs.ErrNotExist) && s.Verify == nil {
+		s.tell("there is no %s beside %s: staging it as it is", checksum.FileName, name)
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	sums, proofs, err := s.believe(tag, content, func(file string) ([]byte, error) {
+		return os.ReadFile(filepath.Join(folder, filepath.Base(file)))
+	})
+	if err == nil {
+		err = matches(sums, name, sum)
+	}
+	return sums, proofs, err
+}
+
+// believe has a SHA256SUMS.txt verified and reads it. What the verification asked
+// for is returned with it, to be kept with the release.
+func (s Stager) believe(tag string, content []byte, file func(name string) ([]byte, error)) (checksum.Sums, map[string][]byte, error) {
+	proofs := map[string][]byte{checksum.FileName: content}
+	if s.Verify != nil {
+		err := s.Verify(tag, content, func(name string) ([]byte, error) {
+			content, err := file(name)
+			if err == nil {
+				proofs[name] = content
+			}
+			return content, err
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	sums, err := checksum.Parse(strings.NewReader(string(content)))
+	return sums, proofs, err
+}
+
+func matches(sums checksum.Sums, name, sum string) error {
+	listed, ok := sums[name]
+	if !ok {
+		return fmt.Errorf("%s does not list %s", checksum.FileName, name)
+	}
+	if listed != sum {
+		return fmt.Errorf("%s has the SHA-256 %s, but %s says %s: it is damaged or not the one that was published", name, sum, checksum.FileName, listed)
+	}
+	return nil
+}
