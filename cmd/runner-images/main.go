@@ -31,7 +31,7 @@ func run(ctx context.Context, args []string) int {
 	if err != nil && ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errNewer) {
 		r.Error(err)
 	}
 	return exitCode(err)
@@ -42,6 +42,7 @@ const (
 	exitDone     = 0
 	exitFailed   = 1
 	exitBadInput = 2
+	exitNewer    = 3 // netboot stage --check: there is something to stage
 )
 
 // exitCode is the one place that turns errors into exit codes.
@@ -56,6 +57,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &inputs), errors.As(err, &usage), errors.As(err, &option):
 		return exitBadInput
+	case errors.Is(err, errNewer):
+		return exitNewer
 	default:
 		return exitFailed
 	}
@@ -84,7 +87,7 @@ func newRoot(r *report.Report) *cobra.Command {
 	}
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
-	root.AddCommand(newPlan(r), newNetboot(), newVersion(r))
+	root.AddCommand(newPlan(r), newNetboot(r), newVersion(r))
 	asUsage(root)
 	return root
 }

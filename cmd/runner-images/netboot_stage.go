@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/netboot/stage"
+	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/report"
+)
+
+// stageOptions are what the flags of netboot stage say.
+type stageOptions struct {
+	stateDir  string
+	from      forge.Config
+	tokenFile string
+	tag       string
+	tarball   string
+	rollback  bool
+	check     bool
+	switches  bool
+	refresh   bool
+	keep      int
+	rings     string
+}
+
+func newNetbootStage(r *report.Report) *cobra.Command {
+	var options stageOptions
+	cmd := &cobra.Command{
+		Use:   "stage",
+		Short: "Download a release for the boot server and switch to it",
+		Long: `Download a release for the boot server and switch to it.
+
+The latest boot-* release that is neither a draft nor a prerelease, or the one of
+--release-tag, is downloaded, compared with its SHA256SUMS.txt, unpacked beside
+what is served, and then made current in one step. Whatever goes wrong before
+that, what is served stays as it is. A download that breaks off goes on where it
+did when this is run again. A release that is still staged is switched to without
+the forge.
+
+With --check nothing is changed: it exits with 0 if the state folder has what is
+wanted, with 3 if there is something to stage, and with 1 if that cannot be told.`,
+		Example: `  runner-images netboot stage --state-dir /var/lib/netboot \
+      --forge-url https://forge.example --repository every/channel
+  runner-images netboot stage --state-dir /var/lib/netboot --rollback
+  runner-images netboot stage --state-dir /var/lib/netboot --release-tag boot-v2026.02.28
+  runner-images netboot stage --state-dir state --tarball dist/ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz
+  runner-images netboot stage --state-dir state --forge-url file:///srv/releases --check`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			help := cmd.CommandPath() + " --help"
+			if err := options.validate(); err != nil {
+				return &usageError{err, help}
+			}
+			var store forge.Store
+			if options.from.URL != "" {
+				var err error
+				if store, err = options.store(r, help); err != nil {
+					return err
+				}
+			}
+			return stageNetboot(cmd.Context(), r, options, store)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&options.stateDir, "state-dir", "", "the folder with the staged releases (required)")
+	flags.StringVar(&options.from.URL, "forge-url", "", "address of the Forgejo or Gitea server, or file:///folder")
+	flags.StringVar(&options.from.Repository, "repository", "", "repository of the releases, owner/name")
+	flags.StringVar(&options.tag, "release-tag", "", "tag of the release (default: the latest boot-* release)")
+	flags.StringVar(&options.tokenFile, "token-file", "", "a file with a token that may read the releases (or the variable FORGEJO_TOKEN or GITEA_TOKEN)")
+	flags.StringVar(&options.from.CAFile, "ca-file", "", "certificates in PEM to trust besides the system's")
+	flags.StringVar(&options.tarball, "tarball", "", "stage this netboot bundle instead of a release's; a SHA256SUMS.txt beside it is heeded")
+	flags.BoolVar(&options.rollback, "rollback", false, "switch to the release that was current before")
+	flags.BoolVar(&options.check, "check", false, "only tell whether there is something to stage")
+	flags.BoolVar(&options.switches, "switch", true, "make the release current; false stages it for a ring")
+	flags.BoolVar(&options.refresh, "refresh", false, "look at the forge even if the release of --release-tag is staged")
+	flags.IntVar(&options.keep, "keep", stage.DefaultKeep, "how many releases stay staged")
+	flags.StringVar(&options.rings, "rings", "", "the file of rings whose releases stay staged (default: rings.yaml in the state folder, if there)")
+	return cmd
+}
+
+func (o stageOptions) validate() error {
+	alone := 0
+	for _, given := range []bool{o.tarball != "", o.rollback, o.check} {
+		if given {
+			alone++
+		}
+	}
+	switch {
+	case o.stateDir == "":
+		return errors.New("--state-dir: give the folder for staged releases")
+	case alone > 1:
+		return errors.New("--tarball, --rollback and --check do not go together")
+	case o.rollback && (o.tag != "" || !o.switches):
+		return errors.New("--rollback goes to the release that was current before: it takes no --release-tag or --switch=false")
+	case o.keep < 1:
+		return fmt.Errorf("--keep %d: keep at least 1 release", o.keep)
+	case o.from.URL == "" && o.tarball == "" && !o.rollback && (o.tag == "" || o.check || o.refresh):
+		return errors.New("--forge-url: say where the releases are, for example https://forge.example with --repository every/channel")
+	}
+	return nil
+}
+
+func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, store forge.Store) (err error) {
+	stager := stage.Stager{
+		Store: store, Keep: options.keep, StayOnCurrent: !options.switches, Refresh: options.refresh, RingsFile: options.rings,
+		Tell: func(sentence string) { r.Line("%s", sentence) },
+	}
+	if stager.Dir, err = state.Create(options.stateDir); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stager.Dir.Close()) }()
+	if options.check {
+		return checkNetboot(ctx, r, stager, options.tag)
+	}
+	var outcome stage.Outcome
+	switch {
+	case options.rollback:
+		outcome, err = stager.Rollback(ctx)
+	case options.tarball != "":
+		outcome, err = stager.Tarball(ctx, options.tarball, options.tag)
+	default:
+		outcome, err = stager.Release(ctx, options.tag)
+	}
+	if err != nil {
+		return err
+	}
+	r.Result(describeStaged(outcome))
+	return nil
+}
+
+func (o stageOptions) store(r *report.Report, help string) (forge.Store, error) {
+	config := o.from
+	config.Log = func(message string) { r.Line("%s", message) }
+	config.Token = tokenFromEnvironment()
+	if o.tokenFile != "" {
+		token, err := readSecret(plan.Input{Name: plan.Token}, o.tokenFile)
+		if err != nil {
+			return nil, err
+		}
+		config.Token = token
+	}
+	r.Mask(config.Token)
+	store, err := forge.Open(config)
+	if err != nil {
+		return nil, &usageError{err, help}
+	}
+	return store, nil
+}
+
+func describeStaged(outcome stage.Outcome) string {
+	tag := outcome.Release.Tag
+	var text strings.Builder
+	switch {
+	case outcome.Switched && outcome.Before != "":
+		fmt.Fprintf(&text, "switched from %s to %s", outcome.Before, tag)
+	case outcome.Switched:
+		fmt.Fprintf(&text, "%s is current", tag)
+	case outcome.Before == tag && outcome.Staged:
+		fmt.Fprintf(&text, "%s has been staged anew and is current", tag)
+	case outcome.Before == tag:
+		fmt.Fprintf(&text, "%s is current already: nothing has changed", tag)
+	case outcome.Staged:
+		fmt.Fprintf(&text, "staged %s without switching to it", tag)
+	default:
+		fmt.Fprintf(&text, "%s is staged already: nothing has changed", tag)
+	}
+	fmt.Fprintf(&text, " (%s)\n", strings.Join(architectures(outcome.Release), ", "))
+	for _, release := range outcome.Pruned {
+		fmt.Fprintf(&text, "removed %s\n", release.Tag)
+	}
+	return text.String()
+}
+
+func architectures(release state.Release) []string {
+	var names []string
+	for _, architecture := range slices.Sorted(maps.Keys(release.Bundles)) {
+		names = append(names, string(architecture))
+	}
+	return names
+}
+
+// errNewer says with an exit code of its own that there is something to stage.
+var errNewer = errors.New("there is something to stage")
+
+func checkNetboot(ctx context.Context, r *report.Report, stager stage.Stager, tag string) error {
+	comparison, err := stager.Check(ctx, tag)
+	switch {
+	case err != nil:
+		return err
+	case comparison.Same:
+		r.Result(comparison.Wanted + " is current: there is nothing to stage\n")
+		return nil
+	case comparison.Current == "":
+		r.Result(comparison.Wanted + " can be staged; nothing is current\n")
+	case comparison.Current == comparison.Wanted:
+		r.Result(comparison.Wanted + " is current, and its assets have changed since it was staged\n")
+	default:
+		r.Result(fmt.Sprintf("%s can be staged; %s is current\n", comparison.Wanted, comparison.Current))
+	}
+	return errNewer
+}
