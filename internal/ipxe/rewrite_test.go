@@ -130,12 +130,12 @@ func TestScriptThatRefersToOtherFiles(t *testing.T) {
 func TestScriptThatCannotBoot(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		"":                                        "want #!ipxe",
-		"#!ipxe":                                  "want #!ipxe",
-		"#!/bin/sh\nkernel bzImage\n":             "want #!ipxe",
-		"\xef\xbb\xbf#!ipxe\nkernel bzImage\n":    "want #!ipxe",
-		"#!ipxe\nkernel bzImage\x00\n":            "want #!ipxe",
-		"#!ipxe\nkernel bzImage initrd=initrd\n":  "the script does not load the initrd: want a line such as `initrd initrd.zst`",
+		"":                                       "want #!ipxe",
+		"#!ipxe":                                 "want #!ipxe",
+		"#!/bin/sh\nkernel bzImage\n":            "want #!ipxe",
+		"\xef\xbb\xbf#!ipxe\nkernel bzImage\n":   "want #!ipxe",
+		"#!ipxe\nkernel bzImage\x00\n":           "want #!ipxe",
+		"#!ipxe\nkernel bzImage initrd=initrd\n": "the script does not load the initrd: want a line such as `initrd initrd.zst`",
 		"#!ipxe\n# kernel bzImage\ninitrd initrd": "the script does not load the kernel: want a line such as `kernel bzImage`",
 	} {
 		_, err := ipxe.RewriteScript([]byte(in), names)

@@ -1,0 +1,367 @@
+package image_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/image"
+)
+
+// golden is the SHA-256 of the bundle of the nixos tree, as any machine makes it.
+const golden = "4ec6670c9dab855e0a7629dc340f860bb202f6942881ab99750051256d0bc432"
+
+func request(result, dir string) image.Request {
+	return image.Request{Result: result, Name: "ec-runner-x86_64-netboot", Tag: "boot-v2026.02.28", Dir: dir}
+}
+
+func listing(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	names := []string{}
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+func run(t *testing.T, dir, name string, args ...string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), name, args...)
+	command.Dir = dir
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, "%s %q: %s", name, args, out)
+	return string(out)
+}
+
+func TestPackageNetboot(t *testing.T) {
+	t.Parallel()
+	root := plant(t, nixos)
+	dir := filepath.Join(t.TempDir(), "dist", "new")
+	var done, total int64
+	r := request(filepath.Join(root, "result"), dir)
+	r.Progress = func(d, t int64) { done, total = d, t }
+	asset, err := image.Package(t.Context(), r)
+	require.NoError(t, err)
+
+	assert.Equal(t, "ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", asset.Name)
+	assert.Equal(t, filepath.Join(dir, asset.Name), asset.Path)
+	assert.Equal(t, image.Netboot, asset.Kind)
+	assert.Empty(t, asset.Warnings)
+	assert.Equal(t, golden, asset.SHA256)
+	assert.Equal(t, total, done)
+	assert.Positive(t, total)
+	info, err := os.Stat(asset.Path)
+	require.NoError(t, err)
+	assert.Equal(t, asset.Size, info.Size())
+	assert.Equal(t, os.FileMode(0o644), info.Mode())
+	assert.Equal(t, []string{asset.Name}, listing(t, dir))
+
+	out := t.TempDir()
+	run(t, out, "tar", "-xzf", asset.Path)
+	assert.Equal(t, []string{"initrd", "kernel", "netboot.ipxe"}, listing(t, out))
+	for name, want := range map[string]string{
+		"kernel": "the kernel", "initrd": "the initrd",
+		"netboot.ipxe": strings.Replace(script, "kernel bzImage", "kernel kernel", 1),
+	} {
+		content, err := os.ReadFile(filepath.Join(out, name))
+		require.NoError(t, err)
+		assert.Equal(t, want, string(content))
+	}
+
+	again, err := image.Package(t.Context(), request(filepath.Join(root, "store/o-netboot"), dir))
+	require.NoError(t, err)
+	assert.Equal(t, asset, again, "the same asset again, over the one of the earlier run")
+}
+
+func TestModTimeIsInTheBundle(t *testing.T) {
+	t.Parallel()
+	root, dir := plant(t, nixos), t.TempDir()
+	r := request(filepath.Join(root, "result"), dir)
+	r.ModTime = image.DefaultModTime
+	asset, err := image.Package(t.Context(), r)
+	require.NoError(t, err)
+	assert.Equal(t, golden, asset.SHA256)
+	r.ModTime = time.Unix(1772236800, 0)
+	asset, err = image.Package(t.Context(), r)
+	require.NoError(t, err)
+	assert.NotEqual(t, golden, asset.SHA256)
+	assert.Contains(t, run(t, dir, "env", "TZ=UTC", "tar", "-tvzf", asset.Path), "2026-02-28 00:00 kernel")
+}
+
+// An output that links to NixOS's files by names of its own leaves NixOS's script
+// as it is.
+func TestPackageLinkFarm(t *testing.T) {
+	t.Parallel()
+	root := plant(t, nixos.with(tree{
+		"farm/kernel":      "-> ./store/k-linux-6.12/bzImage",
+		"farm/initrd.img":  "-> ./store/i-initrd/initrd",
+		"farm/nixos.ipxe":  "-> ./store/s-netboot.ipxe/netboot.ipxe",
+		"farm/nix-support": "-> ./store/o-netboot/nix-support",
+	}))
+	asset, err := image.Package(t.Context(), request(filepath.Join(root, "farm"), t.TempDir()))
+	require.NoError(t, err)
+	assert.Equal(t, golden, asset.SHA256, "the same files, the same bundle")
+}
+
+func TestPackageOtherFiles(t *testing.T) {
+	t.Parallel()
+	content := make([]byte, 3<<20+1)
+	_, err := rand.NewChaCha8([32]byte{}).Read(content)
+	require.NoError(t, err)
+	sum := sha256.Sum256(content)
+	for path, c := range map[string]struct {
+		result, asset string
+		kind          image.Kind
+	}{
+		"o/iso/nixos-25.05-x86_64-linux.iso": {"o", "image-boot-v1.iso", image.ISO},
+		"o/iso/nixos.iso.zst":                {"o", "image-boot-v1.iso.zst", image.ISO},
+		"o/sd-image/nixos.img.zst":           {"o", "image-boot-v1.img.zst", image.SDImage},
+		"o/nixos.qcow2":                      {"o", "image-boot-v1.qcow2", image.File},
+		"abc-nixos-25.05":                    {"abc-nixos-25.05", "image-boot-v1", image.File},
+	} {
+		root, dir := plant(t, tree{path: string(content)}), t.TempDir()
+		var done, total int64
+		asset, err := image.Package(t.Context(), image.Request{
+			Result: filepath.Join(root, c.result), Name: "image", Tag: "boot-v1", Dir: dir,
+			Progress: func(d, t int64) { done, total = d, t },
+		})
+		require.NoError(t, err)
+		assert.Equal(t, image.Asset{
+			Name: c.asset, Path: filepath.Join(dir, c.asset), Size: int64(len(content)),
+			SHA256: hex.EncodeToString(sum[:]), Kind: c.kind,
+		}, asset)
+		assert.EqualValues(t, len(content), done)
+		assert.EqualValues(t, len(content), total)
+		info, err := os.Stat(asset.Path)
+		require.NoError(t, err)
+		assert.Equal(t, os.FileMode(0o644), info.Mode())
+		source, err := os.Stat(filepath.Join(root, path))
+		require.NoError(t, err)
+		assert.False(t, os.SameFile(info, source), "no link into the store")
+		run(t, dir, "cmp", asset.Path, filepath.Join(root, path))
+	}
+}
+
+func TestAssetName(t *testing.T) {
+	t.Parallel()
+	for tag, want := range map[string]string{
+		"boot-v2026.02.28":       "i-boot-v2026.02.28.iso",
+		"release/2026/boot-v1":   "i-release-2026-boot-v1.iso",
+		"v1.0.0-rc.1+build_7":    "i-v1.0.0-rc.1+build_7.iso",
+		`a"b'c$d&e#f%g(h)i;j|k!`: "i-a-b-c-d-e-f-g-h-i-j-k-.iso",
+		"größe":                  "i-gr--e.iso",
+		"..":                     "i-...iso",
+	} {
+		assert.Equal(t, want, image.AssetName("i", tag, ".iso"))
+	}
+}
+
+func TestPackageErrors(t *testing.T) {
+	t.Parallel()
+	root, dir := plant(t, nixos), t.TempDir()
+	result := filepath.Join(root, "result")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	for name, c := range map[string]struct {
+		request image.Request
+		want    string
+	}{
+		"a name with a folder": {image.Request{Result: result, Name: "../x", Tag: "t", Dir: dir}, `image name "../x": use letters, digits and . _ + -`},
+		"no name":              {image.Request{Result: result, Tag: "t", Dir: dir}, `image name ""`},
+		"no tag":               {image.Request{Result: result, Name: "x", Dir: dir}, "needs a release tag"},
+		"no result":            {image.Request{Result: filepath.Join(root, "absent"), Name: "x", Tag: "t", Dir: dir}, "absent: no such file or directory (give a store path, or the link that nix build has left)"},
+		"no image":             {image.Request{Result: filepath.Join(root, "store"), Name: "x", Tag: "t", Dir: dir}, "image x: " + filepath.Join(root, "store") + ": not the output of an image's build"},
+		"a file as folder":     {image.Request{Result: result, Name: "x", Tag: "t", Dir: filepath.Join(dir, "file", "dist")}, "make the output folder"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := image.Package(t.Context(), c.request)
+			assert.ErrorContains(t, err, c.want)
+		})
+	}
+	t.Cleanup(func() { assert.Equal(t, []string{"file"}, listing(t, dir)) })
+}
+
+func TestPackageScriptThatDoesNotFit(t *testing.T) {
+	t.Parallel()
+	for content, want := range map[string]string{
+		strings.Replace(script, "kernel bzImage", "kernel Image", 1): "store/s-netboot.ipxe/netboot.ipxe: line 2, `kernel Image ",
+		"#!/bin/sh\n": "netboot.ipxe: not an iPXE script",
+		"#!ipxe\n" + strings.Repeat("# a comment\n", 100_000): "larger than 1048576 bytes",
+	} {
+		root, dir := plant(t, nixos.with(tree{"store/s-netboot.ipxe/netboot.ipxe": content})), t.TempDir()
+		_, err := image.Package(t.Context(), request(filepath.Join(root, "result"), dir))
+		assert.ErrorContains(t, err, want)
+		assert.Empty(t, listing(t, dir))
+	}
+}
+
+func TestCancelledPackageLeavesWhatWasThere(t *testing.T) {
+	t.Parallel()
+	large := strings.Repeat("large enough for several reads ", 200_000)
+	for name, files := range map[string]tree{
+		"bundle": nixos.with(tree{"store/i-initrd/initrd": large}),
+		"ISO":    {"result/iso/nixos.iso": large},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root, dir := plant(t, files), t.TempDir()
+			r := request(filepath.Join(root, "result"), dir)
+			for _, earlier := range []bool{false, true} {
+				var want []string
+				if earlier {
+					asset, err := image.Package(t.Context(), request(r.Result, dir))
+					require.NoError(t, err)
+					want = []string{asset.Name}
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				r.Progress = func(done, total int64) {
+					if done > total/2 {
+						cancel()
+					}
+				}
+				_, err := image.Package(ctx, r)
+				require.ErrorIs(t, err, context.Canceled)
+				assert.ElementsMatch(t, want, listing(t, dir))
+			}
+		})
+	}
+}
+
+func TestWriteSums(t *testing.T) {
+	t.Parallel()
+	root, dir := plant(t, nixos.with(tree{"i/iso/nixos.iso": "an ISO"})), t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, checksum.FileName), []byte(strings.Repeat("0", 64)+"  of-an-earlier-run.iso\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "of-an-earlier-run.iso"), nil, 0o600))
+	var assets []image.Asset
+	for name, result := range map[string]string{"z-netboot": "result", "a-iso": "i"} {
+		asset, err := image.Package(t.Context(), image.Request{Result: filepath.Join(root, result), Name: name, Tag: "boot-v1", Dir: dir})
+		require.NoError(t, err)
+		assets = append(assets, asset)
+	}
+	require.NoError(t, image.WriteSums(t.Context(), dir, assets))
+	assert.Equal(t, "a-iso-boot-v1.iso: OK\nz-netboot-boot-v1.tar.gz: OK\n", run(t, dir, "sha256sum", "--check", "--strict", checksum.FileName))
+	info, err := os.Stat(filepath.Join(dir, checksum.FileName))
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o644), info.Mode())
+
+	assets[0].Name = assets[1].Name
+	assert.ErrorContains(t, image.WriteSums(t.Context(), dir, assets), "two different assets have the name "+assets[0].Name)
+}
+
+// programs is a folder for what packager builds.
+var programs string
+
+func TestMain(m *testing.M) {
+	var err error
+	if programs, err = os.MkdirTemp("", "programs-"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(programs)
+	os.Exit(code)
+}
+
+// packager returns the program in testdata/package. It is built without the race
+// detector, which takes memory of its own.
+func packager(t *testing.T) string {
+	t.Helper()
+	path, err := buildPackager()
+	require.NoError(t, err)
+	return path
+}
+
+var buildPackager = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(programs, "package")
+	if out, err := exec.Command("go", "build", "-o", path, "./testdata/package").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build ./testdata/package: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+func TestMemoryStaysConstant(t *testing.T) {
+	t.Parallel()
+	program := packager(t)
+	root := plant(t, nixos.with(tree{"store/i-initrd/initrd": "", "iso/iso/": ""}))
+
+	// What does not compress goes through other code than zeros do.
+	random, err := os.Create(filepath.Join(root, "store/i-initrd/initrd"))
+	require.NoError(t, err)
+	source := rand.NewChaCha8([32]byte{})
+	block := make([]byte, 1<<20)
+	for range 320 {
+		_, err := source.Read(block)
+		require.NoError(t, err)
+		_, err = random.Write(block)
+		require.NoError(t, err)
+	}
+	require.NoError(t, random.Close())
+
+	for _, c := range []struct {
+		result   string
+		size     int64 // of the initrd, the rest of which is zeros
+		warnings int
+	}{
+		{"result", 320 << 20, 0},
+		{"result", 2_000_000_001, 1},
+		{"iso", 320 << 20, 0},
+	} {
+		require.NoError(t, os.Truncate(random.Name(), c.size))
+		if c.result == "iso" {
+			require.NoError(t, os.Link(random.Name(), filepath.Join(root, "iso/iso/nixos.iso")))
+		}
+		dir := t.TempDir()
+		var got struct {
+			Asset image.Asset
+			Peak  int64
+		}
+		require.NoError(t, json.Unmarshal([]byte(run(t, dir, program, filepath.Join(root, c.result), dir)), &got))
+		assert.Less(t, got.Peak, int64(96<<20), "peak memory for %s of %d bytes", c.result, c.size)
+		assert.Len(t, got.Asset.Warnings, c.warnings)
+		t.Logf("%s of %d bytes: %d MiB", c.result, c.size, got.Peak>>20)
+		require.NoError(t, os.Remove(got.Asset.Path))
+	}
+}
+
+func TestFullDiskLeavesNothing(t *testing.T) {
+	t.Parallel()
+	program := packager(t)
+	incompressible := make([]byte, 12<<20)
+	_, err := rand.NewChaCha8([32]byte{}).Read(incompressible)
+	require.NoError(t, err)
+	for name, files := range map[string]tree{
+		"bundle": nixos.with(tree{"store/i-initrd/initrd": string(incompressible)}),
+		"ISO":    {"result/iso/nixos.iso": string(incompressible)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root, dir := plant(t, files), t.TempDir()
+			// A small file system that nobody else sees, and that ends with the process.
+			arguments := []string{"--mount"}
+			if os.Geteuid() != 0 {
+				arguments = append(arguments, "--user", "--map-root-user")
+			}
+			arguments = append(arguments, "sh", "-c",
+				`mount -t tmpfs -o size=8m none "$2" && ! "$3" "$1/result" "$2" && ls -A "$2"`, "sh", root, dir, program)
+			out := run(t, dir, "unshare", arguments...)
+			assert.Equal(t, "image image: write "+filepath.Join(dir, "image-boot-v1")+map[string]string{"bundle": ".tar.gz", "ISO": ".iso"}[name]+
+				": no space left on device; free some there or choose another output folder\n", out)
+		})
+	}
+}
