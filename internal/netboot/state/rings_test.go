@@ -56,24 +56,24 @@ rings:
 
 func TestRingsErrorsCiteTheLine(t *testing.T) {
 	t.Parallel()
-	for input, want := range map[string]string{
-		"rings:\n- name: a\n  release: x\n": `rings.yaml: line 3: unknown key "release"`,
-		"ring: []\n":                        `line 1: unknown key "ring"`,
-		"- name: a\n":                       "line 1: want the keys",
-		"rings:\n- a\n":                     "line 2: want the keys",
-		"rings:\n- name: a\n  release_tag: [x]\n":                                  "line 3: want one word",
-		"rings:\n- release_tag: x\n":                                               "line 2: this ring has no name",
-		"rings:\n- name: a\n":                                                      "line 2: release tag",
-		"rings:\n- name: a\n  release_tag: a b\n":                                  "line 3: release tag",
-		"rings:\n- {name: a, release_tag: x}\n- {name: a, release_tag: x}\n":       "line 3: there are two rings with the name a",
-		"rings:\n- name: a\n  release_tag: x\n  macs:\n  - 0:1:2:3:4:5\n":          "line 5: \"0:1:2:3:4:5\" is no MAC address",
-		"rings:\n- name: a\n  release_tag: x\n  macs: [02:00:5e:10:00:00:00:01]\n": "is no MAC address",
-		"rings:\n- name: a\n  release_tag: x\n  macs: [0200.5e10.0000]\n":          "is no MAC address",
-		"rings:\n- {name: a, release_tag: x, macs: [\"00:11:22:33:44:aa\"]}\n- {name: b, release_tag: y, macs: [\"00-11-22-33-44-AA\"]}\n": "line 3: 00:11:22:33:44:aa stands twice: in ring a and in ring b",
-		"rings:\n\t- a": "rings.yaml: yaml:",
+	for _, wrong := range []struct{ rings, want string }{
+		{"rings:\n- name: a\n  release: x\n", `rings.yaml: line 3: unknown key "release"`},
+		{"ring: []\n", `line 1: unknown key "ring"`},
+		{"- name: a\n", "line 1: want the keys"},
+		{"rings:\n- a\n", "line 2: want the keys"},
+		{"rings:\n- name: a\n  release_tag: [x]\n", "line 3: want one word"},
+		{"rings:\n- release_tag: x\n", "line 2: this ring has no name"},
+		{"rings:\n- name: a\n", "line 2: release tag"},
+		{"rings:\n- name: a\n  release_tag: a b\n", "line 3: release tag"},
+		{"rings:\n- {name: a, release_tag: x}\n- {name: a, release_tag: x}\n", "line 3: there are two rings with the name a"},
+		{"rings:\n- name: a\n  release_tag: x\n  macs:\n  - 0:1:2:3:4:5\n", "line 5: \"0:1:2:3:4:5\" is no MAC address"},
+		{"rings:\n- name: a\n  release_tag: x\n  macs: [02:00:5e:10:00:00:00:01]\n", "is no MAC address"},
+		{"rings:\n- name: a\n  release_tag: x\n  macs: [0200.5e10.0000]\n", "is no MAC address"},
+		{"rings:\n- {name: a, release_tag: x, macs: [\"00:11:22:33:44:aa\"]}\n- {name: b, release_tag: y, macs: [\"00-11-22-33-44-AA\"]}\n", "line 3: 00:11:22:33:44:aa stands twice: in ring a and in ring b"},
+		{"rings:\n\t- a", "rings.yaml: yaml:"},
 	} {
-		_, err := state.ParseRings(strings.NewReader(input))
-		assert.ErrorContains(t, err, want, "input %q", input)
+		_, err := state.ParseRings(strings.NewReader(wrong.rings))
+		assert.ErrorContains(t, err, wrong.want, "rings %q", wrong.rings)
 	}
 	for _, empty := range []string{"", "# none\n", "rings:\n", "rings: []\n"} {
 		rings, err := state.ParseRings(strings.NewReader(empty))
