@@ -56,21 +56,36 @@ func (n *Network) Command(ctx context.Context, program string, arguments ...stri
 	return n.server.command(ctx, program, arguments...)
 }
 
-// Start starts a command that Command returned, such as a server. It ends with
-// the test at the latest; stop ends it at once.
-func (n *Network) Start(t testing.TB, command *exec.Cmd) (stop func(), ended <-chan struct{}) {
+// Serve starts a server on the boot server's host, and returns when it has
+// written what says that it is ready. When the test fails, what it wrote is part
+// of the test's output.
+func (n *Network) Serve(t testing.TB, ready, program string, arguments ...string) {
 	t.Helper()
+	n.startServer(t, n.server, ready, program, arguments...)
+}
+
+func (n *Network) startServer(t testing.TB, host *namespace, ready, program string, arguments ...string) {
+	t.Helper()
+	log := newConsole()
+	command := host.command(context.Background(), program, arguments...)
+	command.Stdout, command.Stderr = log, log
 	stop, ended, err := startProcess(command)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(stop)
-	return stop, ended
+	t.Cleanup(func() {
+		stop()
+		if t.Failed() {
+			t.Logf("what %s wrote:\n%s", filepath.Base(program), log)
+		}
+	})
+	if err := log.wait(t.Context(), ended, ready); err != nil {
+		t.Fatalf("start %s: %v", filepath.Base(program), err)
+	}
 }
 
 // StartDHCP starts the DHCP server, dnsmasq, with these lines added to its
-// configuration, for example "dhcp-boot=undionly.kpxe,,"+ServerIP. When the test
-// fails, its log is part of the test's output.
+// configuration, for example "dhcp-boot=undionly.kpxe,,"+ServerIP.
 func (n *Network) StartDHCP(t testing.TB, lines ...string) {
 	t.Helper()
 	configuration := filepath.Join(t.TempDir(), "dnsmasq.conf")
@@ -90,19 +105,8 @@ func (n *Network) StartDHCP(t testing.TB, lines ...string) {
 	if err := os.WriteFile(configuration, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	log := newConsole()
-	command := n.gateway.command(context.Background(), Tool(t, "boot", "dnsmasq"),
-		"--keep-in-foreground", "--log-facility=-", "--conf-file="+configuration)
-	command.Stdout, command.Stderr = log, log
-	_, ended := n.Start(t, command)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the DHCP server's log:\n%s", log)
-		}
-	})
-	if err := log.wait(t.Context(), ended, "sockets bound exclusively to interface lan"); err != nil {
-		t.Fatalf("start dnsmasq: %v", err)
-	}
+	n.startServer(t, n.gateway, "sockets bound exclusively to interface lan",
+		Tool(t, "boot", "dnsmasq"), "--keep-in-foreground", "--log-facility=-", "--conf-file="+configuration)
 }
 
 // A namespace is a network namespace that lives as long as the process that holds it.

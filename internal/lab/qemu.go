@@ -33,6 +33,17 @@ type Machine struct {
 	Bootfile string
 }
 
+// BootPrograms returns a folder with boot programs to serve: a current ipxe.efi
+// and undionly.kpxe, and an old-ipxe.efi that knows no autoexec.ipxe.
+func BootPrograms(t testing.TB) string {
+	t.Helper()
+	programs, err := findTool("boot", "share")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return programs
+}
+
 // A VM is a machine that runs.
 type VM struct {
 	console *console
@@ -85,8 +96,8 @@ func (m Machine) arguments(t testing.TB) []string {
 		t.Fatal(err)
 	}
 	arguments = append(arguments, "-M", "q35,smm=off",
-		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+share("OVMF_CODE.fd"),
-		"-drive", "if=pflash,format=raw,unit=1,file="+variables,
+		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+quote(share("OVMF_CODE.fd")),
+		"-drive", "if=pflash,format=raw,unit=1,file="+quote(variables),
 		"-device", card+",romfile=", // without a ROM EDK2's own network stack runs
 		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
 	)
@@ -95,6 +106,9 @@ func (m Machine) arguments(t testing.TB) []string {
 	}
 	return arguments
 }
+
+// quote writes a path as a part of QEMU's options, which commas separate.
+func quote(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 
 func startVM(t testing.TB, command *exec.Cmd) *VM {
 	t.Helper()

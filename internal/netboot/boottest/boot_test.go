@@ -1,0 +1,274 @@
+// Package boottest_test boots machines, with real firmware in QEMU, from a release
+// that was built by Nix, packaged and published on a real forge, staged from there
+// and served by the program that is shipped.
+package boottest_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/archive"
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/lab"
+)
+
+// The releases, and the word that the images of each say on the console.
+const (
+	oldTag, oldGeneration = "boot-v2026.02", "february"
+	newTag, newGeneration = "boot-v2026.03", "march"
+)
+
+const chainToken = "a-token-of-the-lab-0123456789abcdef"
+
+// limit is when a machine that has not booted will not do so any more. A boot takes
+// 5 to 25 seconds of a processor that is not shared.
+const limit = 4 * time.Minute
+
+// A fleet is what all boot servers of these tests have in common.
+type fleet struct {
+	program string // runner-images
+	ipxe    string // the folder of boot programs
+	forge   forge.Config
+	token   string // path of the file with the forge's token
+	chain   string // path of the file with the chain token
+	slots   chan struct{}
+}
+
+func TestBoot(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	staged := f.stage(t, oldTag, newTag)
+
+	for name, test := range map[string]struct {
+		machine lab.Machine
+		dhcp    []string // of the DHCP server on the LAN
+		serve   []string // more arguments of netboot serve
+		says    string   // on the console, before the init does
+	}{
+		// The DHCP server sends each client one and the same boot file, as those
+		// of many gateways do: it is iPXE that has to get out of the loop.
+		"BIOS, one boot file, iPXE asks for it again": {
+			machine: lab.Machine{Firmware: lab.BIOS},
+			dhcp:    []string{"dhcp-boot=undionly.kpxe,," + lab.ServerIP},
+			serve:   f.guarded(),
+		},
+		"UEFI, one boot file, an iPXE that loads autoexec.ipxe": {
+			machine: lab.Machine{Firmware: lab.UEFI},
+			dhcp:    []string{"dhcp-boot=ipxe.efi,," + lab.ServerIP},
+			serve:   f.guarded(),
+			says:    "autoexec.ipxe",
+		},
+		"UEFI, one boot file, an old iPXE asks for it again": {
+			machine: lab.Machine{Firmware: lab.UEFI},
+			dhcp:    []string{"dhcp-boot=old-ipxe.efi,," + lab.ServerIP},
+		},
+		// The DHCP server knows nothing of booting.
+		"BIOS, ProxyDHCP": {
+			machine: lab.Machine{Firmware: lab.BIOS},
+			serve:   f.guarded("--proxy-dhcp"),
+		},
+		"UEFI, ProxyDHCP": {
+			machine: lab.Machine{Firmware: lab.UEFI},
+			serve:   f.guarded("--proxy-dhcp", "--tftp-boot-filename", "ipxe.efi"),
+		},
+		"UEFI HTTP Boot": {
+			machine: lab.Machine{Firmware: lab.UEFIHTTP},
+			dhcp: []string{
+				"dhcp-vendorclass=set:http,HTTPClient",
+				"dhcp-option-force=tag:http,option:vendor-class,HTTPClient",
+				"dhcp-boot=tag:http,http://" + lab.ServerIP + "/" + chainToken + "/ipxe.efi",
+			},
+			serve: f.guarded(),
+		},
+		"UEFI HTTP Boot, ProxyDHCP": {
+			machine: lab.Machine{Firmware: lab.UEFIHTTP},
+			serve:   f.guarded("--proxy-dhcp", "--tftp-boot-filename", "ipxe.efi"),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			defer f.turn()()
+			network := lab.NewNetwork(t)
+			network.StartDHCP(t, test.dhcp...)
+			f.serve(t, network, staged, test.serve...)
+			machine := network.StartMachine(t, test.machine)
+			requireBoots(t, machine, newGeneration)
+			assert.Contains(t, machine.Console(), test.says)
+		})
+	}
+
+	t.Run("nothing breaks the loop", func(t *testing.T) { t.Parallel(); f.testLoop(t, staged) })
+	t.Run("rollback", func(t *testing.T) { t.Parallel(); f.testRollback(t) })
+	t.Run("ring", func(t *testing.T) { t.Parallel(); f.testRing(t) })
+	t.Run("a network that may not boot", func(t *testing.T) { t.Parallel(); f.testForbidden(t, staged) })
+}
+
+// testLoop shows that the one boot file is a loop where nothing breaks it, and so
+// that something does in the other tests: the boot program comes from another TFTP server.
+func (f *fleet) testLoop(t *testing.T, staged string) {
+	defer f.turn()()
+	network := lab.NewNetwork(t)
+	network.StartDHCP(t, "enable-tftp", "tftp-root="+f.ipxe, "dhcp-boot=undionly.kpxe")
+	f.serve(t, network, staged)
+	machine := network.StartMachine(t, lab.Machine{Firmware: lab.BIOS})
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	require.NoError(t, machine.WaitTimes(ctx, "iPXE initialising devices...", 5))
+	assert.NotContains(t, machine.Console(), "Linux version")
+	assert.NotContains(t, machine.Console(), lab.InInit(newGeneration))
+}
+
+func (f *fleet) testRollback(t *testing.T) {
+	defer f.turn()()
+	staged := f.stage(t, oldTag, newTag)
+	network := lab.NewNetwork(t)
+	network.StartDHCP(t)
+	f.serve(t, network, staged, "--proxy-dhcp")
+	requireBoots(t, network.StartMachine(t, lab.Machine{Firmware: lab.BIOS}), newGeneration)
+	f.run(t, "netboot", "stage", "--state-dir", staged, "--rollback")
+	requireBoots(t, network.StartMachine(t, lab.Machine{Firmware: lab.BIOS}), oldGeneration)
+	f.run(t, "netboot", "stage", "--state-dir", staged, "--rollback")
+	requireBoots(t, network.StartMachine(t, lab.Machine{Firmware: lab.BIOS}), newGeneration)
+}
+
+// testRing boots a machine of a ring beside one of none.
+func (f *fleet) testRing(t *testing.T) {
+	defer f.turn()()
+	const mac = "52:54:00:aa:bb:cc"
+	staged := f.stage(t, newTag, oldTag)
+	rings := fmt.Sprintf("rings:\n- name: canary\n  release_tag: %s\n  macs: [%s]\n", newTag, strings.ToUpper(mac))
+	require.NoError(t, os.WriteFile(filepath.Join(staged, "rings.yaml"), []byte(rings), 0o600))
+	network := lab.NewNetwork(t)
+	network.StartDHCP(t)
+	f.serve(t, network, staged, "--proxy-dhcp")
+	requireBoots(t, network.StartMachine(t, lab.Machine{Firmware: lab.BIOS, MAC: mac}), newGeneration)
+	requireBoots(t, network.StartMachine(t, lab.Machine{Firmware: lab.BIOS}), oldGeneration)
+}
+
+func (f *fleet) testForbidden(t *testing.T, staged string) {
+	defer f.turn()()
+	network := lab.NewNetwork(t)
+	network.StartDHCP(t, "dhcp-boot=undionly.kpxe,,"+lab.ServerIP)
+	f.serve(t, network, staged, "--http-allowed-cidr", "192.0.2.0/24")
+	machine := network.StartMachine(t, lab.Machine{Firmware: lab.BIOS})
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	require.NoError(t, machine.Wait(ctx, "No more network devices"))
+	assert.NotContains(t, machine.Console(), "Linux version")
+}
+
+func requireBoots(t *testing.T, machine *lab.VM, generation string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errors.New("it has not booted"))
+	defer cancel()
+	require.NoError(t, machine.Wait(ctx, lab.InInit(generation)))
+	require.NoError(t, machine.Wait(ctx, "generation="+generation))
+	machine.Stop()
+}
+
+// turn waits until a machine may run: two at a time are as fast as one where there
+// are two processors.
+func (f *fleet) turn() (done func()) {
+	f.slots <- struct{}{}
+	return func() { <-f.slots }
+}
+
+// guarded returns arguments of netboot serve with all that keeps others out.
+func (f *fleet) guarded(more ...string) []string {
+	return append([]string{"--chain-token-file", f.chain, "--http-allowed-cidr", lab.Subnet}, more...)
+}
+
+// serve starts the boot server, and returns when it serves.
+func (f *fleet) serve(t *testing.T, network *lab.Network, stateDir string, more ...string) {
+	t.Helper()
+	arguments := append([]string{
+		"netboot", "serve", "--state-dir", stateDir, "--ipxe-dir", f.ipxe, "--interface", lab.Bridge,
+	}, more...)
+	network.Serve(t, "msg=serving", f.program, arguments...)
+}
+
+// run runs runner-images to its end.
+func (f *fleet) run(t *testing.T, arguments ...string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), f.program, arguments...).CombinedOutput()
+	require.NoError(t, err, "runner-images %s: %s", strings.Join(arguments, " "), out)
+}
+
+// stage stages releases in a new state folder, the last of them to be current.
+func (f *fleet) stage(t *testing.T, tags ...string) (stateDir string) {
+	t.Helper()
+	stateDir = filepath.Join(t.TempDir(), "state")
+	for _, tag := range tags {
+		f.run(t, "netboot", "stage", "--state-dir", stateDir, "--release-tag", tag,
+			"--forge-url", f.forge.URL, "--repository", f.forge.Repository, "--token-file", f.token)
+	}
+	return stateDir
+}
+
+// newFleet builds the program, and builds, packages and publishes the releases.
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	folder := t.TempDir()
+	f := &fleet{
+		program: filepath.Join(folder, "runner-images"),
+		ipxe:    lab.BootPrograms(t),
+		token:   filepath.Join(folder, "token"),
+		chain:   filepath.Join(folder, "chain-token"),
+		slots:   make(chan struct{}, 2),
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", f.program, "./cmd/runner-images")
+	build.Dir = lab.Root(t)
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	gitea := lab.StartGitea(t)
+	f.forge = forge.Config{
+		URL: gitea.URL, Repository: gitea.CreateRepository(t, "images", true), Token: gitea.Token(t, "write:repository"),
+	}
+	require.NoError(t, os.WriteFile(f.token, []byte(f.forge.Token+"\n"), 0o600))
+	require.NoError(t, os.WriteFile(f.chain, []byte(chainToken+"\n"), 0o600))
+	nix := lab.Nix(t)
+	f.publish(t, oldTag, lab.BuildBootFlake(t, nix, oldGeneration))
+	f.publish(t, newTag, lab.BuildBootFlake(t, nix, newGeneration))
+	return f
+}
+
+func (f *fleet) publish(t *testing.T, tag, output string) {
+	t.Helper()
+	var packed bytes.Buffer
+	require.NoError(t, archive.Write(t.Context(), &packed, []archive.File{
+		{Name: "kernel", Path: filepath.Join(output, "bzImage")},
+		{Name: "initrd", Path: filepath.Join(output, "initrd")},
+		{Name: "netboot.ipxe", Content: script(t, output)},
+	}, time.Unix(1, 0), nil))
+	name := "ec-runner-x86_64-netboot-" + tag + ".tar.gz"
+	path := filepath.Join(t.TempDir(), name)
+	require.NoError(t, os.WriteFile(path, packed.Bytes(), 0o600))
+	sum, size, err := checksum.File(t.Context(), path)
+	require.NoError(t, err)
+	store, err := forge.Open(f.forge)
+	require.NoError(t, err)
+	_, err = store.Publish(t.Context(), forge.Publication{
+		Tag: tag, Commit: "main", Title: tag, Notes: func([]forge.File) string { return "" },
+		Files: []forge.File{{Name: name, Path: path, Size: size, SHA256: sum}},
+	})
+	require.NoError(t, err)
+}
+
+func script(t *testing.T, output string) []byte {
+	content, err := os.ReadFile(filepath.Join(output, "netboot.ipxe"))
+	require.NoError(t, err)
+	return bytes.ReplaceAll(content, []byte("bzImage"), []byte("kernel"))
+}
