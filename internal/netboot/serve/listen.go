@@ -23,6 +23,12 @@ func (s *Server) listen(ctx context.Context) error {
 		}
 	}
 	s.close = append(s.close, s.listeners.HTTP)
+	if given.Status == nil {
+		if s.listeners.Status, err = sockets.Listen(ctx, "tcp", s.config.StatusAddress); err != nil {
+			return &OptionError{"status-address", s.config.StatusAddress, err.Error() + "; use for example 127.0.0.1:0, which takes a free port"}
+		}
+	}
+	s.close = append(s.close, s.listeners.Status)
 	if given.TFTP == nil {
 		network := "udp"
 		if !address.IsValid() {

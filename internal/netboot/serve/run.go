@@ -18,13 +18,15 @@ import (
 	"every.channel/runner-images/internal/netboot/boothttp"
 	"every.channel/runner-images/internal/netboot/boottftp"
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/netboot/status"
 )
 
 const (
-	maxConnections = 1024
-	maxHeaderBytes = 8 << 10
-	headerWithin   = 10 * time.Second
-	idleWithin     = time.Minute
+	maxConnections       = 1024
+	maxStatusConnections = 64
+	maxHeaderBytes       = 8 << 10
+	headerWithin         = 10 * time.Second
+	idleWithin           = time.Minute
 )
 
 // Run serves until the context is done, then takes no more requests, lets
@@ -39,15 +41,11 @@ func (s *Server) Run(ctx context.Context) error {
 		Began: tftp.Began,
 	}
 	s.close = append(s.close, handler)
-	boot := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: headerWithin,
-		IdleTimeout:       idleWithin,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
 	group, ctx := errgroup.WithContext(ctx)
+	boot := s.newHTTP(handler)
+	page := s.newHTTP(status.New(ctx, s.state, handler.Rings, s.journal, s.registry, s.log))
 	group.Go(func() error { return serveHTTP(boot, netutil.LimitListener(s.listeners.HTTP, maxConnections)) })
+	group.Go(func() error { return serveHTTP(page, netutil.LimitListener(s.listeners.Status, maxStatusConnections)) })
 	group.Go(func() error { return tftp.Serve(s.listeners.TFTP) })
 	if s.proxy != nil {
 		group.Go(func() error { return s.proxy.ServeDHCP(s.listeners.ProxyDHCP) })
@@ -63,11 +61,22 @@ func (s *Server) Run(ctx context.Context) error {
 		defer cancel()
 		var draining errgroup.Group
 		draining.Go(func() error { return drain(limit, boot) })
+		draining.Go(func() error { return drain(limit, page) })
 		draining.Go(func() error { tftp.Shutdown(limit); return nil })
 		return draining.Wait()
 	})
-	s.log.Info("serving", "state", s.config.StateDir, "http", s.listeners.HTTP.Addr().String(), "tftp", s.listeners.TFTP.LocalAddr().String())
+	s.log.Info("serving", "state", s.config.StateDir, "http", s.HTTPAddr().String(), "tftp", s.TFTPAddr().String(), "status", s.StatusAddr().String())
 	return errors.Join(group.Wait(), s.Close())
+}
+
+func (s *Server) newHTTP(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: headerWithin,
+		IdleTimeout:       idleWithin,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
 }
 
 func serveHTTP(server *http.Server, listener net.Listener) error {
@@ -88,6 +97,9 @@ func drain(limit context.Context, server *http.Server) error {
 
 // HTTPAddr returns where the HTTP server listens.
 func (s *Server) HTTPAddr() net.Addr { return s.listeners.HTTP.Addr() }
+
+// StatusAddr returns where the status page is.
+func (s *Server) StatusAddr() net.Addr { return s.listeners.Status.Addr() }
 
 // TFTPAddr returns where the TFTP server listens.
 func (s *Server) TFTPAddr() net.Addr { return s.listeners.TFTP.LocalAddr() }

@@ -89,6 +89,7 @@ type Server struct {
 	networks  access.Networks
 	state     *state.Dir
 	loaders   *loaders.Dir
+	registry  *prometheus.Registry
 	journal   *journal.Journal
 	listeners Listeners
 	proxy     *proxydhcp.Server // nil: not wanted
@@ -126,8 +127,8 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	if err := s.Reload(); err != nil {
 		return nil, err
 	}
-	registry := prometheus.NewRegistry()
-	s.journal = journal.New(s.log, registry)
+	s.registry = prometheus.NewRegistry()
+	s.journal = journal.New(s.log, s.registry)
 	if err := s.listen(ctx); err != nil {
 		return nil, err
 	}

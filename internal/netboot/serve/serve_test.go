@@ -73,7 +73,10 @@ func start(t *testing.T, configure func(*serve.Config), tags ...string) *site {
 		HTTPPort: serve.AnyPort,
 		TFTPPort: serve.AnyPort,
 		IPXEDir:  s.ipxe,
-		Log:      slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+
+		StatusAddress: "127.0.0.1:0",
+
+		Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if configure != nil {
 		configure(&config)

@@ -1,0 +1,195 @@
+package status
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+// A view is what the page shows.
+type view struct {
+	Current  *release // nil: none
+	Releases []release
+	Rings    []ring
+	Machines []machine
+	Booting  int
+	Problem  string // why the releases are not all shown, or empty
+}
+
+type release struct {
+	state.Release
+	Current bool
+	Bundles []bundle
+}
+
+type bundle struct {
+	state.Bundle
+	Architecture state.Architecture
+	Files        []file
+}
+
+type file struct {
+	state.File
+	Name string
+}
+
+type ring struct {
+	state.Ring
+	Staged bool // its release is
+}
+
+type machine struct {
+	journal.Machine
+	Ring   string
+	Now    string // how far it is
+	Kind   string // "booting", "booted", "stuck" or "waiting"
+	Fetch  *fetch // the image that is being sent, if any
+	Files  []fetch
+	Booted string // how long ago its last boot was
+}
+
+type fetch struct {
+	journal.Fetch
+	Percent int
+}
+
+// stuckAfter is how long a machine that boots may ask for nothing before the page
+// says so.
+const stuckAfter = 2 * time.Minute
+
+func (h *Handler) view(now time.Time) view {
+	var v view
+	current, err := h.State.Current()
+	releases, releasesErr := h.State.Releases()
+	if err == nil && releasesErr != nil {
+		v.Problem = releasesErr.Error()
+	}
+	if err != nil {
+		v.Problem = err.Error()
+	}
+	staged := map[string]bool{}
+	for _, r := range releases {
+		shown := newRelease(r)
+		shown.Current = r.Tag == current.Tag
+		if shown.Current {
+			v.Current = &shown
+		}
+		v.Releases = append(v.Releases, shown)
+		staged[r.Tag] = true
+	}
+	rings := h.Rings()
+	for _, r := range rings.Rings {
+		v.Rings = append(v.Rings, ring{r, staged[r.Tag]})
+	}
+	for _, m := range h.Journal.Machines() {
+		shown := newMachine(m, now)
+		if mac, err := state.ParseMAC(m.MAC); err == nil {
+			ring, _ := rings.For(mac)
+			shown.Ring = ring.Name
+		}
+		if shown.Kind == "booting" {
+			v.Booting++
+		}
+		v.Machines = append(v.Machines, shown)
+	}
+	// A row stays where it is while its machine boots.
+	slices.SortStableFunc(v.Machines, func(a, b machine) int {
+		return cmp.Or(cmp.Compare(a.MAC, b.MAC), a.Address.Compare(b.Address))
+	})
+	return v
+}
+
+func newRelease(r state.Release) release {
+	shown := release{Release: r}
+	for _, architecture := range state.Architectures() {
+		b, ok := r.Bundles[architecture]
+		if !ok {
+			continue
+		}
+		shownBundle := bundle{Bundle: b, Architecture: architecture}
+		for _, name := range state.FileNames() {
+			shownBundle.Files = append(shownBundle.Files, file{b.Files[name], name})
+		}
+		shown.Bundles = append(shown.Bundles, shownBundle)
+	}
+	return shown
+}
+
+func newMachine(m journal.Machine, now time.Time) machine {
+	shown := machine{Machine: m, Now: m.Stage.String(), Kind: "booting"}
+	var last *fetch
+	for _, f := range m.Fetched {
+		shown.Files = append(shown.Files, fetch{f, percent(f)})
+		last = &shown.Files[len(shown.Files)-1]
+		if f.Ended.IsZero() {
+			shown.Fetch = last
+		}
+	}
+	quiet := now.Sub(m.Seen) > stuckAfter
+	switch {
+	case m.Stage == journal.Booted:
+		shown.Kind = "booted"
+	case last != nil && !last.Ended.IsZero() && !last.Whole:
+		shown.Kind, shown.Now = "stuck", "broke off: "+last.Name
+	case quiet && shown.Fetch == nil:
+		shown.Kind, shown.Now = "stuck", shown.Now+", then nothing"
+	}
+	if !m.LastBoot.IsZero() {
+		shown.Booted = formatSince(m.LastBoot, now)
+	}
+	return shown
+}
+
+func percent(f journal.Fetch) int {
+	if f.Size <= 0 {
+		return 100
+	}
+	return int(min(100, f.Sent*100/f.Size))
+}
+
+// formatBytes writes a size in the units of storage: 1 MB is 1,000,000 bytes.
+func formatBytes(n int64) string {
+	const k = 1000
+	switch {
+	case n < k:
+		return fmt.Sprintf("%d B", n)
+	case n < k*k:
+		return fmt.Sprintf("%.1f kB", float64(n)/k)
+	case n < k*k*k:
+		return fmt.Sprintf("%.1f MB", float64(n)/(k*k))
+	}
+	return fmt.Sprintf("%.2f GB", float64(n)/(k*k*k))
+}
+
+// formatSince writes how long ago something was, in steps that let a page be.
+func formatSince(t, now time.Time) string {
+	count := func(n int, unit string) string {
+		if n == 1 {
+			return "1 " + unit + " ago"
+		}
+		return fmt.Sprintf("%d %ss ago", n, unit)
+	}
+	switch ago := now.Sub(t); {
+	case ago < time.Minute:
+		return "just now"
+	case ago < time.Hour:
+		return count(int(ago.Minutes()), "minute")
+	case ago < 48*time.Hour:
+		return count(int(ago.Hours()), "hour")
+	default:
+		return count(int(ago.Hours()/24), "day")
+	}
+}
+
+// Name returns what the machine is called.
+func (m machine) Name() string {
+	if m.MAC != "" {
+		return strings.ToLower(m.MAC)
+	}
+	return m.Address.String()
+}
