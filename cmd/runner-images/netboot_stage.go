@@ -30,6 +30,8 @@ type stageOptions struct {
 	refresh   bool
 	keep      int
 	rings     string
+	trust     trust
+	downgrade bool
 }
 
 func newNetbootStage(r *report.Report) *cobra.Command {
@@ -45,6 +47,12 @@ what is served, and then made current in one step. Whatever goes wrong before
 that, what is served stays as it is. A download that breaks off goes on where it
 did when this is run again. A release that is still staged is switched to without
 the forge.
+
+With --allowed-signers only what is signed is believed: SHA256SUMS.txt.sig must be
+a signature for the release's tag by one of these signers, also of a release that
+was staged before. A release that was built before the current one is refused
+then, since it may be an old one that is served again; --allow-downgrade, or
+--rollback, goes back on purpose.
 
 With --check nothing is changed: it exits with 0 if the state folder has what is
 wanted, with 3 if there is something to stage, and with 1 if that cannot be told.`,
@@ -84,6 +92,8 @@ wanted, with 3 if there is something to stage, and with 1 if that cannot be told
 	flags.BoolVar(&options.switches, "switch", true, "make the release current; false stages it for a ring")
 	flags.BoolVar(&options.refresh, "refresh", false, "look at the forge even if the release of --release-tag is staged")
 	flags.IntVar(&options.keep, "keep", stage.DefaultKeep, "how many releases stay staged")
+	options.trust.addFlag(flags)
+	flags.BoolVar(&options.downgrade, "allow-downgrade", false, "with --allowed-signers: take a release that was built before the current one")
 	flags.StringVar(&options.rings, "rings", "", "the file of rings whose releases stay staged (default: rings.yaml in the state folder, if there)")
 	return cmd
 }
@@ -102,6 +112,8 @@ func (o stageOptions) validate() error {
 		return errors.New("--tarball, --rollback and --check do not go together")
 	case o.rollback && (o.tag != "" || !o.switches):
 		return errors.New("--rollback goes to the release that was current before: it takes no --release-tag or --switch=false")
+	case o.downgrade && o.trust.file == "":
+		return errors.New("--allow-downgrade: without --allowed-signers no release is refused for its age; give both or neither")
 	case o.keep < 1:
 		return fmt.Errorf("--keep %d: keep at least 1 release", o.keep)
 	case o.from.URL == "" && o.tarball == "" && !o.rollback && (o.tag == "" || o.check || o.refresh):
@@ -119,6 +131,14 @@ func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, s
 		return err
 	}
 	defer func() { err = errors.Join(err, stager.Dir.Close()) }()
+	signers, err := options.trust.signers()
+	if err != nil {
+		return err
+	}
+	if signers != nil {
+		goesBack := options.downgrade || options.rollback
+		stager.Verify = stagedTrust{ctx, stager.Dir, signers, goesBack}.verify
+	}
 	if options.check {
 		return checkNetboot(ctx, r, stager, options.tag)
 	}

@@ -40,14 +40,14 @@ type Proof struct {
 func Prove(ctx context.Context, tag string, sums []byte, file func(name string) ([]byte, error), signers signature.AllowedSigners, now time.Time) (Proof, error) {
 	armored, err := file(signature.SumsFileName)
 	if isMissing(err) {
-		return Proof{}, fmt.Errorf("release %s is %w: there is no %s; publish it with signing_key, or do without the allowed signers", tag, signature.ErrUnsigned, signature.SumsFileName)
+		return Proof{}, fmt.Errorf("%w: there is no %s", signature.ErrUnsigned, signature.SumsFileName)
 	}
 	if err != nil {
 		return Proof{}, err
 	}
 	signer, err := signers.Verify(tag, sums, armored, now)
 	if err != nil {
-		return Proof{}, fmt.Errorf("release %s: %s: %w", tag, signature.SumsFileName, err)
+		return Proof{}, fmt.Errorf("%s: %w", signature.SumsFileName, err)
 	}
 	listed, err := checksum.Parse(bytes.NewReader(sums))
 	if err != nil {

@@ -169,7 +169,7 @@ func (r Request) readBuilds(ctx context.Context, p *published, sums []byte, line
 			return readSmall(ctx, r.Source, name)
 		}, r.Signers, r.Now)
 		if err != nil {
-			return err
+			return fmt.Errorf("release %s: %w", p.tag, err)
 		}
 		p.signer, p.builds, notes = &proof.Signer, proof.Builds, proof.Notes
 	}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/provenance"
+	"every.channel/runner-images/internal/signature"
+)
+
+// TestTrust runs sessions about signed releases. They have one more command,
+//
+//	release STORE TAG BUNDLE KEY BUILT
+//
+// which publishes a netboot bundle in a folder of releases, signed with a key
+// ("" for none), with provenance that says when it was built ("" for none).
+func TestTrust(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/trust",
+		RequireExplicitExec: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"release": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(publishRelease(t, ts, args[0], args[1], ts.MkAbs(args[2]), args[3], args[4]))
+			},
+		},
+	})
+}
+
+func publishRelease(t *testing.T, ts *testscript.TestScript, folder, tag, bundle, keyFile, built string) error {
+	t.Helper()
+	store, err := forge.Open(forge.Config{URL: "file://" + ts.MkAbs(folder)})
+	if err != nil {
+		return err
+	}
+	file := forge.File{Name: filepath.Base(bundle), Path: bundle}
+	if file.SHA256, file.Size, err = checksum.File(t.Context(), bundle); err != nil {
+		return err
+	}
+	publication := forge.Publication{Tag: tag, Files: []forge.File{file}}
+	var key *signature.Key
+	if keyFile != "" {
+		parsed, err := signature.ParseKey(ts.ReadFile(keyFile))
+		if err != nil {
+			return err
+		}
+		key = &parsed
+		publication.Sign = func(sums []byte) (map[string][]byte, error) {
+			armored, err := key.Sign(tag, sums)
+			return map[string][]byte{signature.SumsFileName: armored}, err
+		}
+	}
+	if built != "" {
+		statement, err := provenanceFile(t, tag, file, key, built)
+		if err != nil {
+			return err
+		}
+		publication.Files = append(publication.Files, statement)
+	}
+	_, err = store.Publish(t.Context(), publication)
+	return err
+}
+
+func provenanceFile(t *testing.T, tag string, made forge.File, key *signature.Key, built string) (forge.File, error) {
+	t.Helper()
+	finished, err := time.Parse(time.DateOnly, built)
+	require.NoError(t, err)
+	attestation, err := provenance.Attest(t.Context(), provenance.Build{
+		Tag: tag, Subjects: checksum.Sums{made.Name: made.SHA256}, Run: provenance.Run{Finished: finished},
+	}, key)
+	if err != nil {
+		return forge.File{}, err
+	}
+	content, err := provenance.Merge(t.Context(), nil, attestation, key)
+	if err != nil {
+		return forge.File{}, err
+	}
+	file := forge.File{Name: provenance.FileName, Path: filepath.Join(t.TempDir(), provenance.FileName)}
+	if err := os.WriteFile(file.Path, content, 0o600); err != nil {
+		return forge.File{}, err
+	}
+	file.SHA256, file.Size, err = checksum.File(t.Context(), file.Path)
+	return file, err
+}
