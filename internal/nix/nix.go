@@ -1,7 +1,23 @@
 // Package nix builds images with the nix command: it evaluates and builds all
 // of them in one call, tells of its progress, and explains a failure by the
-// derivation that failed and the end of its log.
+// derivation that failed and the end of its log. It also reads what a release's
+// provenance needs to know of flakes and store paths.
+//
+// It works with Nix 2.8 to 2.34, and does not depend on the user's configuration
+// to allow flakes.
 package nix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // An Image is something to build.
 type Image struct {
@@ -15,4 +31,81 @@ type Result struct {
 	Derivation string // the store path of the derivation, ending in .drv
 	Output     string // the store path of the build's output
 	Link       string // a symlink to Output that is a GC root while it stands
+}
+
+// A Nix runs the nix command. Its zero value is usable.
+type Nix struct {
+	Program string        // the command; "nix", found on PATH, if empty
+	Args    []string      // extra arguments for every evaluation and build, for example --option NAME VALUE
+	Env     []string      // the environment of nix; that of this process if nil
+	Grace   time.Duration // how long a cancelled nix may take to end before it is killed; 10 s if zero
+}
+
+// Why a machine cannot build images.
+var (
+	ErrNotInstalled = errors.New("there is no Nix here, which builds the images")
+	ErrTooOld       = errors.New("this Nix is too old")
+)
+
+// oldest is the first version that this package was tried with. Flakes are a
+// little older.
+var oldest = version{major: 2, minor: 8}
+
+// Check returns nil if nix is there and new enough, else an error that says
+// what to do: ErrNotInstalled, ErrTooOld, or why nix does not run.
+func (n Nix) Check(ctx context.Context) error {
+	_, err := n.version(ctx)
+	return err
+}
+
+// Version returns the version of Nix, for example "2.26.3". What Check finds
+// fault with is an error here too.
+func (n Nix) Version(ctx context.Context) (string, error) {
+	v, err := n.version(ctx)
+	return v.text, err
+}
+
+// "nix (Nix) 2.26.3", "nix (Lix, like Nix) 2.91.1", "nix (Determinate Nix 3.6.2) 2.29.0"
+var versionLine = regexp.MustCompile(`^nix \(.*\) (([0-9]+)\.([0-9]+)\S*)`)
+
+func (n Nix) version(ctx context.Context) (version, error) {
+	output, err := n.output(ctx, "", "--version")
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return version{}, fmt.Errorf("%w: no %q on PATH; install it (https://nixos.org/download) or choose a machine that has it", ErrNotInstalled, n.program())
+	}
+	if err != nil {
+		return version{}, err
+	}
+	return parseVersion(strings.TrimSpace(string(output)))
+}
+
+// A version is that of Nix.
+type version struct {
+	major, minor int
+	text         string // with all its parts
+}
+
+func parseVersion(line string) (version, error) {
+	match := versionLine.FindStringSubmatch(line)
+	if match == nil {
+		return version{}, fmt.Errorf("nix --version says %q, which is no version of Nix", line)
+	}
+	v := version{text: match[1]}
+	v.major, _ = strconv.Atoi(match[2]) // they are digits
+	v.minor, _ = strconv.Atoi(match[3])
+	if v.before(oldest) {
+		return version{}, fmt.Errorf("%w: it is version %s, and images need %d.%d or newer for their flakes", ErrTooOld, v.text, oldest.major, oldest.minor)
+	}
+	return v, nil
+}
+
+func (v version) before(other version) bool {
+	return v.major < other.major || v.major == other.major && v.minor < other.minor
+}
+
+func (n Nix) program() string {
+	if n.Program == "" {
+		return "nix"
+	}
+	return n.Program
 }

@@ -229,12 +229,25 @@
             sleep 3600
           '' { };
         });
-        # Other bytes every time.
+        # Other bytes every time, in an ISO or in the initrd of a netboot image.
         not-reproducible = configuration "not-reproducible" x86_64 (_: {
           isoImage = build "nixos-not-reproducible.iso" ''
             mkdir -p $out/iso
             head -c 16 /dev/urandom > $out/iso/$name
           '' { };
+        });
+        not-reproducible-netboot = netboot {
+          name = "not-reproducible-netboot";
+          system = x86_64;
+          file = "bzImage";
+          ramdiskPackage = build "initrd-${linux}-not-reproducible" ''
+            mkdir $out
+            head -c 16 /dev/urandom > $out/initrd
+          '' { };
+        };
+        # It is to be built by a machine that does not exist.
+        other-machine = configuration "other-machine" x86_64 (_: {
+          isoImage = build "nixos-other-machine.iso" "echo > $out" { system = "pdp11-unix"; };
         });
         # It builds, and is no image: there is nothing to boot.
         without-kernel = netboot {

@@ -1,0 +1,108 @@
+package nix
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const defaultGrace = 10 * time.Second
+
+// command prepares a run of nix in a folder, or in this process's if empty.
+func (n Nix) command(folder string, args ...string) *exec.Cmd {
+	// Flakes are experimental to Nix, so they have to be asked for.
+	args = append([]string{"--extra-experimental-features", "nix-command flakes"}, args...)
+	command := exec.Command(n.program(), args...)
+	command.Dir = folder
+	command.Env = n.Env
+	return command
+}
+
+// output runs nix and returns what it prints on stdout. An error has what it
+// said on stderr.
+func (n Nix) output(ctx context.Context, folder string, args ...string) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	command := n.command(folder, args...)
+	command.Stdout, command.Stderr = &stdout, &stderr
+	if err := n.run(ctx, command); err != nil {
+		if ctx.Err() != nil || stderr.Len() == 0 {
+			return nil, err
+		}
+		return nil, fmt.Errorf("nix %s: %s", args[0], errorText(stderr.String()))
+	}
+	return stdout.Bytes(), nil
+}
+
+// errorText returns what nix says from its first error on: before it, there
+// are warnings.
+func errorText(stderr string) string {
+	stderr = plain(stderr)
+	if at := strings.Index(stderr, "error:"); at >= 0 {
+		stderr = stderr[at+len("error:"):]
+	}
+	return strings.TrimSpace(stderr)
+}
+
+// run starts a command and waits for its end. When ctx is done, it asks the
+// whole process group to end, and after a while kills it and all that came of
+// it. The child does not outlive this process either.
+func (n Nix) run(ctx context.Context, command *exec.Cmd) error {
+	if err := ctx.Err(); err != nil {
+		return stopped(ctx)
+	}
+	command.SysProcAttr = ownGroup()
+	// A daemon that nix leaves behind, such as a master connection of ssh, may
+	// hold the pipes for longer than nix runs.
+	command.WaitDelay = time.Second
+
+	started, ended := make(chan error, 1), make(chan error, 1)
+	go func() {
+		// What ends the child at its parent's death is bound to the thread that
+		// started it, so this one stays with it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := command.Start(); err != nil {
+			started <- err
+			return
+		}
+		started <- nil
+		ended <- command.Wait()
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+
+	select {
+	case err := <-ended:
+		if errors.Is(err, exec.ErrWaitDelay) {
+			err = nil // nix itself succeeded
+		}
+		return err
+	case <-ctx.Done():
+	}
+	group := command.Process.Pid
+	_ = syscall.Kill(-group, syscall.SIGTERM) // fails if it has just ended
+	grace := n.Grace
+	if grace == 0 {
+		grace = defaultGrace
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+		killTree(group)
+		<-ended
+	}
+	return stopped(ctx)
+}
+
+func stopped(ctx context.Context) error {
+	return fmt.Errorf("nix was stopped: %w", context.Cause(ctx))
+}

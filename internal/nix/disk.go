@@ -1,0 +1,78 @@
+package nix
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultMinFree is the free space, in bytes, below which a build does not
+// begin: 4 GiB, a guess at the least that a netboot bundle and an ISO of a small
+// system take together with what they are made of.
+const DefaultMinFree = 4 << 30
+
+// A DiskError tells of too little room on a disk.
+type DiskError struct {
+	Path   string // what lies on the disk
+	Free   int64  // bytes
+	Wanted int64  // bytes
+}
+
+func (e *DiskError) Error() string {
+	return fmt.Sprintf("there is too little room to build: %s has %s free and %s are wanted; nix-collect-garbage frees what nothing needs any more",
+		e.Path, gigabytes(e.Free), gigabytes(e.Wanted))
+}
+
+func gigabytes(bytes int64) string { return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30)) }
+
+// checkDisk looks at the disks of the store, if there is something to build, and
+// of the links, where what is made of the outputs goes too.
+func checkDisk(targets []target, request Request) error {
+	wanted := request.MinFree
+	if wanted == 0 {
+		wanted = DefaultMinFree
+	}
+	var paths []string
+	for _, t := range targets {
+		if _, err := os.Lstat(t.output); err != nil {
+			paths = append(paths, filepath.Dir(t.output))
+			break
+		}
+	}
+	if request.LinkDir != "" {
+		paths = append(paths, request.LinkDir)
+	}
+	for _, path := range paths {
+		free, err := freeSpace(path)
+		if err != nil {
+			return fmt.Errorf("free space of %s: %w", path, err)
+		}
+		if free < wanted {
+			return &DiskError{Path: path, Free: free, Wanted: wanted}
+		}
+	}
+	return nil
+}
+
+// freeSpace returns the bytes that this user may still write to the disk that
+// a path is on, or will be: it need not be there yet.
+func freeSpace(path string) (int64, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		var disk unix.Statfs_t
+		err := unix.Statfs(path, &disk)
+		if err == nil {
+			return int64(disk.Bavail) * int64(disk.Bsize), nil
+		}
+		if !errors.Is(err, os.ErrNotExist) || path == filepath.Dir(path) {
+			return 0, err
+		}
+		path = filepath.Dir(path)
+	}
+}
