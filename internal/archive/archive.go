@@ -28,25 +28,25 @@ type File struct {
 }
 
 // These decide the bytes of a bundle and the memory it takes, and so depend on
-// nothing. Most of a bundle is an initrd that is compressed already: level 2 finds
-// that out as quickly as level 1 does, and makes an uncompressed kernel smaller
-// in the same time; the levels from 5 on take twice as long for 7 % less. Eight blocks
-// at once keep eight cores busy, where hashing the result is the limit already
-// with two.
+// nothing. Most of a bundle is an initrd that is compressed already: level 2
+// finds that out as quickly as level 1 does, and makes an uncompressed kernel
+// smaller in the same time; the levels from 5 on take twice as long for 7 % less.
+// Eight blocks at once keep eight cores busy, where hashing the result is the
+// limit already with two.
 const (
 	level     = 2
 	blockSize = 1 << 20
 	blocks    = 8
 )
 
-// Write writes a bundle of the files to w: a tar in the ustar format (POSIX.1-1988;
-// pax where a file is larger than 8 GiB), sorted by name, owned by 0:0 without names, each
-// file with mode 0644 and modified at modTime, compressed by gzip (RFC 1952).
-// The same names, contents and modTime (which counts in whole seconds) give
-// the same bytes. Memory is constant, about 30 MiB.
+// Write writes a bundle of the files to w: a tar in the ustar format
+// (POSIX.1-1988; pax where a file is larger than 8 GiB), sorted by name, owned by
+// 0:0 without names, each file with mode 0644 and modified at modTime, compressed
+// by gzip (RFC 1952). The same names, contents and modTime (which counts in whole
+// seconds) give the same bytes. Memory is constant, about 30 MiB.
 //
-// Progress, if not nil, is told how many bytes of all files have been read. After an error,
-// which may be the context's, what w was given is of no use.
+// progress, if not nil, is told how many bytes of all files have been read. After
+// an error, which may be the context's, what w was given is of no use.
 func Write(ctx context.Context, w io.Writer, files []File, modTime time.Time, progress func(done, total int64)) error {
 	files = slices.SortedFunc(slices.Values(files), func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
 	sources := make([]source, len(files))

@@ -22,8 +22,8 @@ type Limits struct {
 // DefaultLimits let through what iPXE can boot, and more than that.
 var DefaultLimits = Limits{Files: 16, FileSize: 4 << 30, TotalSize: 8 << 30}
 
-// framing is how many bytes of a bundle's tar may be other than file contents: headers
-// and the zeros at its end (GNU tar pads to 10 KiB, with -b to more).
+// framing is how many bytes of a bundle's tar may be other than file contents:
+// headers and the zeros at its end (GNU tar pads to 10 KiB, with -b to more).
 const framing = 1 << 20
 
 // An Entry is a file in a bundle.
@@ -32,16 +32,17 @@ type Entry struct {
 	Size int64  // bytes
 }
 
-// Walk reads a bundle from r and gives each file in it, in order, to visit,
-// which need not read all of the content; a content that it does read to its end is whole. Memory is constant.
+// Walk reads a bundle from r and gives each file in it, in order, to visit, which
+// need not read all of the content; a content that it does read to its end is
+// whole. Memory is constant.
 //
 // Nothing in r is trusted. An entry that is no regular file (a link, a folder, a
 // device), a name that is not plain or comes a second time, more than the limits
 // allow, a truncated or damaged file, and anything behind the bundle's end are
 // errors. `tar -C FOLDER .` puts "./" before its names and has an entry for the
 // folder itself: that much is forgiven. As in any stream, damage that the gzip
-// checksum shows is found at the end, so use nothing of the bundle before Walk returns nil.
-// Errors of visit and of the context are returned as they are.
+// checksum shows is found at the end, so use nothing of the bundle before Walk
+// returns nil. Errors of visit and of the context are returned as they are.
 func Walk(ctx context.Context, r io.Reader, limits Limits, visit func(entry Entry, content io.Reader) error) error {
 	if limits == (Limits{}) {
 		limits = DefaultLimits

@@ -72,8 +72,8 @@ func visible(err error, hidden string) error {
 	return err
 }
 
-// hashedFile hashes each block in a goroutine of its own while it writes it to the
-// file: either takes about as long as the other.
+// hashedFile hashes each block in a goroutine of its own while it writes it to
+// the file: either takes about as long as the other.
 type hashedFile struct {
 	ctx      context.Context
 	file     *os.File

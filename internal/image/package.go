@@ -48,8 +48,8 @@ type Asset struct {
 
 // AssetName returns the name of an image's asset: "NAME-TAG" and the extension.
 // Letters, digits, ".", "_", "+" and "-" of the tag stay; each other character
-// that git allows in a tag, such as "/", becomes a "-", because a file's name must be safe on
-// any system and in any address.
+// that git allows in a tag, such as "/", becomes a "-", because a file's name
+// must be safe on any system and in any address.
 func AssetName(name, tag, extension string) string {
 	return name + "-" + unsafeInName.ReplaceAllLiteralString(tag, "-") + extension
 }
@@ -61,7 +61,8 @@ var (
 
 // Package makes the asset of a build's output. A netboot output becomes a bundle:
 // a .tar.gz of kernel, initrd and netboot.ipxe, in which the script has these
-// names, and whose bytes depend on nothing but the files and ModTime. Any other file is copied as it is.
+// names, and whose bytes depend on nothing but the files and ModTime. Any other
+// file is copied as it is.
 //
 // The asset has its name when it is whole; after an error or the end of the
 // context nothing of it is left, and an asset of an earlier run is as it was.

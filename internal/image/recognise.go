@@ -1,5 +1,6 @@
 // Package image knows what the build of a NixOS image leaves behind, a netboot
-// bundle's files, an ISO or an SD image, and packages it into the file that a release carries.
+// bundle's files, an ISO or an SD image, and packages it into the file that a
+// release carries.
 package image
 
 import (
@@ -89,12 +90,12 @@ func suffix(suffixes ...string) func(string) bool {
 }
 
 // Recognise returns what is in the output of a build at path (a store path, or a
-// link to one such as result): a folder with a kernel, an initrd and an iPXE script
-// is Netboot; an ISO is in the folder iso, and an SD image in the folder sd-image,
-// as NixOS makes them, perhaps compressed by zstd; else one regular file is taken
-// as it is. Links are followed, and names that lead to the same file are one
-// candidate. What else there is, such as nix-support or the kexec tree, is passed
-// over.
+// link to one such as result): a folder with a kernel, an initrd and an iPXE
+// script is Netboot; an ISO is in the folder iso, and an SD image in the folder
+// sd-image, as NixOS makes them, perhaps compressed by zstd; else one regular
+// file is taken as it is. Links are followed, and names that lead to the same
+// file are one candidate. What else there is, such as nix-support or the kexec
+// tree, is passed over.
 //
 // Where a role has two candidates or none, the error wraps ErrUnrecognised and
 // lists what is wanted and what is there.

@@ -19,7 +19,8 @@ import (
 const script = "#!ipxe\nkernel bzImage init=/nix/store/abc-nixos-system/init initrd=initrd loglevel=4 ${cmdline}\ninitrd initrd\nboot\n"
 
 // A tree is a folder's content: by path, a file's content, a link ("-> target",
-// relative to the tree if it begins with "./"), or a folder (a path that ends in "/").
+// relative to the tree if it begins with "./"), or a folder (a path that ends in
+// "/").
 type tree map[string]string
 
 // with returns the tree with more in it; an empty content takes a path out.
@@ -34,7 +35,8 @@ func (t tree) with(more tree) tree {
 	return t
 }
 
-// plant makes the tree in a new folder, read-only as in a Nix store, and returns it.
+// plant makes the tree in a new folder, read-only as in a Nix store, and returns
+// it.
 func plant(t *testing.T, files tree) string {
 	t.Helper()
 	root, err := filepath.EvalSymlinks(t.TempDir())

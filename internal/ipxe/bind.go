@@ -2,12 +2,12 @@ package ipxe
 
 import "strings"
 
-// Bind returns a bundle's script with the relative addresses of the kernel and the
-// initrd led into folder, which must end in a slash, so that a machine gets both
-// from one place. No other byte changes. A name that an image has by then is left alone, as in
-// `boot kernel` after `kernel kernel`: iPXE would load the file again, without
-// its arguments. So is initrd=initrd, because an image is called by the last part
-// of its address.
+// Bind returns a bundle's script with the relative addresses of the kernel and
+// the initrd led into folder, which must end in a slash, so that a machine gets
+// both from one place. No other byte changes. A name that an image has by then is
+// left alone, as in `boot kernel` after `kernel kernel`: iPXE would load the file
+// again, without its arguments. So is initrd=initrd, because an image is called
+// by the last part of its address.
 func Bind(script []byte, folder string) []byte {
 	r := rewriter{script: script}
 	images := map[string]bool{}

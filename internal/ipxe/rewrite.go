@@ -22,14 +22,14 @@ const (
 )
 
 // RewriteScript returns the script with the names of a bundle's files: names maps
-// what a file is called beside the script ("bzImage", "initrd.zst") to KernelName,
-// InitrdName or ScriptName. The bundle's own names need not be in it.
+// what a file is called beside the script ("bzImage", "initrd.zst") to
+// KernelName, InitrdName or ScriptName. The bundle's own names need not be in it.
 //
 // Three places change, and no other byte: the file that a command such as kernel
-// or initrd loads, `initrd=` among a kernel's arguments, and a name that the script
-// gives to an image with --name if it is a file's. A path or an address before a name is
-// taken away, also one with settings in it (`${base}/bzImage`), so that the
-// script loads the files from where it was loaded itself.
+// or initrd loads, `initrd=` among a kernel's arguments, and a name that the
+// script gives to an image with --name if it is a file's. A path or an address
+// before a name is taken away, also one with settings in it (`${base}/bzImage`),
+// so that the script loads the files from where it was loaded itself.
 //
 // It is an error, which cites the line, if the script refers to a file that is
 // not in the bundle; only boot, chain and imgexec may lead to an address

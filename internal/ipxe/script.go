@@ -19,9 +19,9 @@ func (w word) cut(from int) word { return word{w.text[from:], w.at[from:]} }
 
 // commands splits a script as iPXE does (process_script in src/image/script.c,
 // system in src/core/exec.c): lines end with a newline, before which a carriage
-// return is passed over and a backslash joins the next line to this one. A line may begin with a
-// label. "#" at the beginning of a word begins a comment; "&&", "||" and ";" as
-// words stand between commands.
+// return is passed over and a backslash joins the next line to this one. A line
+// may begin with a label. "#" at the beginning of a word begins a comment; "&&",
+// "||" and ";" as words stand between commands.
 func commands(script []byte) []command {
 	var found []command
 	for from := 0; from < len(script); {

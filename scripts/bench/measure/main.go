@@ -1,7 +1,7 @@
 // Measure runs shell commands in turns, so that what else the machine does meets
 // all of them alike, and prints a line for each: its name, the shortest and the
-// median time in seconds, and the most memory that one of its processes has used, in
-// KiB, with tabs between them. Further arguments are NAME=COMMAND.
+// median time in seconds, and the most memory that one of its processes has used,
+// in KiB, with tabs between them. Further arguments are NAME=COMMAND.
 package main
 
 import (
