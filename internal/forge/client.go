@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -119,6 +119,7 @@ func (c client) exchange(request *http.Request, failed *Error, result any) error
 	response, err := c.send(request)
 	if err != nil {
 		failed.Err = cause(request.Context(), networkError(err))
+		failed.Advice = networkAdvice(failed.Err)
 		return failed
 	}
 	defer response.Body.Close()
@@ -130,6 +131,7 @@ func (c client) exchange(request *http.Request, failed *Error, result any) error
 	}
 	if err := json.NewDecoder(response.Body).Decode(result); err != nil {
 		failed.Err = fmt.Errorf("the answer is not the API's: %w", cause(request.Context(), err))
+		failed.Advice = "check the forge's address, and run again"
 		return failed
 	}
 	return nil
@@ -151,11 +153,11 @@ func (c client) refusal(response *http.Response, failed *Error) error {
 	contentType := response.Header.Get("Content-Type")
 	failed.Status = response.StatusCode
 	failed.Words = serverWords(contentType, body, c.config.Token)
-	failed.Advice = advice(failed.Status, failed.Words, failed.Asset, json.Valid(body))
+	failed.Advice = advice(failed.Status, failed.Words, json.Valid(body), strings.HasPrefix(failed.Operation, publishOperation))
 	if to, err := response.Location(); err == nil && response.StatusCode/100 == 3 {
 		failed.Err = fmt.Errorf("it redirects to %s", withoutSecrets(to))
 	}
-	if after, ok := retryAfter(response.Header.Get("Retry-After"), time.Now()); ok {
+	if after, ok := retryAfter(response.Header.Get("Retry-After"), c.config.now()); ok {
 		return &waitError{refusal: failed, after: after}
 	}
 	return failed
@@ -239,15 +241,18 @@ func passes(err error) bool {
 	}
 	switch failed.Status {
 	case 0:
-		var certificate *tls.CertificateVerificationError
-		var authority x509.UnknownAuthorityError
-		var record tls.RecordHeaderError
-		return !errors.As(err, &certificate) && !errors.As(err, &authority) && !errors.As(err, &record)
+		return !isAny[*tls.CertificateVerificationError](err) && !isAny[tls.RecordHeaderError](err) &&
+			!isAny[*json.SyntaxError](err) && !isAny[*json.UnmarshalTypeError](err)
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return true
 	default:
-		return failed.Status >= 500
+		return failed.Status >= 500 && !strings.Contains(failed.Words, "protected")
 	}
+}
+
+func isAny[T error](err error) bool {
+	var target T
+	return errors.As(err, &target)
 }
 
 // errStalled is why a request is cut off that has stood still.
@@ -362,10 +367,10 @@ func (c client) deleteAsset(ctx context.Context, release int64, asset apiAsset) 
 	return err
 }
 
-// exists tells whether something in the repository is there. A forge that
-// cannot say is no reason to stop.
-func (c client) exists(ctx context.Context, path string) bool {
-	err := c.do(ctx, call{operation: "look for " + path, method: http.MethodGet, path: path})
+// exists tells whether a tag, branch or commit is there. A forge that cannot
+// say is no reason to stop.
+func (c client) exists(ctx context.Context, kind, name string) bool {
+	err := c.do(ctx, call{operation: "look for", asset: name, method: http.MethodGet, path: kind + url.PathEscape(name)})
 	return !errors.Is(err, ErrNotFound)
 }
 

@@ -37,9 +37,9 @@ type Config struct {
 	// Log, if set, is told in a sentence what is tried again or waited for.
 	Log func(message string)
 
-	wait  func(ctx context.Context, d time.Duration) error // in place of sleeping
-	beat  time.Duration                                    // between signs of life of a ticket
-	lease time.Duration                                    // of a ticket without a sign of life
+	now  func() time.Time
+	wait func(ctx context.Context, d time.Duration) error
+	beat time.Duration // between signs of life of a ticket
 }
 
 // Replace says what happens to an asset that is there with other bytes.
@@ -100,12 +100,11 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.StallTimeout, time.Minute)
 	setDefault(&c.RetryBudget, 5*time.Minute)
 	setDefault(&c.beat, 5*time.Second)
-	setDefault(&c.lease, 30*time.Second)
 	if c.Log == nil {
 		c.Log = func(string) {}
 	}
 	if c.wait == nil {
-		c.wait = wait
+		c.now, c.wait = time.Now, wait
 	}
 	switch {
 	case c.Replace != ReplaceAlways && c.Replace != ReplaceNever:

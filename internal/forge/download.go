@@ -44,6 +44,7 @@ func (c client) open(ctx context.Context, name, from string, offset int64) (io.R
 	if err != nil {
 		stall.stop()
 		failed.Err = cause(ctx, networkError(err))
+		failed.Advice = networkAdvice(failed.Err)
 		return nil, failed
 	}
 	content := &download{ctx: ctx, body: response.Body, stall: stall, failed: failed}

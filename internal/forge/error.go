@@ -1,9 +1,11 @@
 package forge
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -97,9 +99,13 @@ func serverWords(contentType string, body []byte, token string) string {
 
 // advice says what to do about an answer. fromForge is false for an answer that
 // is not in the API's form: then something before the forge has given it.
-func advice(status int, words, asset string, fromForge bool) string {
+// publishes is true for the request that makes a tag.
+func advice(status int, words string, fromForge, publishes bool) string {
 	lower := strings.ToLower(words)
 	has := func(part string) bool { return strings.Contains(lower, part) }
+	if has("protected") { // with 422, or with 500
+		return "this tag is protected: let the token's user create it (repository settings, Tags), or use another tag"
+	}
 	switch status {
 	case http.StatusUnauthorized:
 		return "give a token that this forge knows and that has not expired"
@@ -137,8 +143,6 @@ func advice(status int, words, asset string, fromForge bool) string {
 		}
 	case http.StatusUnprocessableEntity:
 		switch {
-		case has("protected"):
-			return "this tag is protected: let the token's user create it (repository settings, Tags), or use another tag"
 		case has("empty"):
 			return "push a first commit to this repository"
 		case has("tag name is not valid"):
@@ -150,8 +154,24 @@ func advice(status int, words, asset string, fromForge bool) string {
 	if status >= 300 && status < 400 {
 		return "use the address that the forge redirects to as the forge's address"
 	}
+	if status >= 500 && publishes {
+		return "run again later, what has been uploaded is kept; if it stays so, look whether the tag is protected (repository settings, Tags)"
+	}
 	if status == http.StatusTooManyRequests || status >= 500 {
 		return "the forge or a proxy before it is in trouble: run again later, what has been uploaded is kept"
+	}
+	return ""
+}
+
+// networkAdvice says what to do about a request that got no answer.
+func networkAdvice(err error) string {
+	switch {
+	case isAny[*tls.CertificateVerificationError](err):
+		return "give the certificate of the authority that the forge's certificate is from as ca_file"
+	case isAny[tls.RecordHeaderError](err):
+		return "the forge speaks plain HTTP at this address: use http:// or another port"
+	case isAny[*net.OpError](err) || isAny[*net.DNSError](err):
+		return "check the forge's address and the network"
 	}
 	return ""
 }

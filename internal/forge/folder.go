@@ -149,9 +149,6 @@ func (f *folder) Publish(ctx context.Context, p Publication) (Published, error) 
 	if err := p.check(); err != nil {
 		return Published{}, err
 	}
-	if strings.HasPrefix(p.Tag, ".") {
-		return Published{}, fmt.Errorf("release_tag %q: git does not allow a tag that begins with a dot", p.Tag)
-	}
 	if err := os.MkdirAll(f.root, 0o755); err != nil {
 		return Published{}, err
 	}

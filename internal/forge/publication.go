@@ -13,8 +13,8 @@ import (
 // check finds mistakes in a publication before anything is sent.
 func (p Publication) check() error {
 	var errs []error
-	if p.Tag == "" {
-		errs = append(errs, errors.New("publish: no tag given"))
+	if p.Tag == "" || strings.Contains("/"+p.Tag, "/.") {
+		errs = append(errs, fmt.Errorf("release_tag %q: git does not allow this as a tag; use for example boot-v2026.02.28", p.Tag))
 	}
 	if len(p.Files) == 0 {
 		errs = append(errs, fmt.Errorf("publish %s: no files given", p.Tag))

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -100,7 +101,7 @@ func (w *publishing) create(ctx context.Context) (apiRelease, error) {
 	case repository.Empty:
 		failed.Err, failed.Advice = errors.New("the repository is empty"), "push a first commit to this repository"
 		return apiRelease{}, failed
-	case w.Commit != "" && !w.exists(ctx, "tags/"+w.Tag) && !w.exists(ctx, "git/commits/"+w.Commit):
+	case w.Commit != "" && !w.exists(ctx, "tags/", w.Tag) && !w.exists(ctx, "git/commits/", w.Commit) && !w.exists(ctx, "branches/", w.Commit):
 		failed.Err = fmt.Errorf("neither the tag %s nor the commit %s is in the repository", w.Tag, w.Commit)
 		failed.Advice = "push one of them before publishing"
 		return apiRelease{}, failed
@@ -189,8 +190,8 @@ func (w *publishing) complete(ctx context.Context, now state) (bool, error) {
 		if len(same) > 1 || strings.HasPrefix(name, temporaryPrefix) {
 			return false, nil
 		}
-		if strings.HasPrefix(name, ticketPrefix) && (w.turn == nil || same[0].ID != w.turn.ticket.ID) {
-			return false, nil
+		if strings.HasPrefix(name, ticketPrefix) && w.turn == nil {
+			return false, nil // with the turn, it is this run's own or one of those that wait for it
 		}
 	}
 	for _, file := range w.Files {
@@ -347,10 +348,14 @@ func (w *publishing) find(ctx context.Context, now state, file File, assets []ap
 			continue
 		}
 		sum, err := w.readBack(ctx, asset)
-		if err != nil && !errors.Is(err, ErrNotFound) {
+		var refused *Error
+		if errors.As(err, &refused) && refused.Status/100 == 4 {
+			continue // an asset that cannot be read proves nothing
+		}
+		if err != nil {
 			return nil, err
 		}
-		if err == nil && sum == file.SHA256 {
+		if sum == file.SHA256 {
 			return &asset, nil
 		}
 	}
@@ -500,6 +505,10 @@ func (w *publishing) replaceSmall(ctx context.Context, now state, files ...small
 	return nil
 }
 
+// publishOperation begins the name of the request that makes the draft a
+// release, and with it the tag.
+const publishOperation = "publish the release "
+
 // publishRelease edits the notes and makes the draft a release.
 func (w *publishing) publishRelease(ctx context.Context, now state, files []File) error {
 	operation, edit, needed := "edit the release "+w.Tag, releaseEdit{}, false
@@ -512,7 +521,7 @@ func (w *publishing) publishRelease(ctx context.Context, now state, files []File
 		edit.Prerelease, needed = &w.Prerelease, true
 	}
 	if now.Draft {
-		operation, needed = "publish the release "+w.Tag, true
+		operation, needed = publishOperation+w.Tag, true
 		edit.Draft, edit.Target = new(bool), w.Commit
 	}
 	if !needed {
@@ -521,7 +530,13 @@ func (w *publishing) publishRelease(ctx context.Context, now state, files []File
 	if err := w.turn.hold(ctx); err != nil {
 		return err
 	}
-	return w.editRelease(ctx, operation, now.ID, edit)
+	c := w.client
+	if now.Draft {
+		// Forges answer 500 also where they mean "not allowed", often without a
+		// word. That is not worth the long waits of a server in trouble.
+		c.budget = &budget{left: min(20*time.Second, w.config.RetryBudget)}
+	}
+	return c.editRelease(ctx, operation, now.ID, edit)
 }
 
 // cleanUp deletes uploads that nobody needs any more: a repeated upload of this

@@ -75,24 +75,29 @@ func (t *turn) queue(ctx context.Context) error {
 			if oldest.ID != watched.ID {
 				t.config.Log("another run is publishing this release; waiting for it to end")
 			}
-			watched, since = oldest, time.Now()
-		case time.Since(since) > t.config.lease:
+			watched, since = oldest, t.config.now()
+		case t.since(since) > t.lease():
 			t.config.Log("the other run gives no sign of life; going on without it")
 			if err := t.deleteAsset(ctx, t.release, oldest); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := wait(ctx, t.config.beat/5); err != nil {
+		if err := t.config.wait(ctx, t.config.beat/5); err != nil {
 			return err
 		}
-		if time.Since(t.seen) > t.config.beat {
+		if t.since(t.seen) > t.config.beat {
 			if err := t.sign(ctx); err != nil && !errors.Is(err, ErrNotFound) {
 				return err
 			}
 		}
 	}
 }
+
+// lease is how long a ticket counts without a sign of life.
+func (t *turn) lease() time.Duration { return 6 * t.config.beat }
+
+func (t *turn) since(then time.Time) time.Duration { return t.config.now().Sub(then) }
 
 func tickets(state apiRelease, mine int64) (oldest apiAsset, found bool) {
 	for _, asset := range state.Assets {
@@ -116,7 +121,7 @@ func (t *turn) attach(ctx context.Context) (err error) {
 	t.beats++
 	ticket.name = t.name()
 	t.ticket, err = t.upload(ctx, t.release, ticket)
-	t.seen = time.Now()
+	t.seen = t.config.now()
 	return err
 }
 
@@ -130,7 +135,7 @@ func (t *turn) sign(ctx context.Context) error {
 		body: map[string]string{"name": t.name()},
 	})
 	if err == nil {
-		t.seen = time.Now()
+		t.seen = t.config.now()
 	}
 	return plain(err)
 }
@@ -138,7 +143,7 @@ func (t *turn) sign(ctx context.Context) error {
 // live gives signs of life until the context ends.
 func (t *turn) live(ctx context.Context) {
 	defer close(t.stopped)
-	for wait(ctx, t.config.beat) == nil {
+	for wait(ctx, t.config.beat) == nil { // not the config's: life goes on by itself
 		if err := t.sign(ctx); errors.Is(err, ErrNotFound) {
 			t.cancel(errTurnLost)
 		}
@@ -148,7 +153,7 @@ func (t *turn) live(ctx context.Context) {
 // hold makes sure of the turn before a step that others can see.
 func (t *turn) hold(ctx context.Context) error {
 	t.mutex.Lock()
-	fresh := time.Since(t.seen) < t.config.lease/2
+	fresh := t.since(t.seen) < t.lease()/2
 	t.mutex.Unlock()
 	if fresh {
 		return nil
@@ -176,6 +181,6 @@ func (t *turn) giveBack(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if err := t.deleteAsset(ctx, t.release, t.ticket); err != nil {
-		t.config.Log(fmt.Sprintf("the next run will wait for %s: %v", t.config.lease, err))
+		t.config.Log(fmt.Sprintf("the next run will wait for %s: %v", t.lease(), err))
 	}
 }
