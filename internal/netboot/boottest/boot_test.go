@@ -4,7 +4,6 @@
 package boottest_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,9 +17,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/archive"
-	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/image"
 	"every.channel/runner-images/internal/lab"
 )
 
@@ -247,28 +245,15 @@ func newFleet(t *testing.T) *fleet {
 
 func (f *fleet) publish(t *testing.T, tag, output string) {
 	t.Helper()
-	var packed bytes.Buffer
-	require.NoError(t, archive.Write(t.Context(), &packed, []archive.File{
-		{Name: "kernel", Path: filepath.Join(output, "bzImage")},
-		{Name: "initrd", Path: filepath.Join(output, "initrd")},
-		{Name: "netboot.ipxe", Content: script(t, output)},
-	}, time.Unix(1, 0), nil))
-	name := "ec-runner-x86_64-netboot-" + tag + ".tar.gz"
-	path := filepath.Join(t.TempDir(), name)
-	require.NoError(t, os.WriteFile(path, packed.Bytes(), 0o600))
-	sum, size, err := checksum.File(t.Context(), path)
+	asset, err := image.Package(t.Context(), image.Request{
+		Result: output, Name: "ec-runner-x86_64-netboot", Tag: tag, Dir: t.TempDir(),
+	})
 	require.NoError(t, err)
 	store, err := forge.Open(f.forge)
 	require.NoError(t, err)
 	_, err = store.Publish(t.Context(), forge.Publication{
 		Tag: tag, Commit: "main", Title: tag, Notes: func([]forge.File) string { return "" },
-		Files: []forge.File{{Name: name, Path: path, Size: size, SHA256: sum}},
+		Files: []forge.File{{Name: asset.Name, Path: asset.Path, Size: asset.Size, SHA256: asset.SHA256}},
 	})
 	require.NoError(t, err)
-}
-
-func script(t *testing.T, output string) []byte {
-	content, err := os.ReadFile(filepath.Join(output, "netboot.ipxe"))
-	require.NoError(t, err)
-	return bytes.ReplaceAll(content, []byte("bzImage"), []byte("kernel"))
 }

@@ -100,22 +100,29 @@ func bundleAssets(release forge.Release) (map[state.Architecture]forge.Asset, er
 	}
 	bundles := map[state.Architecture]forge.Asset{}
 	for architecture, assets := range found {
-		own := slices.IndexFunc(assets, func(asset forge.Asset) bool {
-			return asset.Name == "ec-runner-"+string(architecture)+netboot+release.Tag+extension
+		own := slices.DeleteFunc(slices.Clone(assets), func(asset forge.Asset) bool {
+			return !strings.HasPrefix(asset.Name, "ec-runner-"+string(architecture)+netboot)
 		})
-		if own < 0 && len(assets) > 1 {
-			var names []string
-			for _, asset := range assets {
-				names = append(names, asset.Name)
-			}
-			return nil, fmt.Errorf("it has %d netboot bundles for %s: %s; keep one of them", len(assets), architecture, strings.Join(names, ", "))
+		if len(own) == 1 { // a repository may have other images than the fleet's
+			assets = own
 		}
-		bundles[architecture] = assets[max(own, 0)]
+		if len(assets) > 1 {
+			return nil, fmt.Errorf("it has %d netboot bundles for %s: %s; keep one of them", len(assets), architecture, strings.Join(names(assets), ", "))
+		}
+		bundles[architecture] = assets[0]
 	}
 	if len(bundles) == 0 {
 		return nil, fmt.Errorf("it has no netboot bundle, such as ec-runner-x86_64-netboot-%s.tar.gz", release.Tag)
 	}
 	return bundles, nil
+}
+
+func names(assets []forge.Asset) []string {
+	var names []string
+	for _, asset := range assets {
+		names = append(names, asset.Name)
+	}
+	return names
 }
 
 // The parts of a bundle's name: ec-runner-ARCHITECTURE-netboot-TAG.tar.gz.

@@ -342,6 +342,22 @@ func TestBothArchitectures(t *testing.T) {
 	requireCurrent(t, s.dir, "boot-v2", state.AArch64)
 }
 
+func TestTheFleetsImageAmongOthers(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	other := bundle(t, state.X86_64, "boot-v1", contents("boot-v0", state.X86_64))
+	other.Name = "kiosk-x86_64-netboot-boot-v1.tar.gz"
+	publish(t, s.store, forge.Publication{Tag: "boot-v1"}, append(bundles(t, "boot-v1"), other)...)
+	_, err := s.stager().Release(t.Context(), "")
+	require.NoError(t, err)
+	requireCurrent(t, s.dir, "boot-v1")
+
+	publish(t, s.store, forge.Publication{Tag: "boot-v0"}, other)
+	_, err = s.stager().Release(t.Context(), "boot-v0")
+	require.NoError(t, err)
+	requireCurrent(t, s.dir, "boot-v0")
+}
+
 func TestTagsWithASlash(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
