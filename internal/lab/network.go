@@ -1,12 +1,12 @@
 package lab
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -34,7 +34,13 @@ type Network struct {
 // namespaces of their own and read and write /dev/net/tun.
 func NewNetwork(t testing.TB) *Network {
 	t.Helper()
-	n := &Network{server: newNamespace(t), gateway: newNamespace(t)}
+	tun, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatalf("no network for machines: %v: run this as root, or let users have it (chmod 666 /dev/net/tun)", err)
+	}
+	tun.Close()
+	server := newNamespace(t, nil)
+	n := &Network{server: server, gateway: newNamespace(t, server)}
 	ip := func(in *namespace, arguments string) {
 		t.Helper()
 		in.run(t, "ip", strings.Fields(arguments)...)
@@ -88,13 +94,14 @@ func (n *Network) startServer(t testing.TB, host *namespace, ready, program stri
 // configuration, for example "dhcp-boot=undionly.kpxe,,"+ServerIP.
 func (n *Network) StartDHCP(t testing.TB, lines ...string) {
 	t.Helper()
-	configuration := filepath.Join(t.TempDir(), "dnsmasq.conf")
+	folder := t.TempDir()
+	configuration := filepath.Join(folder, "dnsmasq.conf")
 	text := strings.Join(append([]string{
 		"port=0", // no DNS
 		"interface=lan",
 		"bind-interfaces",
-		"user=root",
 		"leasefile-ro",
+		"pid-file=" + filepath.Join(folder, "pid"),
 		"log-dhcp",
 		"no-ping",
 		"dhcp-authoritative",
@@ -106,7 +113,7 @@ func (n *Network) StartDHCP(t testing.TB, lines ...string) {
 		t.Fatal(err)
 	}
 	n.startServer(t, n.gateway, "sockets bound exclusively to interface lan",
-		Tool(t, "boot", "dnsmasq"), "--keep-in-foreground", "--log-facility=-", "--conf-file="+configuration)
+		Tool(t, "boot", "dnsmasq"), "--no-daemon", "--conf-file="+configuration)
 }
 
 // A namespace is a network namespace that lives as long as the process that holds it.
@@ -115,43 +122,47 @@ type namespace struct {
 	nsenter string
 }
 
-func newNamespace(t testing.TB) *namespace {
+// newNamespace makes a namespace, with the rights of whoever made another one.
+func newNamespace(t testing.TB, beside *namespace) *namespace {
 	t.Helper()
-	arguments := []string{"--net"}
-	if os.Geteuid() != 0 {
-		arguments = append(arguments, "--user", "--map-root-user")
+	command := []string{Tool(t, "boot", "unshare"), "--net", "sh", "-c", "echo made; exec cat"}
+	switch {
+	case os.Geteuid() == 0:
+	case beside == nil: // root of a namespace of users may make others
+		command = slices.Insert(command, 1, "--user", "--map-root-user")
+	default:
+		command = slices.Concat(beside.enter("--user", "--preserve-credentials"), command)
 	}
-	holder := exec.CommandContext(context.Background(), Tool(t, "boot", "unshare"),
-		append(arguments, "sh", "-c", "echo made; exec cat")...)
+	holder := exec.CommandContext(context.Background(), command[0], command[1:]...)
 	// The holder ends when its input does: with the test, however that ends.
 	if _, err := holder.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	out, err := holder.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var complaint strings.Builder
-	holder.Stderr = &complaint
+	log := newConsole()
+	holder.Stdout, holder.Stderr = log, log
 	stop, ended, err := startProcess(holder)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "made\n" {
-		stop()
-		<-ended
-		t.Fatalf("no network namespace: run this as root, or let users make namespaces (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %s%v", complaint.String(), err)
+	if err := log.wait(t.Context(), ended, "made"); err != nil {
+		t.Fatalf("no network namespace: run this as root, or let users make namespaces (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v", err)
 	}
 	return &namespace{pid: holder.Process.Pid, nsenter: Tool(t, "boot", "nsenter")}
 }
 
+// enter returns the beginning of a command that runs in these namespaces of the holder.
+func (n *namespace) enter(namespaces ...string) []string {
+	return slices.Concat([]string{n.nsenter, "--target", strconv.Itoa(n.pid)}, namespaces, []string{"--"})
+}
+
 func (n *namespace) command(ctx context.Context, program string, arguments ...string) *exec.Cmd {
-	enter := []string{"--target", strconv.Itoa(n.pid), "--net"}
+	namespaces := []string{"--net"}
 	if os.Geteuid() != 0 {
-		enter = append(enter, "--user", "--preserve-credentials")
+		namespaces = append(namespaces, "--user", "--preserve-credentials")
 	}
-	return exec.CommandContext(ctx, n.nsenter, append(append(enter, "--", program), arguments...)...)
+	enter := n.enter(namespaces...)
+	return exec.CommandContext(ctx, enter[0], slices.Concat(enter[1:], []string{program}, arguments)...)
 }
 
 // run runs a program of scripts/tools/boot to its end.
