@@ -249,6 +249,9 @@ func (s *stream) problem(request Request, failure error) Problem {
 	default:
 		p.Reason = text
 	}
+	if noSpace.MatchString(text) {
+		p.Reason += "; " + fullDisk
+	}
 	return p
 }
 

@@ -160,7 +160,7 @@ func (n Nix) describe(ctx context.Context, f *Failure, targets []target, s *stre
 	}
 	if noSpace.MatchString(f.Reason + "\n" + strings.Join(f.Log, "\n")) {
 		f.Kind = DiskFull
-		f.Hint = "the disk is full, of the store or of the folder for builds; nix-collect-garbage frees what nothing needs any more"
+		f.Hint = fullDisk
 	}
 }
 
@@ -244,6 +244,7 @@ var (
 
 const (
 	otherMachine = "name such a machine with --builders, or build it there and publish the files"
+	fullDisk     = "the disk of the store, or of the folder for builds, is full; nix-collect-garbage frees what nothing needs any more"
 	killed       = "the kernel kills builders when memory runs out; its log tells: dmesg"
 )
 

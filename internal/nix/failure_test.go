@@ -47,7 +47,7 @@ func TestBuildErrorNamesImageDerivationAndLog(t *testing.T) {
 
 	disk := failed.Failures[3]
 	assert.Equal(t, nix.DiskFull, disk.Kind)
-	assert.Contains(t, err.Error(), "\n  the disk is full, of the store or of the folder for builds; nix-collect-garbage frees")
+	assert.Contains(t, err.Error(), "\n  the disk of the store, or of the folder for builds, is full; nix-collect-garbage frees")
 }
 
 func TestBuildErrorCanBeMadeByManyImages(t *testing.T) {

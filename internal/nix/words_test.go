@@ -101,6 +101,15 @@ func TestConsequencesAreNoReasons(t *testing.T) {
 	assert.Equal(t, "/nix/store/14y65lyz36lazp2g0hl0qlp5ni9d1cl9-i.drv", s.reasons()[0].derivation)
 }
 
+func TestEvaluationOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	s := newStream(nil)
+	_, err := s.Write([]byte(`@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"\u001b[31;1merror:\u001b[0m setting journal mode: database or disk is full","raw_msg":"setting journal mode: database or disk is full"}` + "\n"))
+	require.NoError(t, err)
+	problem := s.problem(Request{Images: []Image{{Name: "image", Installable: ".#x"}}}, nil)
+	assert.Equal(t, "setting journal mode: database or disk is full; "+fullDisk, problem.Reason)
+}
+
 func TestPathInfoOfOldNix(t *testing.T) {
 	t.Parallel()
 	known, err := readPathInfo([]byte(`[{"path":"/nix/store/ayl4dbia5hwymlyyz4ax0x0f1sid6iaa-netboot","valid":false},` +
