@@ -142,20 +142,37 @@ func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, s
 	if options.check {
 		return checkNetboot(ctx, r, stager, options.tag)
 	}
-	var outcome stage.Outcome
-	switch {
-	case options.rollback:
-		outcome, err = stager.Rollback(ctx)
-	case options.tarball != "":
-		outcome, err = stager.Tarball(ctx, options.tarball, options.tag)
-	default:
-		outcome, err = stager.Release(ctx, options.tag)
-	}
+	outcome, err := changeStaged(ctx, r, stager, options)
 	if err != nil {
 		return err
 	}
 	r.Result(describeStaged(outcome))
 	return nil
+}
+
+// changeStaged does what the options say and shows the progress of a download, if
+// there is one.
+func changeStaged(ctx context.Context, r *report.Report, stager stage.Stager, options stageOptions) (stage.Outcome, error) {
+	var progress *report.Progress
+	stager.Progress = func(name string, done, total int64) {
+		if progress == nil {
+			progress = r.Progress("downloading")
+		}
+		progress.Bytes(name, done, total)
+	}
+	defer func() {
+		if progress != nil {
+			progress.Close()
+		}
+	}()
+	switch {
+	case options.rollback:
+		return stager.Rollback(ctx)
+	case options.tarball != "":
+		return stager.Tarball(ctx, options.tarball, options.tag)
+	default:
+		return stager.Release(ctx, options.tag)
+	}
 }
 
 func (o stageOptions) store(r *report.Report, help string) (forge.Store, error) {

@@ -139,8 +139,12 @@ func (s Stager) fetch(ctx context.Context, asset forge.Asset, file *os.File, off
 	}
 	defer body.Close()
 	limited := io.LimitReader(body, asset.Size-offset)
+	done := offset
 	return io.Copy(file, readerFunc(func(p []byte) (int, error) {
 		n, err := limited.Read(p)
+		if done += int64(n); s.Progress != nil {
+			s.Progress(asset.Name, done, asset.Size)
+		}
 		if err != nil && err != io.EOF {
 			err = &brokenOff{err}
 		}

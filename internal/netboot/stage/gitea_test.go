@@ -20,6 +20,7 @@ import (
 
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/lab"
+	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -124,8 +125,19 @@ func TestFromAForge(t *testing.T) {
 	s.publish("boot-v2")
 	const cut = 400_000
 	line.set(cut, false)
+	var reported, total int64
+	s.changes = func(stager *stage.Stager) {
+		stager.Progress = func(name string, done, all int64) {
+			assert.Equal(t, bundleName(state.X86_64, "boot-v2"), name)
+			assert.GreaterOrEqual(t, done, reported)
+			reported, total = done, all
+		}
+	}
 	_, err = s.stager().Release(t.Context(), "")
+	s.changes = nil
 	require.NoError(t, err)
+	assert.Equal(t, total, reported)
+	assert.Greater(t, total, int64(2*cut))
 	requireCurrent(t, s.dir, "boot-v2")
 	assert.Equal(t, []string{"", fmt.Sprintf("bytes=%d-", cut), fmt.Sprintf("bytes=%d-", 2*cut)}, line.asked())
 

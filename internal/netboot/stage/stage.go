@@ -60,6 +60,9 @@ type Stager struct {
 
 	// Tell, if set, is told what is being done, a sentence at a time.
 	Tell func(sentence string)
+
+	// Progress, if set, is told how many bytes of an asset are here.
+	Progress func(name string, done, total int64)
 }
 
 // DefaultKeep is how many releases stay staged unless somebody says otherwise.
