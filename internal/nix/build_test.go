@@ -103,6 +103,12 @@ func TestBuildTakesStorePaths(t *testing.T) {
 	again, err := b.Build(t.Context(), request)
 	require.NoError(t, err)
 	assert.Equal(t, results[0].Output, again[0].Output)
+
+	request.Images[0].Installable = filepath.Join(b.folder, "store", strings.Repeat("0", 32)+"-missing")
+	_, err = b.Build(t.Context(), request)
+	require.ErrorContains(t, err, "by-hand")
+	require.ErrorContains(t, err, "missing")
+	t.Log(err)
 }
 
 func TestBuildTellsOfWarnings(t *testing.T) {

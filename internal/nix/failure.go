@@ -1,6 +1,7 @@
 package nix
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -17,7 +18,7 @@ type BuildError struct {
 // A Failure is a derivation that was not built, and with it images.
 type Failure struct {
 	Images     []string // the names of those that need it
-	Derivation string   // its store path: an image's own, or that of something that images are made of
+	Derivation string   // its store path: an image's own, or that of something that images are made of; the image's output if that was asked for
 	Dependency bool     // it is not an image's own
 	Kind       FailureKind
 	Reason     string   // a sentence, for example "the builder ended with exit code 1"
@@ -150,7 +151,7 @@ func addFailure(failures []Failure, image string, r reason) []Failure {
 
 // describe completes a failure whose reason is still in Nix's words.
 func (n Nix) describe(ctx context.Context, f *Failure, targets []target, s *stream) {
-	f.Dependency = !slices.ContainsFunc(targets, func(t target) bool { return t.derivation == f.Derivation && !t.part })
+	f.Dependency = !slices.ContainsFunc(targets, func(t target) bool { return !t.part && cmp.Or(t.derivation, t.output) == f.Derivation })
 	if log := s.logs[f.Derivation]; log != nil {
 		f.Log = log.lines
 	}
@@ -212,7 +213,7 @@ func (n Nix) unfinished(ctx context.Context, v version, t target, s *stream) []s
 		}
 	}
 	if len(found) == 0 {
-		found = []string{t.derivation}
+		found = []string{cmp.Or(t.derivation, t.output)}
 	}
 	slices.Sort(found)
 	return found
