@@ -26,11 +26,12 @@ type Progress struct {
 	items map[string]*item
 	shown time.Time // when the last line was printed
 
-	bars   *mpb.Progress // at a terminal
-	before io.Writer     // the report's log, while the bars have it
-	ticker *time.Ticker
-	closed chan struct{}
-	ticks  sync.WaitGroup
+	bars    *mpb.Progress // at a terminal
+	spinner *mpb.Bar
+	before  io.Writer // the report's log, while the bars have it
+	ticker  *time.Ticker
+	closed  chan struct{}
+	ticks   sync.WaitGroup
 }
 
 type status struct {
@@ -39,7 +40,11 @@ type status struct {
 }
 
 func (s *status) String() string {
-	return fmt.Sprintf("%s (for %s)", s.text, age(s.since))
+	lasted := age(s.since)
+	if lasted < 2*time.Second {
+		return s.text
+	}
+	return fmt.Sprintf("%s (for %s)", s.text, lasted)
 }
 
 type item struct {
@@ -67,7 +72,7 @@ func (r *Report) Progress(verb string) *Progress {
 		p.bars = mpb.New(mpb.WithOutput(r.log), mpb.WithRefreshRate(150*time.Millisecond))
 		r.log = p.bars
 		r.mu.Unlock()
-		p.bars.AddSpinner(1, mpb.BarRemoveOnComplete(), mpb.BarWidth(1),
+		p.spinner = p.bars.AddSpinner(1, mpb.BarRemoveOnComplete(), mpb.BarWidth(1),
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return p.statusLine() })))
 		return p
 	}
@@ -135,7 +140,13 @@ func (p *Progress) Close() {
 	if p.bars == nil {
 		return
 	}
-	p.bars.Shutdown()
+	p.spinner.Abort(true)
+	p.mu.Lock()
+	for _, it := range p.items {
+		it.bar.Abort(false) // nothing is left of this for a bar that is full
+	}
+	p.mu.Unlock()
+	p.bars.Wait()
 	p.report.mu.Lock()
 	p.report.log = p.before
 	p.report.mu.Unlock()

@@ -162,8 +162,8 @@ func (r *Report) Warning(format string, args ...any) {
 	r.action.Warningf("%s", r.clean(fmt.Sprintf(format, args...)))
 }
 
-// Error reports why the run fails, an annotation for each of its lines' worth
-// of problems: errors that were joined are reported one by one.
+// Error reports why the run fails. Errors that were joined are reported one by
+// one, each as an annotation.
 func (r *Report) Error(err error) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {
@@ -171,11 +171,15 @@ func (r *Report) Error(err error) {
 		}
 		return
 	}
+	text := r.clean(err.Error())
 	if r.action == nil {
-		r.Line("error: %s", err)
+		r.Line("error: %s", text)
 		return
 	}
-	r.action.Errorf("%s", r.clean(err.Error()))
+	if strings.Contains(text, "\n") {
+		r.Line("%s", text) // an annotation's own line in the log cannot be read
+	}
+	r.action.Errorf("%s", text)
 }
 
 // Output sets an output of the action's step. At a terminal there is nobody to
