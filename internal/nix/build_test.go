@@ -151,7 +151,7 @@ func TestRebuildFindsWhatIsNotReproducible(t *testing.T) {
 	require.Len(t, failed.Failures, 2)
 	assert.Equal(t, nix.NotReproducible, failed.Failures[0].Kind)
 	assert.Regexp(t, `^not-reproducible was not built the same again: nixos-not-reproducible\.iso: other bytes in /.*/store/.*-nixos-not-reproducible\.iso$`,
-		failed.Failures[0].Error())
+		failed.Failures[0].Sentence())
 	assert.Equal(t, []string{"not-reproducible-netboot"}, failed.Failures[1].Images)
 	assert.Equal(t, nix.NotReproducible, failed.Failures[1].Kind)
 	assert.True(t, failed.Failures[1].Dependency)

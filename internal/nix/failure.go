@@ -38,26 +38,42 @@ const (
 	OtherFailure    FailureKind = "other"
 )
 
-// Error returns a line a failure, followed by the end of its log and what to do.
+// Error returns the failures, one after the other.
 func (e *BuildError) Error() string {
-	var lines []string
-	for _, f := range e.Failures {
-		lines = append(lines, f.Error())
-		if len(f.Log) > 0 {
-			lines = append(lines, fmt.Sprintf("  the end of its log (all of it: nix log %s):", f.Derivation))
-		}
-		for _, line := range f.Log {
-			lines = append(lines, "  > "+line)
-		}
-		if f.Hint != "" {
-			lines = append(lines, "  "+f.Hint)
-		}
+	texts := make([]string, len(e.Failures))
+	for i, f := range e.Failures {
+		texts[i] = f.Error()
+	}
+	return strings.Join(texts, "\n")
+}
+
+// Unwrap gives each failure to errors.As and to whoever reports them one by one.
+func (e *BuildError) Unwrap() []error {
+	failures := make([]error, len(e.Failures))
+	for i, f := range e.Failures {
+		failures[i] = f
+	}
+	return failures
+}
+
+// Error returns the failure in a sentence, followed by the end of the log and
+// what to do.
+func (f Failure) Error() string {
+	lines := []string{f.Sentence()}
+	if len(f.Log) > 0 {
+		lines = append(lines, fmt.Sprintf("  the end of its log (all of it: nix log %s):", f.Derivation))
+	}
+	for _, line := range f.Log {
+		lines = append(lines, "  > "+line)
+	}
+	if f.Hint != "" {
+		lines = append(lines, "  "+f.Hint)
 	}
 	return strings.Join(lines, "\n")
 }
 
-// Error returns a sentence: the images, the derivation and the reason.
-func (f Failure) Error() string {
+// Sentence names the images, the derivation and the reason.
+func (f Failure) Sentence() string {
 	were := " was"
 	if len(f.Images) > 1 {
 		were = " were"
