@@ -63,19 +63,10 @@ type Plan struct {
 // say, so that a mirror's runs stay green.
 func Make(given map[string]string, c Context) (Plan, error) {
 	r := reader{given: given}
-	p := Plan{
-		ReleaseTag:    r.releaseTag(c),
-		Publish:       r.boolean(PublishRelease),
-		Flake:         r.flake(),
-		NixArgs:       r.words(NixArgs),
-		OutputDir:     r.value(OutputDir),
-		Prerelease:    r.boolean(Prerelease),
-		Commit:        c.SHA,
-		VerifyUploads: r.oneOf(VerifyUploads, "size", "sha256"),
-	}
+	p := r.release(c)
+	p.Flake = r.flake()
+	p.NixArgs = r.words(NixArgs)
 	p.Images = r.images(p.Flake)
-	p.ForgeURL, p.Repository = r.destination(c, p.Publish)
-
 	if host, ok := r.mirror(c.ServerURL); ok {
 		return Plan{
 			Skipped:    true,
@@ -86,16 +77,42 @@ func Make(given map[string]string, c Context) (Plan, error) {
 			OutputDir:  p.OutputDir,
 		}, nil
 	}
-	if len(r.errors) > 0 {
-		return Plan{}, r.errors
-	}
-	return p, nil
+	return p, r.err()
+}
+
+// ForFiles is Make for commands that are handed files, and so neither look at a
+// flake nor mind a mirror.
+func ForFiles(given map[string]string, c Context) (Plan, error) {
+	r := reader{given: given}
+	p := r.release(c)
+	return p, r.err()
 }
 
 // reader turns what was given into values and collects what is wrong with it.
 type reader struct {
 	given  map[string]string
 	errors InputErrors
+}
+
+func (r *reader) err() error {
+	if len(r.errors) == 0 {
+		return nil
+	}
+	return r.errors
+}
+
+// release reads what concerns the release and the files in it.
+func (r *reader) release(c Context) Plan {
+	p := Plan{
+		ReleaseTag:    r.releaseTag(c),
+		Publish:       r.boolean(PublishRelease),
+		OutputDir:     r.value(OutputDir),
+		Prerelease:    r.boolean(Prerelease),
+		Commit:        c.SHA,
+		VerifyUploads: r.oneOf(VerifyUploads, "size", "sha256"),
+	}
+	p.ForgeURL, p.Repository = r.destination(c, p.Publish)
+	return p
 }
 
 func (r *reader) fail(input, value, why string, args ...any) {
@@ -249,8 +266,11 @@ func (r *reader) images(flake string) []Image {
 	return images
 }
 
-// imageName is what may begin an asset's file name on any system.
 var imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*$`)
+
+// ValidName says whether an image may have this name, which begins its asset's
+// file name on any system.
+func ValidName(name string) bool { return imageName.MatchString(name) }
 
 func (r *reader) imageLines(lines, flake string) []Image {
 	var images []Image
@@ -266,7 +286,7 @@ func (r *reader) imageLines(lines, flake string) []Image {
 			r.fail(Images, line, "a line is an image's name and its installable, for example my-iso .#nixosConfigurations.my-iso.config.system.build.isoImage")
 		case strings.HasPrefix(installable, "-"):
 			r.fail(Images, line, "an installable does not begin with a dash; options go into %s", NixArgs)
-		case !imageName.MatchString(name):
+		case !ValidName(name):
 			r.fail(Images, line, "the name %q begins a file's name: use letters, digits and . _ + -", name)
 		case slices.ContainsFunc(images, func(i Image) bool { return i.Name == name }):
 			r.fail(Images, line, "the name %q is already taken by another line", name)

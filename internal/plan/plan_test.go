@@ -212,15 +212,15 @@ func TestAllWrongInputsInOneGo(t *testing.T) {
 	assert.Equal(t, strings.Join([]string{
 		`release_tag "boot v1": git does not allow spaces in a tag; use for example boot-v2026.02.28`,
 		`publish_release "yes": takes true or false`,
+		`verify_uploads "md5": takes size or sha256`,
+		`forge_url "ftp://forge.example": takes an http, https or file address, for example https://forge.example`,
+		`repository "channel": takes owner/name`,
 		`flake ".#netboot": takes a flake without an attribute, for example "."; attributes go into images`,
 		`nix_args "--option 'a": cannot be split into words (EOF found when expecting closing quote); close every quote`,
-		`verify_uploads "md5": takes size or sha256`,
 		`images "kiosk": a line is an image's name and its installable, for example my-iso .#nixosConfigurations.my-iso.config.system.build.isoImage`,
 		`images "the:iso .#a": the name "the:iso" begins a file's name: use letters, digits and . _ + -`,
 		`images "x .#b": the name "x" is already taken by another line`,
 		`images "y --impure": an installable does not begin with a dash; options go into nix_args`,
-		`forge_url "ftp://forge.example": takes an http, https or file address, for example https://forge.example`,
-		`repository "channel": takes owner/name`,
 	}, "\n"), err.Error())
 }
 
@@ -256,4 +256,17 @@ func TestNoImage(t *testing.T) {
 	none[plan.Images] = "# nothing"
 	_, err = plan.Make(none, push)
 	assert.EqualError(t, err, `images "# nothing": no image is selected; set one of the build_... inputs to true, or list images`)
+}
+
+func TestForFiles(t *testing.T) {
+	c := push
+	c.ServerURL = "https://codeberg.org"
+	p, err := plan.ForFiles(map[string]string{plan.BuildX8664ISO: "maybe", plan.Flake: ".#x"}, c)
+	require.NoError(t, err, "neither the flake nor a mirror matters")
+	assert.Equal(t, plan.Plan{
+		ReleaseTag: "boot-v2026.02.28", Publish: true, OutputDir: "dist", Commit: sha,
+		ForgeURL: "https://codeberg.org", Repository: "every/channel", VerifyUploads: "size",
+	}, p)
+	_, err = plan.ForFiles(map[string]string{plan.ReleaseTag: "a b"}, c)
+	assert.ErrorContains(t, err, "git does not allow spaces")
 }
