@@ -87,7 +87,7 @@ func newRoot(r *report.Report) *cobra.Command {
 	}
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
-	root.AddCommand(newPlan(r), newNetboot(r), newVersion(r))
+	root.AddCommand(newDeploy(r), newPlan(r), newPackage(r), newPublish(r), newNetboot(r), newVersion(r))
 	asUsage(root)
 	return root
 }

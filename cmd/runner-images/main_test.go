@@ -1,10 +1,16 @@
 package main
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/assert"
+
+	"every.channel/runner-images/internal/lab"
 )
 
 func TestMain(m *testing.M) {
@@ -14,15 +20,44 @@ func TestMain(m *testing.M) {
 // TestScripts runs the sessions at a terminal in testdata/script.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	testscript.Run(t, testscript.Params{Dir: "testdata/script", RequireExplicitExec: true, Setup: withGit})
+}
+
+func withGit(env *testscript.Env) error {
+	for _, who := range []string{"AUTHOR", "COMMITTER"} {
+		env.Setenv("GIT_"+who+"_NAME", "Tester")
+		env.Setenv("GIT_"+who+"_EMAIL", "tester@forge.example")
+	}
+	return nil
+}
+
+// TestNixScripts runs the sessions in testdata/nix, which have testdata's flake
+// in the folder flake and a Nix with an empty store on PATH.
+func TestNixScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir:                 "testdata/nix",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			for _, who := range []string{"AUTHOR", "COMMITTER"} {
-				env.Setenv("GIT_"+who+"_NAME", "Tester")
-				env.Setenv("GIT_"+who+"_EMAIL", "tester@forge.example")
+			store := lab.Nix(t)
+			for _, variable := range store.Env() {
+				name, value, _ := strings.Cut(variable, "=")
+				if strings.HasPrefix(name, "NIX_") || strings.HasPrefix(name, "XDG_") || name == "HOME" {
+					env.Setenv(name, value)
+				}
 			}
-			return nil
+			// For sessions that are about a PATH without Nix.
+			program, err := exec.LookPath("runner-images")
+			if err != nil {
+				return err
+			}
+			env.Setenv("BIN", filepath.Dir(program))
+			env.Setenv("PATH", filepath.Dir(store.Program)+string(filepath.ListSeparator)+env.Getenv("PATH"))
+			env.Setenv("WITH_NIX", env.Getenv("PATH"))
+			if err := os.CopyFS(filepath.Join(env.WorkDir, "flake"), os.DirFS(lab.Flake(t))); err != nil {
+				return err
+			}
+			return withGit(env)
 		},
 	})
 }

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// imports are what each package of internal may import of the others, so that a
+// step knows neither the one before nor the one after it. One that is not
+// listed imports none of them.
+var imports = map[string][]string{
+	"forge":      {"checksum"},
+	"image":      {"archive", "checksum", "ipxe"},
+	"signature":  {"checksum"},
+	"provenance": {"checksum", "signature"},
+	"verify":     {"archive", "checksum", "forge", "image", "provenance", "signature"},
+	"netboot":    {"archive", "checksum", "forge", "ipxe", "netboot", "signature"},
+	// Strings the steps together.
+	"deploy": {"checksum", "forge", "image", "nix", "plan", "provenance", "report", "signature"},
+}
+
+func TestLayers(t *testing.T) {
+	t.Parallel()
+	const module = "every.channel/runner-images/"
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", module+"...").Output()
+	require.NoError(t, err)
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var listed struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := decoder.Decode(&listed); errors.Is(err, io.EOF) {
+			return
+		}
+		require.NoError(t, err)
+		path, internal := strings.CutPrefix(listed.ImportPath, module+"internal/")
+		name, _, _ := strings.Cut(path, "/")
+		for _, imported := range listed.Imports {
+			if strings.HasSuffix(imported, "/go-githubactions") {
+				assert.Equal(t, "report", name, "only the report knows of Actions")
+			}
+			imported, ours := strings.CutPrefix(imported, module+"internal/")
+			imported, _, _ = strings.Cut(imported, "/")
+			if internal && ours {
+				assert.True(t, slices.Contains(imports[name], imported), "%s must not import %s", path, imported)
+			}
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/deploy"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/report"
+)
+
+func newPublish(r *report.Report) *cobra.Command {
+	var replace string
+	cmd := &cobra.Command{
+		Use:   "publish FILE...",
+		Short: "Attach files to a release, new or existing",
+		Long: `Attach files to a release, new or existing, and bring its SHA256SUMS.txt up to
+date. A SHA256SUMS.txt among the files is checked, and not attached itself.`,
+		Example: `  runner-images publish dist/* --release-tag boot-v2026.02.28 --token-file token
+  runner-images publish dist/* --release-tag boot-v2026.02.28 --forge-url file:///srv/releases`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, paths []string) error {
+			given, err := givenInputs(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			given[plan.PublishRelease] = "true"
+			r.Mask(given[plan.Token])
+			around := surroundings(cmd.Context())
+			around.NeedToken = true
+			p, err := plan.ForFiles(given, around)
+			if err != nil {
+				return err
+			}
+			if replace != string(forge.ReplaceAlways) && replace != string(forge.ReplaceNever) {
+				return plan.InputErrors{{Input: "replace", Value: replace, Why: "takes always or never"}}
+			}
+			store, err := openStore(cmd, r, p, given[plan.Token], forge.Replace(replace))
+			if err != nil {
+				return err
+			}
+			files, err := readFiles(cmd.Context(), r, paths)
+			if err != nil {
+				return err
+			}
+			return deploy.Attach(cmd.Context(), r, store, p, files)
+		},
+	}
+	addInputs(cmd, plan.ReleaseTag, plan.ForgeURL, plan.Repository, plan.Token, plan.Prerelease, plan.VerifyUploads)
+	addStoreFlags(cmd)
+	cmd.Flags().StringVar(&replace, "replace", string(forge.ReplaceAlways), "what to do about an asset that is there with other bytes: always replace it, or never and fail")
+	return cmd
+}
+
+// addStoreFlags adds what every command that reaches a forge takes.
+func addStoreFlags(cmd *cobra.Command) {
+	cmd.Flags().String("ca-file", "", "certificates (PEM) to trust besides the system's, for a forge with its own authority")
+}
+
+// openStore opens the plan's forge or folder of releases.
+func openStore(cmd *cobra.Command, r *report.Report, p plan.Plan, token string, replace forge.Replace) (forge.Store, error) {
+	caFile, err := cmd.Flags().GetString("ca-file")
+	if err != nil {
+		return nil, err
+	}
+	return forge.Open(forge.Config{
+		URL:           p.ForgeURL,
+		Repository:    p.Repository,
+		Token:         token,
+		CAFile:        caFile,
+		UserAgent:     "runner-images/" + version(),
+		Replace:       replace,
+		VerifyUploads: forge.VerifyUploads(p.VerifyUploads),
+		Log:           func(message string) { r.Line("%s", message) },
+	})
+}
+
+// readFiles hashes the files that are to be attached. All that cannot be
+// attached come back in one error.
+func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.File, error) {
+	var (
+		files  []forge.File
+		listed = checksum.Sums{}
+		wrong  plan.InputErrors
+		seen   = map[string]bool{}
+	)
+	fail := func(path, why string, args ...any) {
+		wrong = append(wrong, &plan.InputError{Input: "file", Value: path, Why: fmt.Sprintf(why, args...)})
+	}
+	for _, path := range paths {
+		name := filepath.Base(path)
+		info, err := os.Stat(path)
+		switch {
+		case err != nil:
+			fail(path, "cannot be attached (%v)", errors.Unwrap(err))
+		case !info.Mode().IsRegular():
+			fail(path, "is not a file; name the files in it")
+		case seen[name]:
+			fail(path, "another file is called %s too, and a release has one asset of a name", name)
+		case name == checksum.FileName:
+			content, err := os.ReadFile(path)
+			if err == nil {
+				listed, err = checksum.Parse(bytes.NewReader(content))
+			}
+			if err != nil {
+				fail(path, "%v", err)
+			}
+		default:
+			sum, size, err := checksum.File(ctx, path)
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, forge.File{Name: name, Path: path, Size: size, SHA256: sum})
+		}
+		seen[name] = true
+	}
+	for _, file := range files {
+		if sum, ok := listed[file.Name]; ok && sum != file.SHA256 {
+			fail(file.Path, "is not what the %s beside it lists; package it again", checksum.FileName)
+		}
+	}
+	if len(files) == 0 && len(wrong) == 0 {
+		fail(paths[0], "is made anew for the release; name the files that it lists too")
+	}
+	if len(wrong) > 0 {
+		return nil, wrong
+	}
+	r.Line("%d files to attach", len(files))
+	return files, nil
+}

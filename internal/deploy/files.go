@@ -1,0 +1,116 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/image"
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/report"
+)
+
+// A Built is an image that Nix has built.
+type Built struct {
+	Name string // of the image
+	Path string // a link that nix build left, or a store path
+}
+
+// Package packages what was built into the plan's folder, for the plan's tag,
+// and writes SHA256SUMS.txt beside it. Files in bundles get modTime.
+func Package(ctx context.Context, r *report.Report, built []Built, p plan.Plan, modTime time.Time) ([]forge.File, error) {
+	defer r.Group("Package into " + p.OutputDir)()
+	progress := r.Progress("package")
+	defer progress.Close()
+
+	// The checksums of an earlier run are not those of the files from here on.
+	if err := os.Remove(filepath.Join(p.OutputDir, checksum.FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var assets []image.Asset
+	for _, b := range built {
+		asset, err := image.Package(ctx, image.Request{
+			Result:   b.Path,
+			Name:     b.Name,
+			Tag:      p.ReleaseTag,
+			Dir:      p.OutputDir,
+			ModTime:  modTime,
+			Progress: func(done, total int64) { progress.Bytes(b.Name, done, total) },
+		})
+		if err != nil {
+			return nil, fmt.Errorf("package %s: %w", b.Name, err)
+		}
+		for _, warning := range asset.Warnings {
+			r.Warning("%s", warning)
+		}
+		assets = append(assets, asset)
+	}
+	if err := image.WriteSums(ctx, p.OutputDir, assets); err != nil {
+		return nil, err
+	}
+	files := make([]forge.File, len(assets))
+	for i, asset := range assets {
+		files[i] = forge.File{Name: asset.Name, Path: asset.Path, Size: asset.Size, SHA256: asset.SHA256}
+	}
+	return files, nil
+}
+
+// Attach publishes files that were packaged elsewhere in the plan's release. Its
+// notes keep saying what the other files were built from.
+func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File) error {
+	before, err := store.Release(ctx, p.ReleaseTag)
+	if err != nil && !errors.Is(err, forge.ErrNotFound) {
+		return err
+	}
+	release, err := publish(ctx, r, store, p, files, originIn(before.Notes))
+	if err != nil {
+		return err
+	}
+	r.Result(Table(files) + "Release " + release.URL + "\n")
+	return nil
+}
+
+func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin string) (forge.Release, error) {
+	defer r.Group(fmt.Sprintf("Publish release %s at %s %s", p.ReleaseTag, p.ForgeURL, p.Repository))()
+	progress := r.Progress("upload")
+	defer progress.Close()
+	published, err := store.Publish(ctx, forge.Publication{
+		Tag:        p.ReleaseTag,
+		Commit:     p.Commit,
+		Prerelease: p.Prerelease,
+		Files:      files,
+		Notes:      func(assets []forge.File) string { return notes(p, origin, assets) },
+		Progress:   progress.Bytes,
+	})
+	if err != nil {
+		return forge.Release{}, err
+	}
+	for _, what := range []struct {
+		done  string
+		names []string
+	}{{"uploaded", published.Uploaded}, {"replaced", published.Replaced}, {"unchanged", published.Unchanged}} {
+		if len(what.names) > 0 {
+			r.Line("%s: %s", what.done, strings.Join(what.names, ", "))
+		}
+	}
+	return published.Release, nil
+}
+
+// Table is a table of files for a terminal.
+func Table(files []forge.File) string {
+	var text strings.Builder
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, file := range files {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", file.Name, report.Size(file.Size), file.SHA256)
+	}
+	table.Flush()
+	return text.String()
+}

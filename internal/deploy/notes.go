@@ -1,0 +1,107 @@
+package deploy
+
+import (
+	"fmt"
+	"strings"
+
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/report"
+)
+
+// notes writes the part of a release's notes that belongs to this project, in
+// Markdown: what the images were built from, which assets there are, how to
+// check them and how to boot from them.
+func notes(p plan.Plan, origin string, assets []forge.File) string {
+	var b strings.Builder
+	if origin != "" {
+		b.WriteString(origin + "\n\n")
+	}
+	b.WriteString(assetTable(assets, nil))
+	fmt.Fprintf(&b, "\n### Verify\n\nIn the folder with the downloaded files:\n\n```\nsha256sum --check --ignore-missing SHA256SUMS.txt\n```\n\n"+
+		"Or rebuild the images from the flake and compare:\n\n```\nrunner-images verify %s\n```\n", flags(p))
+	b.WriteString("\n### Boot\n")
+	for _, asset := range assets {
+		b.WriteString(howToBoot(p, asset.Name))
+	}
+	return b.String()
+}
+
+const originBegins = "Built from commit "
+
+// origin says what images were built from. The revision is the flake's, and
+// empty where that is not in git or has changes.
+func origin(p plan.Plan, flakeRevision string) string {
+	if p.Commit == "" {
+		return ""
+	}
+	commit := "`" + p.Commit + "`"
+	if strings.HasPrefix(p.ForgeURL, "http") {
+		commit = fmt.Sprintf("[%s](%s/%s/commit/%s)", commit, p.ForgeURL, p.Repository, p.Commit)
+	}
+	switch flakeRevision {
+	case "":
+		return originBegins + commit + "; the flake was not at a revision in git."
+	case p.Commit:
+		return originBegins + commit + ", the flake's revision too."
+	default:
+		return originBegins + commit + ", flake revision `" + flakeRevision + "`."
+	}
+}
+
+// originIn finds what origin said when the other files of a release were
+// published.
+func originIn(notes string) string {
+	for line := range strings.Lines(notes) {
+		if strings.HasPrefix(line, originBegins) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
+}
+
+// flags are what names the release on a command line.
+func flags(p plan.Plan) string {
+	flags := "--forge-url " + p.ForgeURL
+	if p.Repository != "" {
+		flags += " --repository " + p.Repository
+	}
+	return flags + " --release-tag " + p.ReleaseTag
+}
+
+func howToBoot(p plan.Plan, asset string) string {
+	var how, commands string
+	switch {
+	case strings.HasSuffix(asset, ".tar.gz"):
+		how = "from the network: a boot server stages and serves it (or unpack it anywhere and chain its `netboot.ipxe` from iPXE)"
+		commands = "runner-images netboot stage " + flags(p) + " --state-dir /var/lib/netboot\n" +
+			"runner-images netboot serve --state-dir /var/lib/netboot"
+	case strings.HasSuffix(asset, ".iso"):
+		how = "from a USB stick, which is overwritten"
+		commands = "dd if=" + asset + " of=/dev/sdX bs=4M oflag=direct status=progress"
+	case strings.HasSuffix(asset, ".img.zst"), strings.HasSuffix(asset, ".iso.zst"):
+		how = "from an SD card or a USB stick, which is overwritten"
+		commands = "zstd --decompress --stdout " + asset + " | dd of=/dev/sdX bs=4M status=progress"
+	case strings.HasSuffix(asset, ".img"):
+		how = "from an SD card, which is overwritten"
+		commands = "dd if=" + asset + " of=/dev/sdX bs=4M oflag=direct status=progress"
+	default:
+		return ""
+	}
+	return fmt.Sprintf("\n`%s` %s:\n\n```\n%s\n```\n", asset, how, commands)
+}
+
+// assetTable is a Markdown table of assets. Those that have an address are
+// links.
+func assetTable(assets []forge.File, addresses map[string]string) string {
+	var b strings.Builder
+	b.WriteString("| Asset | Size | SHA-256 |\n|---|---|---|\n")
+	for _, asset := range assets {
+		name := "`" + asset.Name + "`"
+		if address := addresses[asset.Name]; address != "" {
+			name = "[" + name + "](" + address + ")"
+		}
+		fmt.Fprintf(&b, "| %s | %s | `%s` |\n", name, report.Size(asset.Size), asset.SHA256)
+	}
+	return b.String()
+}
