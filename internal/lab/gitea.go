@@ -348,15 +348,24 @@ func (g *Gitea) Token(t testing.TB, scopes ...string) string {
 	return token
 }
 
-// CreateRepository makes a repository of the administrator with a first commit
-// on main, and returns its full name, owner/name.
-func (g *Gitea) CreateRepository(t testing.TB, name string, private bool) string {
-	t.Helper()
-	status := g.API(t, http.MethodPost, "/user/repos", map[string]any{
+// NewRepository makes a repository of the administrator with a first commit on
+// main.
+func (g *Gitea) NewRepository(ctx context.Context, name string, private bool) error {
+	status, err := g.Call(ctx, http.MethodPost, "/user/repos", map[string]any{
 		"name": name, "private": private, "auto_init": true, "default_branch": "main",
 	}, nil)
-	if status != http.StatusCreated {
-		t.Fatalf("the repository %s: Gitea answered %d", name, status)
+	if err == nil && status != http.StatusCreated {
+		err = fmt.Errorf("the repository %s: Gitea answered %d", name, status)
+	}
+	return err
+}
+
+// CreateRepository is NewRepository for tests. It returns the repository's full
+// name, owner/name.
+func (g *Gitea) CreateRepository(t testing.TB, name string, private bool) string {
+	t.Helper()
+	if err := g.NewRepository(context.Background(), name, private); err != nil {
+		t.Fatal(err)
 	}
 	return g.User + "/" + name
 }

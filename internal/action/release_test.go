@@ -1,0 +1,384 @@
+package action
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/lab"
+)
+
+// site is a forge with runners, on which a repository uses the action.
+type site struct {
+	*lab.Gitea
+	t          *testing.T
+	repository string
+	artifacts  string
+}
+
+// newSite sets up the forge, the actions that workflows refer to, and two
+// runners: "nix" has runner-images installed, "bare" has only Nix and Go.
+func newSite(t *testing.T) site {
+	s := site{Gitea: lab.StartGitea(t, lab.WithActions()), t: t, artifacts: t.TempDir()}
+	for name, tag := range map[string]string{"checkout": "v4", "upload-artifact": "v3"} {
+		folder := t.TempDir()
+		require.NoError(t, os.CopyFS(folder, os.DirFS(filepath.Join("testdata", name))))
+		s.Push(t, s.organisationRepository("actions", name), folder, tag)
+	}
+	nix := lab.Nix(t)
+	installed := filepath.Join(t.TempDir(), "runner-images")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", installed, "./cmd/runner-images")
+	build.Dir = lab.Root(t)
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	environment := append(nix.Env(), goEnvironment(t)...)
+	environment = append(environment, "ARTIFACTS="+s.artifacts)
+	path := ""
+	for _, variable := range environment {
+		if value, ok := strings.CutPrefix(variable, "PATH="); ok {
+			path = value
+		}
+	}
+	s.StartRunner(t, lab.Runner{Label: "bare", Environment: environment})
+	s.StartRunner(t, lab.Runner{Label: "nix", Environment: append(environment, "PATH="+filepath.Dir(installed)+":"+path)})
+	return s
+}
+
+func (s site) organisationRepository(organisation, name string) string {
+	s.t.Helper()
+	if s.API(s.t, http.MethodGet, "/orgs/"+organisation, nil, nil) == http.StatusNotFound {
+		require.Equal(s.t, http.StatusCreated, s.API(s.t, http.MethodPost, "/orgs", map[string]any{"username": organisation}, nil))
+	}
+	status := s.API(s.t, http.MethodPost, "/orgs/"+organisation+"/repos", map[string]any{"name": name}, nil)
+	require.Equal(s.t, http.StatusCreated, status)
+	return organisation + "/" + name
+}
+
+// projectFiles copies this project, as git has it, and testdata's flake over
+// its own: that one builds in a second and without the network.
+func projectFiles(t *testing.T) string {
+	t.Helper()
+	folder := t.TempDir()
+	root := lab.Root(t)
+	list := exec.CommandContext(t.Context(), "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	list.Dir = root
+	out, err := list.Output()
+	require.NoError(t, err)
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		info, err := os.Lstat(filepath.Join(root, name))
+		if os.IsNotExist(err) || err == nil && !info.Mode().IsRegular() {
+			continue
+		}
+		require.NoError(t, err)
+		target := filepath.Join(folder, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(target), 0o755))
+		require.NoError(t, os.WriteFile(target, read(t, filepath.Join(root, name)), info.Mode().Perm()))
+	}
+	require.NoError(t, os.RemoveAll(filepath.Join(folder, "flake.lock")))
+	require.NoError(t, os.CopyFS(filepath.Join(folder, "replacement"), os.DirFS(filepath.Join(root, "testdata/flake"))))
+	require.NoError(t, os.Rename(filepath.Join(folder, "replacement/flake.nix"), filepath.Join(folder, "flake.nix")))
+	return folder
+}
+
+// run waits for the run after the given number of runs, and returns how it
+// ended. Its log is part of a failing test's output.
+func (s site) run(earlier int) (status string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
+	defer cancel()
+	for {
+		if tasks := s.tasks(); len(tasks) > earlier {
+			switch status := tasks[0].Status; status {
+			case "waiting", "running", "blocked", "queued", "in_progress":
+			default:
+				if status != "success" {
+					s.t.Logf("run %d:\n%s", tasks[0].ID, s.log())
+				}
+				return status
+			}
+		}
+		select {
+		case <-ctx.Done():
+			s.t.Fatalf("no run ended within five minutes; the runs: %+v", s.tasks())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+type task struct {
+	ID     int64
+	Status string
+}
+
+// tasks are the jobs that were given to a runner, the newest first.
+func (s site) tasks() []task {
+	s.t.Helper()
+	var list struct {
+		Tasks []task `json:"workflow_runs"`
+	}
+	require.Equal(s.t, http.StatusOK, s.API(s.t, http.MethodGet, "/repos/"+s.repository+"/actions/tasks", nil, &list))
+	return list.Tasks
+}
+
+// log returns the log of the newest job.
+func (s site) log() string {
+	s.t.Helper()
+	var list struct{ Jobs []struct{ ID int64 } }
+	require.Equal(s.t, http.StatusOK, s.API(s.t, http.MethodGet, "/repos/"+s.repository+"/actions/jobs", nil, &list))
+	require.NotEmpty(s.t, list.Jobs)
+	newest := list.Jobs[0].ID
+	for _, job := range list.Jobs {
+		newest = max(newest, job.ID)
+	}
+	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, fmt.Sprintf("%s/api/v1/repos/%s/actions/jobs/%d/logs", s.URL, s.repository, newest), nil)
+	require.NoError(s.t, err)
+	request.SetBasicAuth(s.User, s.Password)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(s.t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(s.t, err)
+	return string(text)
+}
+
+func (s site) dispatch(ref string, inputs map[string]string) (status string) {
+	s.t.Helper()
+	earlier := len(s.tasks())
+	answer := s.API(s.t, http.MethodPost, "/repos/"+s.repository+"/actions/workflows/deploy-runner-images.yml/dispatches",
+		map[string]any{"ref": ref, "inputs": inputs}, nil)
+	require.Less(s.t, answer, 300)
+	return s.run(earlier)
+}
+
+// A published release, as the API has it.
+type published struct {
+	Tag        string `json:"tag_name"`
+	Body       string
+	Draft      bool
+	Prerelease bool
+	Target     string `json:"target_commitish"`
+	Assets     []struct {
+		ID   int64
+		Name string
+		Size int64
+		UUID string
+		URL  string `json:"browser_download_url"`
+	}
+}
+
+func (s site) release(tag string) published {
+	s.t.Helper()
+	var release published
+	status := s.API(s.t, http.MethodGet, "/repos/"+s.repository+"/releases/tags/"+url.PathEscape(tag), nil, &release)
+	require.Equal(s.t, http.StatusOK, status, "release %s", tag)
+	return release
+}
+
+func (p published) names() []string {
+	var names []string
+	for _, asset := range p.Assets {
+		names = append(names, asset.Name)
+	}
+	return names
+}
+
+// download gets all assets as anybody would, checks them with sha256sum, and
+// returns their folder.
+func (s site) download(release published) string {
+	s.t.Helper()
+	folder := s.t.TempDir()
+	for _, asset := range release.Assets {
+		request, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, asset.URL, nil)
+		require.NoError(s.t, err)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(s.t, err)
+		content, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		require.NoError(s.t, err)
+		require.Equal(s.t, http.StatusOK, response.StatusCode, asset.URL)
+		assert.Len(s.t, content, int(asset.Size))
+		require.NoError(s.t, os.WriteFile(filepath.Join(folder, asset.Name), content, 0o644))
+	}
+	checkSums(s.t, folder)
+	return folder
+}
+
+func checkSums(t *testing.T, folder string) {
+	t.Helper()
+	check := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", "SHA256SUMS.txt")
+	check.Dir = folder
+	out, err := check.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// bundle reads a netboot bundle.
+func bundle(t *testing.T, path string) map[string]string {
+	t.Helper()
+	file, err := os.Open(path)
+	require.NoError(t, err)
+	defer file.Close()
+	unzipped, err := gzip.NewReader(file)
+	require.NoError(t, err)
+	files := map[string]string{}
+	for archive := tar.NewReader(unzipped); ; {
+		header, err := archive.Next()
+		if err == io.EOF {
+			return files
+		}
+		require.NoError(t, err)
+		content, err := io.ReadAll(archive)
+		require.NoError(t, err)
+		files[header.Name] = string(content)
+	}
+}
+
+// TestShippedWorkflow runs .forgejo/workflows/deploy-runner-images.yml as it is.
+func TestShippedWorkflow(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.t = t
+	s.repository = s.CreateRepository(t, "channel", false)
+	const tag = "boot-v2026.02.28"
+	commit := s.Push(t, s.repository, projectFiles(t), tag)
+
+	// (a) A pushed tag makes a release of that name with everything in it.
+	require.Equal(t, "success", s.run(0))
+	release := s.release(tag)
+	assert.False(t, release.Draft)
+	assert.False(t, release.Prerelease)
+	netboot, iso := "ec-runner-x86_64-netboot-"+tag+".tar.gz", "ec-runner-x86_64-iso-"+tag+".iso"
+	assert.ElementsMatch(t, []string{netboot, iso, "SHA256SUMS.txt"}, release.names())
+	assert.Contains(t, release.Body, commit)
+	assert.Contains(t, release.Body, "sha256sum --check")
+	folder := s.download(release)
+	files := bundle(t, filepath.Join(folder, netboot))
+	assert.Len(t, files, 3)
+	assert.NotEmpty(t, files["kernel"])
+	assert.NotEmpty(t, files["initrd"])
+	assert.Regexp(t, `(?m)^kernel kernel .*initrd=initrd`, files["netboot.ipxe"])
+	assert.Regexp(t, `(?m)^initrd initrd$`, files["netboot.ipxe"])
+	log := s.log()
+	assert.Contains(t, log, netboot)
+
+	// (b) A dispatch without inputs names the release after the commit.
+	require.Equal(t, "success", s.dispatch("main", nil))
+	release = s.release("boot-" + commit[:7])
+	assert.ElementsMatch(t, []string{
+		"ec-runner-x86_64-netboot-boot-" + commit[:7] + ".tar.gz", "ec-runner-x86_64-iso-boot-" + commit[:7] + ".iso", "SHA256SUMS.txt",
+	}, release.names())
+	byHand := bundle(t, filepath.Join(s.download(release), "ec-runner-x86_64-netboot-boot-"+commit[:7]+".tar.gz"))
+	assert.Equal(t, files, byHand, "the same commit gives the same bytes")
+
+	// (c) A dispatch with every input set otherwise.
+	require.Equal(t, "success", s.dispatch("main", map[string]string{
+		"release_tag": "boot-trial", "publish_release": "true", "build_x86_64_netboot": "true", "build_x86_64_iso": "false",
+	}))
+	assert.ElementsMatch(t, []string{"ec-runner-x86_64-netboot-boot-trial.tar.gz", "SHA256SUMS.txt"}, s.release("boot-trial").names())
+
+	// (d) Without publishing, the files are kept as an artifact.
+	require.Equal(t, "success", s.dispatch("main", map[string]string{
+		"release_tag": "boot-kept", "publish_release": "false", "build_x86_64_netboot": "false", "build_x86_64_iso": "true",
+	}))
+	status := s.API(t, http.MethodGet, "/repos/"+s.repository+"/releases/tags/boot-kept", nil, nil)
+	assert.Equal(t, http.StatusNotFound, status)
+	kept := filepath.Join(s.artifacts, "boot-kept")
+	entries, err := os.ReadDir(kept)
+	require.NoError(t, err)
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	assert.Equal(t, []string{"SHA256SUMS.txt", "ec-runner-x86_64-iso-boot-kept.iso"}, names)
+	checkSums(t, kept)
+
+	// (e) The same tag again, by hand this time, changes nothing.
+	before := s.release(tag)
+	require.Equal(t, "success", s.dispatch("refs/tags/"+tag, nil))
+	assert.Equal(t, before, s.release(tag))
+	assert.Contains(t, s.log(), "unchanged: ")
+
+	// A wrong input fails the run, with a word on the input.
+	require.Equal(t, "failure", s.dispatch("main", map[string]string{"release_tag": "boot v1"}))
+	assert.Contains(t, s.log(), `release_tag "boot v1": git does not allow spaces in a tag`)
+}
+
+// TestActionFromElsewhere uses the action as other repositories do, by its full
+// address and by owner/name, with images of their own.
+func TestActionFromElsewhere(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.t = t
+	// The action's own flake builds a binary here, as the real one does, but
+	// without compiling.
+	action := projectFiles(t)
+	s.Push(t, s.organisationRepository("every", "runner-images"), action, "v1")
+
+	for name, uses := range map[string]string{
+		"by-address": s.URL + "/every/runner-images@v1",
+		"by-name":    "every/runner-images@v1",
+	} {
+		s.repository = s.CreateRepository(t, name, false)
+		folder := t.TempDir()
+		require.NoError(t, os.CopyFS(folder, os.DirFS(filepath.Join(lab.Root(t), "testdata/flake"))))
+		workflow := fmt.Sprintf(`
+on: push
+jobs:
+  images:
+    runs-on: bare
+    steps:
+      - uses: actions/checkout@v4
+      - id: images
+        uses: %s
+        with:
+          release_tag: images/${{ github.run_number }}
+          prerelease: true
+          images: |
+            kiosk nixosConfigurations.ec-runner-x86_64-iso.config.system.build.isoImage
+            arm .#nixosConfigurations.ec-runner-aarch64-netboot.config.system.build.netboot
+      - shell: sh
+        env:
+          ASSETS: ${{ steps.images.outputs.assets }}
+          RELEASE: ${{ steps.images.outputs.release_url }}
+        run: |
+          mkdir -p "$ARTIFACTS"
+          printf '%%s' "$ASSETS" > "$ARTIFACTS/assets"
+          printf '%%s' "$RELEASE" > "$ARTIFACTS/release"
+`, uses)
+		require.NoError(t, os.MkdirAll(filepath.Join(folder, ".forgejo/workflows"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(folder, ".forgejo/workflows/images.yml"), []byte(workflow), 0o644))
+		s.Push(t, s.repository, folder)
+		require.Equal(t, "success", s.run(0), name)
+
+		release := s.release("images/1")
+		assert.True(t, release.Prerelease)
+		assert.ElementsMatch(t, []string{"kiosk-images-1.iso", "arm-images-1.tar.gz", "SHA256SUMS.txt"}, release.names())
+		s.download(release)
+		var assets []struct {
+			Name, SHA256, URL string
+			Size              int64
+		}
+		require.NoError(t, json.Unmarshal(read(t, filepath.Join(s.artifacts, "assets")), &assets))
+		require.Len(t, assets, 2)
+		for _, asset := range assets {
+			assert.Len(t, asset.SHA256, 64)
+			assert.Positive(t, asset.Size)
+			assert.Equal(t, s.URL+"/"+s.repository+"/releases/download/images%2F1/"+asset.Name, asset.URL)
+		}
+		assert.Equal(t, s.URL+"/"+s.repository+"/releases/tag/images/1", string(read(t, filepath.Join(s.artifacts, "release"))))
+	}
+}
