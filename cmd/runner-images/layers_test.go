@@ -21,10 +21,10 @@ var imports = map[string][]string{
 	"image":      {"archive", "checksum", "ipxe"},
 	"signature":  {"checksum"},
 	"provenance": {"checksum", "signature"},
-	"verify":     {"archive", "checksum", "forge", "image", "provenance", "signature"},
-	"netboot":    {"archive", "checksum", "forge", "ipxe", "netboot", "signature"},
+	"verify":     {"checksum", "forge", "image", "provenance", "signature"},
+	"netboot":    {"archive", "checksum", "forge", "ipxe", "netboot"},
 	// Strings the steps together.
-	"deploy": {"checksum", "forge", "image", "nix", "plan", "provenance", "report", "signature"},
+	"deploy": {"checksum", "forge", "image", "nix", "plan", "provenance", "report", "signature", "verify"},
 }
 
 func TestLayers(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"every.channel/runner-images/internal/netboot/serve"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/verify"
 )
 
 func main() {
@@ -42,6 +43,7 @@ const (
 	exitDone     = 0
 	exitFailed   = 1
 	exitBadInput = 2
+	exitNothing  = 2 // verify: nothing could be compared
 	exitNewer    = 3 // netboot stage --check: there is something to stage
 )
 
@@ -57,6 +59,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &inputs), errors.As(err, &usage), errors.As(err, &option):
 		return exitBadInput
+	case errors.Is(err, verify.ErrNothingComparable):
+		return exitNothing
 	case errors.Is(err, errNewer):
 		return exitNewer
 	default:
@@ -87,7 +91,7 @@ func newRoot(r *report.Report) *cobra.Command {
 	}
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
-	root.AddCommand(newDeploy(r), newPlan(r), newPackage(r), newPublish(r), newNetboot(r), newVersion(r))
+	root.AddCommand(newDeploy(r), newPlan(r), newPackage(r), newPublish(r), newVerify(r), newNetboot(r), newVersion(r))
 	asUsage(root)
 	return root
 }

@@ -5,6 +5,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"path"
 	"regexp"
@@ -85,6 +86,36 @@ func Make(given map[string]string, c Context) (Plan, error) {
 func ForFiles(given map[string]string, c Context) (Plan, error) {
 	r := reader{given: given}
 	p := r.release(c)
+	return p, r.err()
+}
+
+// ForVerify is Make for the comparison with a published release, which may have
+// any of the images, whichever of them a run here would build, and which is also
+// done where the repository is only mirrored. Files in a folder may be of a
+// release that is not known yet: then the tag is not needed, and nothing but a
+// given one will do.
+func ForVerify(given map[string]string, c Context, needTag bool) (Plan, error) {
+	all := map[string]string{}
+	maps.Copy(all, given)
+	all[PublishRelease] = "false"
+	for _, own := range ownImages {
+		all[own.input] = "true"
+	}
+	noTag := all[ReleaseTag] == "" && !needTag
+	if noTag {
+		all[ReleaseTag] = TagPrefix // any that is valid
+	}
+	r := reader{given: all}
+	p := r.release(c)
+	if noTag {
+		p.ReleaseTag = ""
+	}
+	if needTag && p.ForgeURL == "" {
+		r.fail(ForgeURL, "", "there is no forge to compare with; give its address, for example https://forge.example with --repository owner/name, or file:///folder")
+	}
+	p.Flake = r.flake()
+	p.NixArgs = r.words(NixArgs)
+	p.Images = r.images(p.Flake)
 	return p, r.err()
 }
 

@@ -270,3 +270,25 @@ func TestForFiles(t *testing.T) {
 	_, err = plan.ForFiles(map[string]string{plan.ReleaseTag: "a b"}, c)
 	assert.ErrorContains(t, err, "git does not allow spaces")
 }
+
+func TestForVerify(t *testing.T) {
+	c := push
+	c.ServerURL = "https://codeberg.org"
+	p, err := plan.ForVerify(map[string]string{plan.BuildX8664ISO: "false", plan.PublishRelease: "true"}, c, true)
+	require.NoError(t, err, "a mirror has releases too")
+	assert.False(t, p.Skipped)
+	assert.False(t, p.Publish)
+	assert.Equal(t, "boot-v2026.02.28", p.ReleaseTag)
+	assert.Len(t, p.Images, 4, "whichever a run here would build")
+
+	p, err = plan.ForVerify(nil, plan.Context{}, false)
+	require.NoError(t, err)
+	assert.Empty(t, p.ReleaseTag)
+	p, err = plan.ForVerify(map[string]string{plan.ReleaseTag: "boot-v1"}, c, false)
+	require.NoError(t, err)
+	assert.Equal(t, "boot-v1", p.ReleaseTag)
+
+	_, err = plan.ForVerify(map[string]string{plan.ReleaseTag: "boot-v1", plan.Flake: "x#y"}, plan.Context{}, true)
+	assert.ErrorContains(t, err, `forge_url "": there is no forge to compare with`)
+	assert.ErrorContains(t, err, `flake "x#y": takes a flake without an attribute`)
+}

@@ -36,7 +36,6 @@ package signature
 
 import (
 	"bytes"
-	"crypto/dsa" //nolint:staticcheck // only to refuse such keys by name
 	"errors"
 	"fmt"
 	"time"
@@ -90,12 +89,12 @@ func ParseKey(text string) (Key, error) {
 		return Key{}, errors.New("not a private SSH key; give the whole text of the file that ssh-keygen wrote, " +
 			"from -----BEGIN OPENSSH PRIVATE KEY----- to -----END OPENSSH PRIVATE KEY-----")
 	}
-	if _, ok := raw.(*dsa.PrivateKey); ok {
-		return Key{}, errors.New("DSA keys are not accepted by OpenSSH any more; make one with ssh-keygen -t ed25519")
-	}
 	signer, err := ssh.NewSignerFromKey(raw)
 	if err != nil {
 		return Key{}, errors.New("this kind of private key cannot sign; make one with ssh-keygen -t ed25519")
+	}
+	if signer.PublicKey().Type() == ssh.InsecureKeyAlgoDSA {
+		return Key{}, errors.New("DSA keys are not accepted by OpenSSH any more; make one with ssh-keygen -t ed25519")
 	}
 	return Key{signer}, nil
 }

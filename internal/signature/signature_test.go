@@ -1,7 +1,7 @@
 package signature_test
 
 import (
-	"crypto/dsa" //nolint:staticcheck // a key of this kind must be refused
+	"crypto/dsa" //lint:ignore SA1019 a key of this kind must be refused
 	"crypto/rand"
 	"encoding/asn1"
 	"encoding/pem"

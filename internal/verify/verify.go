@@ -14,6 +14,7 @@ import (
 
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/image"
 	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/signature"
 )
@@ -235,9 +236,10 @@ func (r Request) rebuild(ctx context.Context, p published) (map[string]Rebuilt, 
 	return byName, nil
 }
 
-// isFileOf says whether an asset's name is that of an image in a tag's release.
-func isFileOf(asset, image, tag string) bool {
-	return strings.HasPrefix(asset, image+"-"+tag+".")
+// isFileOf says whether an asset's name is that of an image in a tag's release,
+// with any extension.
+func isFileOf(asset, name, tag string) bool {
+	return strings.HasPrefix(asset, image.AssetName(name, tag, "."))
 }
 
 // images returns what to build for the published files: what the provenance

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"every.channel/runner-images/internal/deploy"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/nix"
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/verify"
+)
+
+// What a machine that was booted from a runner image knows of it.
+const (
+	systemFlake       = "/etc/every-channel/flake" // the source that it was built from
+	kernelCommandLine = "/proc/cmdline"
+)
+
+// verifyOptions are what the flags of verify say, besides inputs.
+type verifyOptions struct {
+	trust        trust
+	downloadOnly bool
+	against      string
+	again        bool
+	asJSON       bool
+}
+
+func newVerify(r *report.Report) *cobra.Command {
+	var options verifyOptions
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Rebuild a release's images and compare them with it, bit for bit",
+		Long: `Rebuild a release's images and compare them with it, bit for bit.
+
+The images that this machine can build are built from its own flake, packaged as
+deploy does, and compared with the published files; all files are compared with
+SHA256SUMS.txt. A difference is explained. On a runner the flake is
+` + systemFlake + `, and the release the one that it was booted from, if it knows.
+
+It exits with 0 if all that could be compared is the same, with 1 if something
+differs or is not signed as it should be, and with 2 if nothing could be compared.`,
+		Example: `  runner-images verify --release-tag boot-v2026.02.28 --allowed-signers allowed_signers
+  runner-images verify --release-tag boot-v2026.02.28 --download-only
+  runner-images verify --against ~/Downloads --flake git+https://forge.example/every/channel`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := options.validate(); err != nil {
+				return &usageError{err, cmd.CommandPath() + " --help"}
+			}
+			given, err := givenInputs(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			r.Mask(given[plan.Token])
+			options.fromSystem(given)
+			p, err := plan.ForVerify(given, surroundings(cmd.Context()), options.against == "")
+			if err != nil {
+				return err
+			}
+			source, err := options.source(cmd, r, p, given[plan.Token])
+			if err != nil {
+				return err
+			}
+			return options.verify(cmd.Context(), r, p, source)
+		},
+	}
+	addInputs(cmd, plan.ReleaseTag, plan.Flake, plan.Images, plan.NixArgs, plan.ForgeURL, plan.Repository, plan.Token)
+	addStoreFlags(cmd)
+	flags := cmd.Flags()
+	options.trust.addFlag(flags)
+	flags.BoolVar(&options.downloadOnly, "download-only", false, "compare the published files with SHA256SUMS.txt only; build nothing")
+	flags.StringVar(&options.against, "against", "", "compare with the files in this `folder`, all or some of a release's, instead of a release")
+	flags.BoolVar(&options.again, "rebuild", false, "have Nix build again what it has built here before, to see whether it is the same then")
+	flags.BoolVar(&options.asJSON, "json", false, "print the report as JSON")
+	return cmd
+}
+
+func (o verifyOptions) validate() error {
+	if o.downloadOnly && o.again {
+		return errors.New("--download-only builds nothing, so it does not go with --rebuild")
+	}
+	return nil
+}
+
+// fromSystem completes what was given by what a runner knows of itself.
+func (o verifyOptions) fromSystem(given map[string]string) {
+	if given[plan.Flake] == "" {
+		if _, err := os.Stat(systemFlake); err == nil {
+			given[plan.Flake] = systemFlake
+		}
+	}
+	if given[plan.ReleaseTag] == "" && o.against == "" {
+		line, err := os.ReadFile(kernelCommandLine)
+		if err == nil {
+			given[plan.ReleaseTag] = verify.BootedTag(string(line))
+		}
+	}
+}
+
+// source returns where the published files are.
+func (o verifyOptions) source(cmd *cobra.Command, r *report.Report, p plan.Plan, token string) (verify.Source, error) {
+	if o.against != "" {
+		return verify.InFolder(o.against), nil
+	}
+	store, err := openStore(cmd, r, p, token, forge.ReplaceNever)
+	if err != nil {
+		return nil, err
+	}
+	release, err := store.Release(cmd.Context(), p.ReleaseTag)
+	if err != nil {
+		return nil, err
+	}
+	if release.Draft {
+		return nil, fmt.Errorf("the release %s is a draft: it may not be whole yet; publish it first", p.ReleaseTag)
+	}
+	return verify.InRelease(store, release), nil
+}
+
+func (o verifyOptions) verify(ctx context.Context, r *report.Report, p plan.Plan, source verify.Source) error {
+	request := verify.Request{
+		Source:   source,
+		Tag:      p.ReleaseTag,
+		Now:      time.Now(),
+		Flake:    p.Flake,
+		Progress: func(message string) { r.Line("%s", message) },
+	}
+	var err error
+	if request.Signers, err = o.trust.signers(); err != nil {
+		return err
+	}
+	for _, image := range p.Images {
+		request.Images = append(request.Images, verify.Image(image))
+	}
+	if !o.downloadOnly {
+		folder, err := os.MkdirTemp("", "runner-images-verify-")
+		if err != nil {
+			return fmt.Errorf("a folder for what is rebuilt: %w", err)
+		}
+		defer os.RemoveAll(folder) // what stays there does no harm
+		if err := o.rebuild(ctx, r, p, folder, &request); err != nil {
+			return err
+		}
+	}
+	compared, err := verify.Verify(ctx, request)
+	if err != nil {
+		return err
+	}
+	if err := o.show(r, compared); err != nil {
+		return err
+	}
+	return compared.Err()
+}
+
+// rebuild has the request build images and package them into the folder.
+func (o verifyOptions) rebuild(ctx context.Context, r *report.Report, p plan.Plan, folder string, request *verify.Request) error {
+	rebuild := deploy.Rebuild{Nix: nix.Nix{}, NixArgs: p.NixArgs, Report: r, Dir: folder, Again: o.again}
+	if err := rebuild.Nix.Check(ctx); err != nil {
+		return fmt.Errorf("%w; or compare with SHA256SUMS.txt alone: --download-only", err)
+	}
+	var err error
+	if rebuild.ModTime, err = modTime(); err != nil {
+		return err
+	}
+	if request.Metadata, err = deploy.FlakeMetadata(ctx, rebuild.Nix, p.Flake); err != nil {
+		return err
+	}
+	request.Rebuild = rebuild.Run
+	return nil
+}
+
+func (o verifyOptions) show(r *report.Report, compared verify.Report) error {
+	if !o.asJSON {
+		r.Result(compared.Text())
+		r.Summary(fmt.Sprintf("## Release %s: %s\n\n```\n%s```\n", compared.Tag, compared.Result, compared.Text()))
+		return nil
+	}
+	encoded, err := json.MarshalIndent(compared, "", "  ")
+	if err != nil {
+		return err
+	}
+	r.Result(string(encoded) + "\n")
+	return nil
+}

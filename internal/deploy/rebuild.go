@@ -1,0 +1,178 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"every.channel/runner-images/internal/image"
+	"every.channel/runner-images/internal/nix"
+	"every.channel/runner-images/internal/provenance"
+	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/verify"
+)
+
+// A Rebuild builds and packages images once more, to be compared with published
+// ones: as a Deployment does, but each that can be, whatever becomes of the
+// others.
+type Rebuild struct {
+	Nix     nix.Nix
+	NixArgs []string
+	Report  *report.Report
+	Dir     string    // where the packaged files go
+	ModTime time.Time // of the files in bundles
+
+	// Again has Nix build once more what it has built here before, and takes
+	// other bytes for a failure.
+	Again bool
+}
+
+// Run returns what became of each image.
+func (b Rebuild) Run(ctx context.Context, tag string, images []verify.Image) ([]verify.Rebuilt, error) {
+	if len(images) == 0 {
+		return nil, nil
+	}
+	outcomes := outcomes{}
+	results, err := b.build(ctx, images, outcomes)
+	if err != nil {
+		return nil, err
+	}
+	var rebuilt []verify.Rebuilt
+	for _, image := range images {
+		outcome := outcomes[image.Name]
+		outcome.Image = image
+		if i := slices.IndexFunc(results, func(r nix.Result) bool { return r.Name == image.Name }); i >= 0 {
+			if err := b.pack(ctx, tag, results[i], &outcome); err != nil {
+				return nil, err
+			}
+		}
+		rebuilt = append(rebuilt, outcome)
+	}
+	return rebuilt, nil
+}
+
+// outcomes are those of images that were not built, by name.
+type outcomes map[string]verify.Rebuilt
+
+func (o outcomes) notHere(name, reason string) { o[name] = verify.Rebuilt{Reason: reason} }
+
+func (o outcomes) failed(name string, err error) {
+	o[name] = verify.Rebuilt{Err: errors.Join(o[name].Err, err)}
+}
+
+// without returns the images that have no outcome yet.
+func (o outcomes) without(images []nix.Image) []nix.Image {
+	return slices.DeleteFunc(slices.Clone(images), func(i nix.Image) bool {
+		_, has := o[i.Name]
+		return has
+	})
+}
+
+// build builds the images that can be built here, and says in outcomes why the
+// others are not.
+func (b Rebuild) build(ctx context.Context, images []verify.Image, outcomes outcomes) ([]nix.Result, error) {
+	defer b.Report.Group("Rebuild " + count(len(images), "image"))()
+	progress := b.Report.Progress("build")
+	defer progress.Close()
+	request := nix.Request{
+		Args: b.NixArgs, Rebuild: b.Again,
+		LinkDir: filepath.Join(b.Dir, ".results"),
+		Events: func(e nix.Event) {
+			if e.Kind == nix.Warning {
+				b.Report.Line("nix: %s", e.Text)
+			}
+			if status := e.Progress.String(); status != "" {
+				progress.Status("%s", status)
+			}
+		},
+	}
+	for _, image := range images {
+		request.Images = append(request.Images, nix.Image(image))
+	}
+	if err := b.dropForeign(ctx, &request, outcomes); err != nil || len(request.Images) == 0 {
+		return nil, err
+	}
+	results, err := b.Nix.Build(ctx, request)
+	var failure *nix.BuildError
+	if !errors.As(err, &failure) {
+		return results, err
+	}
+	for _, f := range failure.Failures {
+		for _, name := range f.Images {
+			if f.Kind == nix.WrongMachine {
+				outcomes.notHere(name, f.Reason)
+			} else {
+				outcomes.failed(name, &nix.BuildError{Failures: []nix.Failure{f}})
+			}
+		}
+	}
+	// What was built is there: this returns it.
+	if request.Images = outcomes.without(request.Images); len(request.Images) == 0 {
+		return nil, nil
+	}
+	request.Rebuild = false
+	return b.Nix.Build(ctx, request)
+}
+
+// dropForeign takes those images out of the request that the flake does not have,
+// or that no machine at hand can build.
+func (b Rebuild) dropForeign(ctx context.Context, request *nix.Request, outcomes outcomes) error {
+	foreign, err := b.Nix.Foreign(ctx, *request)
+	if evaluation := (*nix.EvaluationError)(nil); errors.As(err, &evaluation) {
+		for _, problem := range evaluation.Problems {
+			if problem.Kind == nix.NoFlake {
+				return err
+			}
+			for _, name := range problem.Images {
+				if problem.Kind == nix.NoAttribute {
+					outcomes.notHere(name, problem.Reason)
+				} else {
+					outcomes.failed(name, errors.New(problem.Reason))
+				}
+			}
+		}
+		request.Images = outcomes.without(request.Images)
+		if len(request.Images) == 0 {
+			return nil
+		}
+		foreign, err = b.Nix.Foreign(ctx, *request)
+	}
+	if err != nil {
+		return err
+	}
+	for name, reason := range foreign {
+		outcomes.notHere(name, reason)
+	}
+	request.Images = outcomes.without(request.Images)
+	return nil
+}
+
+// pack makes the file of what was built.
+func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcome *verify.Rebuilt) error {
+	progress := b.Report.Progress("package")
+	defer progress.Close()
+	asset, err := image.Package(ctx, image.Request{
+		Result: result.Link, Name: result.Name, Tag: tag, Dir: b.Dir, ModTime: b.ModTime,
+		Progress: func(done, total int64) { progress.Bytes(result.Name, done, total) },
+	})
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	outcome.Path, outcome.File, outcome.Err = asset.Path, asset.Name, err
+	return nil
+}
+
+// FlakeMetadata returns which source a flake is, in the words of provenance.
+func FlakeMetadata(ctx context.Context, n nix.Nix, flake string) (provenance.Flake, error) {
+	metadata, err := n.FlakeMetadata(ctx, "", flake)
+	if err != nil {
+		return provenance.Flake{}, err
+	}
+	source := provenance.Flake{URL: metadata.LockedURL, Revision: metadata.Revision, NARHash: metadata.NARHash}
+	for _, input := range metadata.Inputs {
+		source.Inputs = append(source.Inputs, provenance.Input(input))
+	}
+	return source, nil
+}
