@@ -17,8 +17,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/forge"
-	"every.channel/runner-images/internal/image"
 	"every.channel/runner-images/internal/lab"
 )
 
@@ -36,12 +34,13 @@ const limit = 4 * time.Minute
 
 // A fleet is what all boot servers of these tests have in common.
 type fleet struct {
-	program string // runner-images
-	ipxe    string // the folder of boot programs
-	forge   forge.Config
-	token   string // path of the file with the forge's token
-	chain   string // path of the file with the chain token
-	slots   chan struct{}
+	program    string // runner-images
+	gitea      *lab.Gitea
+	repository string // owner/name
+	token      string // path of the file with the forge's token
+	chain      string // path of the file with the chain token
+	ipxe       string // the folder of boot programs
+	slots      chan struct{}
 }
 
 func TestBoot(t *testing.T) {
@@ -210,12 +209,12 @@ func (f *fleet) stage(t *testing.T, tags ...string) (stateDir string) {
 	stateDir = filepath.Join(t.TempDir(), "state")
 	for _, tag := range tags {
 		f.run(t, "netboot", "stage", "--state-dir", stateDir, "--release-tag", tag,
-			"--forge-url", f.forge.URL, "--repository", f.forge.Repository, "--token-file", f.token)
+			"--forge-url", f.gitea.URL, "--repository", f.repository, "--token-file", f.token)
 	}
 	return stateDir
 }
 
-// newFleet builds the program, and builds, packages and publishes the releases.
+// newFleet builds the program, and the releases with it.
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
 	folder := t.TempDir()
@@ -231,29 +230,24 @@ func newFleet(t *testing.T) *fleet {
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 
-	gitea := lab.StartGitea(t)
-	f.forge = forge.Config{
-		URL: gitea.URL, Repository: gitea.CreateRepository(t, "images", true), Token: gitea.Token(t, "write:repository"),
-	}
-	require.NoError(t, os.WriteFile(f.token, []byte(f.forge.Token+"\n"), 0o600))
+	f.gitea = lab.StartGitea(t)
+	f.repository = f.gitea.CreateRepository(t, "images", true)
+	require.NoError(t, os.WriteFile(f.token, []byte(f.gitea.Token(t, "write:repository")+"\n"), 0o600))
 	require.NoError(t, os.WriteFile(f.chain, []byte(chainToken+"\n"), 0o600))
 	nix := lab.Nix(t)
-	f.publish(t, oldTag, lab.BuildBootFlake(t, nix, oldGeneration))
-	f.publish(t, newTag, lab.BuildBootFlake(t, nix, newGeneration))
+	f.deploy(t, nix, oldTag, oldGeneration)
+	f.deploy(t, nix, newTag, newGeneration)
 	return f
 }
 
-func (f *fleet) publish(t *testing.T, tag, output string) {
+// deploy builds, packages and publishes the image of a generation.
+func (f *fleet) deploy(t *testing.T, nix lab.NixEnv, tag, generation string) {
 	t.Helper()
-	asset, err := image.Package(t.Context(), image.Request{
-		Result: output, Name: "ec-runner-x86_64-netboot", Tag: tag, Dir: t.TempDir(),
-	})
-	require.NoError(t, err)
-	store, err := forge.Open(f.forge)
-	require.NoError(t, err)
-	_, err = store.Publish(t.Context(), forge.Publication{
-		Tag: tag, Commit: "main", Title: tag, Notes: func([]forge.File) string { return "" },
-		Files: []forge.File{{Name: asset.Name, Path: asset.Path, Size: asset.Size, SHA256: asset.SHA256}},
-	})
-	require.NoError(t, err)
+	deploy := exec.CommandContext(t.Context(), f.program, "deploy",
+		"--flake", "path:"+lab.BootFlake(t, generation), "--build-x86-64-iso=false", "--output-dir", t.TempDir(),
+		"--release-tag", tag, "--forge-url", f.gitea.URL, "--repository", f.repository, "--token-file", f.token)
+	deploy.Dir = t.TempDir() // not this repository, whose commit it would name
+	deploy.Env = nix.Env()
+	out, err := deploy.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }
