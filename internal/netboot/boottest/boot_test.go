@@ -122,7 +122,7 @@ func (f *fleet) testLoop(t *testing.T, staged string) {
 	machine := network.StartMachine(t, lab.Machine{Firmware: lab.BIOS})
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	require.NoError(t, machine.WaitTimes(ctx, "iPXE initialising devices...", 5))
+	require.NoError(t, machine.WaitTimes(ctx, "iPXE initialising devices...", 4))
 	assert.NotContains(t, machine.Console(), "Linux version")
 	assert.NotContains(t, machine.Console(), lab.InInit(newGeneration))
 }
