@@ -1,0 +1,7 @@
+#!/test/busybox sh
+# Hands over to systemd, which runs the rest of stage 1 by its units.
+. /test/lib.sh
+prepare
+# systemd mounts these itself.
+busybox umount /run /sys /dev /proc
+exec /usr/lib/systemd/systemd
