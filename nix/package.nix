@@ -1,0 +1,64 @@
+# The runner-images command.
+{
+  lib,
+  buildGoModule,
+  installShellFiles,
+  stdenv,
+}:
+let
+  withoutTests =
+    folder:
+    lib.fileset.fileFilter (
+      file: !lib.hasSuffix "_test.go" file.name && !file.hasExt "txtar"
+    ) folder;
+in
+buildGoModule {
+  pname = "runner-images";
+  version = lib.trim (builtins.readFile ../cmd/runner-images/VERSION);
+
+  # What the command is built from and nothing else, so that a change of the
+  # documentation or of a module builds nothing anew.
+  src = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../go.mod
+      ../go.sum
+      (withoutTests ../cmd/runner-images)
+      (lib.fileset.difference (withoutTests ../internal) ../internal/lab)
+    ];
+  };
+
+  # The hash of the modules that go.mod and go.sum name, as `nix hash path` has it
+  # after `go mod vendor`: scripts/update-vendor-hash writes it here, and a test
+  # compares it.
+  vendorHash = "sha256-tM45/JGZ2qAOXDozDCjOfy+A57I2XnW60IanCmi+fXs=";
+
+  subPackages = [ "cmd/runner-images" ];
+  # Nothing of the C library: one static binary.
+  tags = [
+    "netgo"
+    "osusergo"
+  ];
+  ldflags = [
+    "-s"
+    "-w"
+  ];
+
+  # The tests need a network namespace, Nix and a forge of their own.
+  doCheck = false;
+
+  nativeBuildInputs = [ installShellFiles ];
+  postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    installShellCompletion --cmd runner-images \
+      --bash <($out/bin/runner-images completion bash) \
+      --fish <($out/bin/runner-images completion fish) \
+      --zsh <($out/bin/runner-images completion zsh)
+  '';
+
+  meta = {
+    description = "Builds NixOS boot images, releases them, and boots a fleet from the release";
+    license = lib.licenses.asl20;
+    mainProgram = "runner-images";
+    platforms = lib.platforms.linux;
+  };
+}
