@@ -1,0 +1,456 @@
+# A boot server for a fleet: stages a release of boot images and serves it by HTTP
+# and TFTP.
+{
+  config,
+  lib,
+  pkgs,
+  utils,
+  ...
+}:
+let
+  inherit (lib)
+    literalExpression
+    mkEnableOption
+    mkIf
+    mkOption
+    optional
+    optionalString
+    types
+    ;
+  cfg = config.services.every-channel.netboot;
+  commands = import ./command.nix cfg;
+
+  name = "every-channel-netboot";
+  stateDir = "/var/lib/${name}";
+  program = lib.getExe' cfg.package "runner-images";
+
+  cidr = types.strMatching "[0-9a-fA-F.:]+/[0-9]{1,3}";
+  # Secrets stay out of the store, and a path in Nix' syntax would go there.
+  secretFile = types.strMatching "/.*";
+
+  ringsFile =
+    if cfg.rings == { } then null else pkgs.writeText "rings.yaml" (commands.ringsYAML + "\n");
+  # The service reads it here, so that a change is a reload and no restart.
+  ringsPath = if ringsFile == null then null else "/etc/every-channel/netboot-rings.yaml";
+  allowedSignersFile =
+    if cfg.release.allowedSigners == [ ] then
+      null
+    else
+      "${pkgs.writeText "allowed_signers" (lib.concatLines cfg.release.allowedSigners)}";
+
+  # A file that is not in the store is seen by the service in this folder.
+  localIPXE = cfg.ipxe.file != null && !lib.hasPrefix "${builtins.storeDir}/" "${cfg.ipxe.file}";
+  ipxeDir =
+    if localIPXE then
+      "/run/${name}/ipxe"
+    else if cfg.ipxe.embedded then
+      "${embeddedIPXE}"
+    else
+      "${pkgs.linkFarm "ec-ipxe" {
+        ${cfg.tftpBootFilename} =
+          if cfg.ipxe.url == null then
+            "${cfg.ipxe.file}"
+          else
+            pkgs.fetchurl { inherit (cfg.ipxe) url hash; };
+      }}";
+
+  embeddedIPXE =
+    let
+      embedScript = pkgs.writeText "every-channel.ipxe" commands.embeddedScript;
+      # iPXE for the machines that boot, which need not be of this one's kind.
+      ipxeFor =
+        architecture:
+        let
+          system = pkgs.stdenv.hostPlatform;
+          ipxe =
+            if architecture == "x86_64" then
+              if system.isx86_64 then pkgs.ipxe else pkgs.pkgsCross.gnu64.ipxe
+            else if system.isAarch64 then
+              pkgs.ipxe
+            else
+              pkgs.pkgsCross.aarch64-multiplatform.ipxe;
+        in
+        ipxe.override { inherit embedScript; };
+    in
+    pkgs.linkFarm "ec-ipxe" (
+      lib.optionalAttrs (lib.elem "x86_64" cfg.ipxe.architectures) {
+        ${cfg.tftpBootFilename} = "${ipxeFor "x86_64"}/ipxe.efi";
+        "undionly.kpxe" = "${ipxeFor "x86_64"}/undionly.kpxe";
+      }
+      // lib.optionalAttrs (lib.elem "aarch64" cfg.ipxe.architectures) {
+        "ec-ipxe-arm64.efi" = "${ipxeFor "aarch64"}/ipxe.efi";
+      }
+    );
+
+  credential = file: credentialName: optional (file != null) "${credentialName}:${file}";
+
+  # What both units may not do.
+  sandbox = {
+    User = name;
+    Group = name;
+    StateDirectory = name;
+    StateDirectoryMode = "0750";
+    UMask = "0027";
+
+    DevicePolicy = "closed";
+    LockPersonality = true;
+    MemoryDenyWriteExecute = true;
+    NoNewPrivileges = true;
+    PrivateDevices = true;
+    PrivateTmp = true;
+    # No ProcSubset=pid: how many connections may wait is in /proc/sys/net.
+    ProtectClock = true;
+    ProtectControlGroups = true;
+    ProtectHome = true;
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    ProtectProc = "invisible";
+    ProtectSystem = "strict";
+    RemoveIPC = true;
+    RestrictAddressFamilies = [
+      "AF_INET"
+      "AF_INET6"
+      "AF_UNIX"
+      "AF_NETLINK" # to look up the interface's addresses
+    ];
+    RestrictNamespaces = true;
+    RestrictRealtime = true;
+    RestrictSUIDSGID = true;
+    SystemCallArchitectures = "native";
+    SystemCallFilter = [
+      "@system-service"
+      "~@privileged"
+    ];
+  };
+in
+{
+  options.services.every-channel.netboot = {
+    enable = mkEnableOption "the boot server: it stages a release of boot images and serves it by HTTP and TFTP";
+
+    package = mkOption {
+      type = types.package;
+      default = pkgs.callPackage ../../package.nix { };
+      defaultText = literalExpression "runner-images, of this flake";
+      description = "The package with the `runner-images` command.";
+    };
+
+    listenIP = mkOption {
+      type = types.strMatching "[0-9a-fA-F.:]+";
+      example = "10.20.30.2";
+      description = "The address to listen on, which machines are told.";
+    };
+
+    interface = mkOption {
+      type = types.strMatching "[^/ ]{1,15}";
+      example = "enp1s0";
+      description = "The network interface of the machines to boot. The firewall is opened on it, and on no other.";
+    };
+
+    hostname = mkOption {
+      type = types.nullOr (types.strMatching "[A-Za-z0-9.-]+");
+      default = null;
+      example = "boot.every.channel";
+      description = ''
+        This server's name, as the machines' DNS server knows it. Machines are told
+        to use it before {option}`listenIP`.
+      '';
+    };
+
+    httpPort = mkOption {
+      type = types.port;
+      default = 80;
+      description = "The port of the HTTP server.";
+    };
+
+    httpAllowedCIDRs = mkOption {
+      type = types.listOf cidr;
+      default = [ ];
+      example = [ "10.20.30.0/24" ];
+      description = "The networks whose machines may boot. None: all that reach {option}`interface`.";
+    };
+
+    chainTokenFile = mkOption {
+      type = types.nullOr secretFile;
+      default = null;
+      example = "/var/lib/secrets/chain-token";
+      description = ''
+        A file with a secret, which becomes part of the path of all that machines
+        load by HTTP. It is handed over as a credential, so that it may be readable
+        by root only. For a new token restart every-channel-netboot.service, which
+        lets transfers end first.
+      '';
+    };
+
+    tftpBootFilename = mkOption {
+      type = types.strMatching "[A-Za-z0-9][A-Za-z0-9._-]*";
+      default = "ec-ipxe.efi";
+      description = ''
+        What iPXE for UEFI on x86_64 is called: the DHCP server's boot file, option
+        67. On BIOS machines it is `undionly.kpxe`.
+      '';
+    };
+
+    statusAddress = mkOption {
+      type = types.strMatching ".*:[0-9]{1,5}";
+      default = "127.0.0.1:8077";
+      description = ''
+        Where the status page and {file}`/metrics` for Prometheus are. Everybody who
+        reaches it sees which machines boot what.
+      '';
+    };
+
+    keep = mkOption {
+      type = types.ints.positive;
+      default = 3;
+      description = "How many releases stay staged, to go back to.";
+    };
+
+    proxyDhcp = {
+      enable = mkEnableOption ''
+        answering PXE clients beside a DHCP server that does not know of this
+        server. Leave it off where the DHCP server sends the boot file, as a UniFi
+        gateway can'';
+      subnet = mkOption {
+        type = types.nullOr cidr;
+        default = null;
+        example = "10.20.30.0/24";
+        description = "The network whose clients are answered. Null: the interface's.";
+      };
+    };
+
+    release = {
+      host = mkOption {
+        type = types.nullOr types.singleLineStr;
+        default = null;
+        example = "git.every.channel";
+        description = "The forge with the releases: its name, for HTTPS, or an address such as `http://forge.lan:3000` or `file:///srv/releases`.";
+      };
+      repo = mkOption {
+        type = types.nullOr (types.strMatching "[^/ ]+/[^/ ]+");
+        default = null;
+        example = "every/channel";
+        description = "The repository with the releases, owner/name.";
+      };
+      tag = mkOption {
+        type = types.nullOr types.singleLineStr;
+        default = null;
+        example = "boot-v2026.02.28";
+        description = "The release to serve. Null: the latest `boot-*` release that is neither a draft nor a prerelease.";
+      };
+      tokenFile = mkOption {
+        type = types.nullOr secretFile;
+        default = null;
+        example = "/var/lib/secrets/forge-token";
+        description = "A file with a token that may read the releases, for a private repository. It is handed over as a credential.";
+      };
+      allowedSigners = mkOption {
+        type = types.listOf types.singleLineStr;
+        default = [ ];
+        example = [ "release@every.channel ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI…" ];
+        description = ''
+          Lines of an allowed_signers file ({manpage}`ssh-keygen(1)`). With any, only
+          a release that one of these keys has signed is staged.
+        '';
+      };
+      tarball = mkOption {
+        type = types.nullOr (types.strMatching "/.*");
+        default = null;
+        example = "/srv/ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz";
+        description = "A netboot bundle on this machine, in place of a release.";
+      };
+    };
+
+    rings = mkOption {
+      default = { };
+      example = {
+        canary = {
+          releaseTag = "boot-v2026.03.01";
+          macs = [ "00:11:22:33:44:55" ];
+        };
+      };
+      description = "Groups of machines that boot another release than the others.";
+      type = types.attrsOf (
+        types.submodule {
+          options = {
+            releaseTag = mkOption {
+              type = types.singleLineStr;
+              example = "boot-v2026.03.01";
+              description = "The release that these machines boot. It is staged too.";
+            };
+            macs = mkOption {
+              type = types.listOf (types.strMatching "([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}");
+              default = [ ];
+              example = [ "00:11:22:33:44:55" ];
+              description = "The machines, by the MAC addresses of the cards that they boot from.";
+            };
+          };
+        }
+      );
+    };
+
+    timer = {
+      enable = mkOption {
+        type = types.bool;
+        default = cfg.release.tarball == null && cfg.release.tag == null;
+        defaultText = literalExpression "release.tarball == null && release.tag == null";
+        description = "Whether to look for a newer release from time to time, stage it and switch to it.";
+      };
+      dates = mkOption {
+        type = types.singleLineStr;
+        default = "hourly";
+        description = "When to look for a newer release, as in {manpage}`systemd.time(7)`.";
+      };
+    };
+
+    ipxe = {
+      embedded = mkOption {
+        type = types.bool;
+        default = cfg.ipxe.file == null && cfg.ipxe.url == null;
+        defaultText = literalExpression "ipxe.file == null && ipxe.url == null";
+        description = ''
+          Whether to build iPXE with a script inside that goes to this server,
+          whatever the DHCP server says.
+        '';
+      };
+      architectures = mkOption {
+        type = types.nonEmptyListOf (
+          types.enum [
+            "x86_64"
+            "aarch64"
+          ]
+        );
+        default = [ "x86_64" ];
+        description = ''
+          The processors to build iPXE for. What is not this server's own is made with
+          a cross compiler, which may have to be built first. iPXE for aarch64 is
+          `ec-ipxe-arm64.efi`.
+        '';
+      };
+      file = mkOption {
+        type = types.nullOr types.path;
+        default = null;
+        example = "/var/lib/ipxe/ec-ipxe.efi";
+        description = ''
+          An iPXE binary in place of the built one, which should have an embedded
+          script: a path in the configuration, which is copied to the Nix store, or a
+          string with the path of a file on the server that everybody may read.
+        '';
+      };
+      url = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "https://boot.example/ec-ipxe.efi";
+        description = "Where to download an iPXE binary, in place of the built one.";
+      };
+      hash = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        description = "The hash of what {option}`url` has.";
+      };
+    };
+  };
+
+  config = mkIf cfg.enable {
+    inherit (commands) assertions;
+
+    users.users.${name} = {
+      isSystemUser = true;
+      group = name;
+      description = "Boot server";
+    };
+    users.groups.${name} = { };
+
+    environment.etc = mkIf (ringsFile != null) {
+      "every-channel/netboot-rings.yaml".source = ringsFile;
+    };
+
+    systemd.services."${name}-stage" = {
+      description = "Stage a release for the boot server";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+      restartTriggers = optional (ringsFile != null) ringsFile;
+      # The forge may not be there yet when everything comes up after a power cut.
+      startLimitIntervalSec = 0;
+      serviceConfig = sandbox // {
+        Type = "oneshot";
+        ExecStart =
+          map
+            (
+              words:
+              utils.escapeSystemdExecArgs ([ program ] ++ words)
+              + optionalString (cfg.release.tokenFile != null) " --token-file %d/forge-token"
+            )
+            (
+              commands.stage {
+                inherit stateDir allowedSignersFile;
+                ringsFile = ringsPath;
+              }
+            );
+        LoadCredential = credential cfg.release.tokenFile "forge-token";
+        Restart = "on-failure";
+        RestartSec = "30s";
+        RestartSteps = 5;
+        RestartMaxDelaySec = "15min";
+        CapabilityBoundingSet = "";
+        PrivateUsers = true;
+      };
+    };
+
+    systemd.timers."${name}-stage" = mkIf cfg.timer.enable {
+      description = "Look for a newer release for the boot server";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnCalendar = cfg.timer.dates;
+        RandomizedDelaySec = "10min";
+      };
+    };
+
+    systemd.services.${name} = {
+      description = "Boot server";
+      wantedBy = [ "multi-user.target" ];
+      # What was staged before is served while the forge is away.
+      wants = [
+        "network-online.target"
+        "${name}-stage.service"
+      ];
+      after = [ "network-online.target" ];
+      reloadTriggers = optional (ringsFile != null) ringsFile;
+      startLimitIntervalSec = 0;
+      serviceConfig = sandbox // {
+        Type = "notify-reload";
+        ExecStart =
+          utils.escapeSystemdExecArgs (
+            [ program ]
+            ++ commands.serve {
+              inherit stateDir ipxeDir;
+              ringsFile = ringsPath;
+            }
+          )
+          + optionalString (cfg.chainTokenFile != null) " --chain-token-file %d/chain-token";
+        LoadCredential = credential cfg.chainTokenFile "chain-token";
+        BindReadOnlyPaths = optional localIPXE "${cfg.ipxe.file}:${ipxeDir}/${cfg.tftpBootFilename}";
+        Restart = "always";
+        RestartSec = "2s";
+        # Transfers under way may end, which takes a minute at most.
+        TimeoutStopSec = "90s";
+        AmbientCapabilities = [ "CAP_NET_BIND_SERVICE" ];
+        CapabilityBoundingSet = [ "CAP_NET_BIND_SERVICE" ];
+      };
+    };
+
+    networking.firewall.interfaces.${cfg.interface} = {
+      allowedTCPPorts = [ cfg.httpPort ];
+      allowedUDPPorts = [
+        69
+      ]
+      ++ lib.optionals cfg.proxyDhcp.enable [
+        67
+        4011
+      ];
+    };
+  };
+}

@@ -1,0 +1,211 @@
+# Publishes channels of an HDHomeRun tuner to a relay, one unit a broadcast.
+{
+  config,
+  lib,
+  pkgs,
+  utils,
+  ...
+}:
+let
+  inherit (lib)
+    mkEnableOption
+    mkIf
+    mkOption
+    types
+    ;
+  cfg = config.services.every-channel.ec-node;
+
+  commandLine = import ./command.nix;
+
+  broadcast = types.submodule {
+    options = {
+      name = mkOption {
+        type = types.strMatching "[A-Za-z0-9][A-Za-z0-9._-]*";
+        example = "kqed";
+        description = "The broadcast's name on the relay, and of its unit: `ec-node-NAME.service`.";
+      };
+      channel = mkOption {
+        type = types.strMatching "[0-9]+([.][0-9]+)?";
+        example = "9.1";
+        description = "The channel on the tuner, with its dot.";
+      };
+      extraArgs = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        description = "More arguments to `ec-node wt-publish`, for this broadcast only.";
+      };
+    };
+  };
+
+  # Null in the options becomes something that can be built with; the assertions
+  # tell what to set.
+  program = if cfg.package == null then "/no-package" else lib.getExe' cfg.package "ec-node";
+
+  service =
+    broadcast:
+    let
+      hdhomerun = cfg.hdhomerun;
+      words =
+        if hdhomerun.host != null then
+          [ program ] ++ commandLine cfg broadcast "http://${hdhomerun.host}/auto/v${broadcast.channel}"
+        else
+          [
+            (lib.getExe' pkgs.bash "sh")
+            "${./publish.sh}"
+            (lib.toUpper (toString hdhomerun.deviceId))
+            broadcast.channel
+            program
+          ]
+          ++ commandLine cfg broadcast "INPUT";
+    in
+    {
+      description = "Publish ${broadcast.name}, channel ${broadcast.channel}";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+      # A tuner or a relay may be away for days.
+      startLimitIntervalSec = 0;
+      path = lib.optional (hdhomerun.host == null) pkgs.libhdhomerun;
+      serviceConfig = {
+        ExecStart = utils.escapeSystemdExecArgs words;
+        Restart = "always";
+        RestartSec = "2s";
+        RestartSteps = 5;
+        RestartMaxDelaySec = "60s";
+
+        DynamicUser = true;
+        CapabilityBoundingSet = "";
+        DevicePolicy = "closed";
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        NoNewPrivileges = true;
+        PrivateDevices = true;
+        PrivateTmp = true;
+        PrivateUsers = true;
+        ProcSubset = "pid";
+        ProtectClock = true;
+        ProtectControlGroups = true;
+        ProtectHome = true;
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectProc = "invisible";
+        ProtectSystem = "strict";
+        RemoveIPC = true;
+        RestrictAddressFamilies = [
+          "AF_INET"
+          "AF_INET6"
+          "AF_UNIX"
+          "AF_NETLINK" # to list the network's interfaces
+        ];
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        SystemCallArchitectures = "native";
+        SystemCallFilter = [
+          "@system-service"
+          "~@privileged"
+        ];
+        UMask = "0077";
+      };
+    };
+in
+{
+  options.services.every-channel.ec-node = {
+    enable = mkEnableOption "publishing channels of an HDHomeRun tuner with ec-node";
+
+    package = mkOption {
+      type = types.nullOr types.package;
+      default = null;
+      example = lib.literalExpression "inputs.every-channel.packages.x86_64-linux.ec-node";
+      description = "The package with the `ec-node` command. It is another project's, so there is none here.";
+    };
+
+    relay = mkOption {
+      type = types.strMatching "https?://.+";
+      example = "https://relay.every.channel/anon";
+      description = "The relay's address, as `--url` of `ec-node wt-publish`.";
+    };
+
+    hdhomerun = {
+      host = mkOption {
+        type = types.nullOr (types.strMatching "[A-Za-z0-9.:_-]+|\\[[0-9A-Fa-f:]+]");
+        default = null;
+        example = "10.20.30.9";
+        description = "The tuner's address or name. Either this or {option}`deviceId`.";
+      };
+      deviceId = mkOption {
+        type = types.nullOr (types.strMatching "[0-9A-Fa-f]{8}");
+        default = null;
+        example = "1038ABCD";
+        description = ''
+          The tuner's device id, to be looked up on the local network when a
+          broadcast starts, again and again until it answers. Either this or
+          {option}`host`.
+        '';
+      };
+      openFirewall = mkOption {
+        type = types.bool;
+        default = true;
+        description = "Whether the firewall lets in the answers of tuners (UDP port 65001) where {option}`deviceId` is set.";
+      };
+    };
+
+    broadcasts = mkOption {
+      type = types.listOf broadcast;
+      default = [ ];
+      example = [
+        {
+          name = "kqed";
+          channel = "9.1";
+        }
+      ];
+      description = "What to publish.";
+    };
+
+    transcode = mkEnableOption "transcoding of what the tuner sends";
+    passthrough = mkEnableOption "publishing of what the tuner sends as it is";
+    verifyTLS = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether the relay's certificate is verified.";
+    };
+
+    flags = {
+      transcode = mkOption {
+        type = types.str;
+        default = "--transcode";
+        description = "What this version of ec-node calls the switch for {option}`transcode`.";
+      };
+      passthrough = mkOption {
+        type = types.str;
+        default = "--passthrough";
+        description = "What this version of ec-node calls the switch for {option}`passthrough`.";
+      };
+      noVerifyTLS = mkOption {
+        type = types.str;
+        default = "--tls-disable-verify";
+        description = "What this version of ec-node calls the switch that is set where {option}`verifyTLS` is not.";
+      };
+    };
+
+    extraArgs = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      description = "More arguments to `ec-node wt-publish`, for all broadcasts.";
+    };
+  };
+
+  config = mkIf cfg.enable {
+    assertions = import ./assertions.nix cfg;
+
+    systemd.services = lib.listToAttrs (
+      map (broadcast: lib.nameValuePair "ec-node-${broadcast.name}" (service broadcast)) cfg.broadcasts
+    );
+
+    networking.firewall.allowedUDPPorts = mkIf (
+      cfg.hdhomerun.deviceId != null && cfg.hdhomerun.openFirewall
+    ) [ 65001 ];
+  };
+}
