@@ -208,9 +208,9 @@ func overlayRootUnit(t *testing.T) string {
 			RemainAfterExit                     bool
 		}
 	}
-	require.NoError(t, json.Unmarshal([]byte(evaluate(t,
+	require.NoError(t, json.Unmarshal(evaluate(t,
 		`import ./modules/ec-runner/overlay-root-unit.nix { mountsBelow = [ "sysroot-nix.mount" "sysroot-with\\x20space.mount" ]; }`,
-	)), &unit))
+	), &unit))
 	require.Equal(t, []string{"initrd-root-fs.target"}, unit.WantedBy, "which systemdInitrd links to it")
 	return fmt.Sprintf(`[Unit]
 Description=%s

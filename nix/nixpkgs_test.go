@@ -1,0 +1,290 @@
+package nix_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/lab"
+)
+
+// These tests evaluate the modules and all configurations with a real nixpkgs.
+// Nothing is built: they need no binary cache, and a minute or two.
+
+var update = flag.Bool("update", false, "write the units that testdata/units has")
+
+// nixpkgs returns the folder that NIXPKGS_PATH names.
+func nixpkgs(t *testing.T) string {
+	t.Helper()
+	folder := os.Getenv("NIXPKGS_PATH")
+	if folder == "" {
+		t.Skip("NOT TESTED, because NIXPKGS_PATH is not set: " + t.Name() +
+			". Set it to the folder of a checkout of nixpkgs 24.11 or newer.")
+	}
+	folder, err := filepath.EvalSymlinks(folder)
+	require.NoError(t, err)
+	return folder
+}
+
+// evaluateNixOS decodes one of the values of testdata/evaluate.nix.
+func evaluateNixOS(t *testing.T, attribute string, value any) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal(evaluate(t, nixosExpression(t, attribute)), value))
+}
+
+func nixosExpression(t *testing.T, attribute string) string {
+	t.Helper()
+	return fmt.Sprintf("(import ./testdata/evaluate.nix { nixpkgs = %q; }).%s", nixpkgs(t), attribute)
+}
+
+// All configurations, images, packages and virtual machine tests come to a
+// derivation. The tests run one after another: each needs 0.6 to 1 GB.
+func TestDerivations(t *testing.T) {
+	nixpkgs(t)
+	for _, name := range []string{
+		"ec-runner-aarch64", "ec-runner-x86_64",
+		"ec-runner-aarch64-netboot", "ec-runner-x86_64-netboot",
+		"ec-runner-x86_64-iso", "ec-runner-aarch64-sdimage",
+		"package-x86_64", "package-aarch64",
+		"test-overlay-root", "test-netboot", "shell", "boot-server",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var path string
+			evaluateNixOS(t, "derivations."+name, &path)
+			assert.Regexp(t, `\.drv$`, path)
+		})
+	}
+}
+
+func TestImages(t *testing.T) {
+	var names map[string]string
+	evaluateNixOS(t, "imageNames", &names)
+	assert.Equal(t, map[string]string{
+		"iso":     "ec-runner-x86_64-iso.iso",
+		"sdimage": "ec-runner-aarch64-sdimage.img",
+	}, withoutSuffix(names, ".zst"), "names that say nothing of a date or a version")
+
+	var bundles map[string]string
+	evaluateNixOS(t, "bundles", &bundles)
+	for architecture, kernel := range map[string]string{"x86_64": "bzImage", "aarch64": "Image"} {
+		linked := regexp.MustCompile(`ln -s \S+ (\S+)`).FindAllStringSubmatch(bundles[architecture], -1)
+		var files []string
+		for _, match := range linked {
+			files = append(files, strings.Trim(match[1], `'"`))
+		}
+		assert.ElementsMatch(t, []string{kernel, "initrd", "netboot.ipxe"}, files, "%s: %s", architecture, bundles[architecture])
+	}
+}
+
+func withoutSuffix(names map[string]string, suffix string) map[string]string {
+	for key, name := range names {
+		names[key] = strings.TrimSuffix(name, suffix)
+	}
+	return names
+}
+
+// The units are as in testdata/units, but for the paths of programs and what
+// NixOS sets in every unit.
+func TestUnits(t *testing.T) {
+	var units map[string]string
+	evaluateNixOS(t, "units", &units)
+	for name, text := range units {
+		got := normalUnit(text)
+		golden := filepath.Join("testdata", "units", name)
+		if *update {
+			require.NoError(t, os.WriteFile(golden, []byte(got), 0o644))
+		}
+		assert.Equal(t, readFile(t, golden), got, "%s; to take it as it is: go test ./nix -run TestUnits -update", name)
+		assert.NotContains(t, got, "LoadCredential=chain-token:/nix/store")
+	}
+	kept, err := filepath.Glob("testdata/units/*")
+	require.NoError(t, err)
+	assert.Len(t, kept, len(units))
+}
+
+var storePath = regexp.MustCompile(`/[^ ":]*/[0-9a-z]{32}-([A-Za-z+_-]+)[^ /":]*`)
+
+// normalUnit sorts each section of a unit and leaves out what depends on the
+// release of nixpkgs.
+func normalUnit(text string) string {
+	var sections []string
+	for section := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
+		lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(section), "\n"), func(line string) bool {
+			return strings.HasPrefix(line, "Environment=")
+		})
+		for index, line := range lines {
+			lines[index] = storePath.ReplaceAllString(line, "/nix/store/…-$1")
+		}
+		slices.Sort(lines[1:]) // the first is its name
+		sections = append(sections, strings.Join(lines, "\n"))
+	}
+	return strings.Join(sections, "\n\n") + "\n"
+}
+
+func TestBootServerFiles(t *testing.T) {
+	var rings string
+	evaluateNixOS(t, "rings", &rings)
+	assert.JSONEq(t, `{"rings": [
+		{"name": "canary", "release_tag": "boot-v2026.03.01", "macs": ["00:11:22:33:44:55"]},
+		{"name": "lab", "release_tag": "boot-v2026.03.01", "macs": ["00-11-22-33-44-66"]}
+	]}`, rings)
+
+	var timers map[string]bool
+	evaluateNixOS(t, "timers", &timers)
+	assert.Equal(t, map[string]bool{"pinned": false, "tarball": false}, timers)
+}
+
+func TestFirewalls(t *testing.T) {
+	type ports struct{ AllowedTCPPorts, AllowedUDPPorts []int }
+	type firewall struct {
+		ports
+		Interfaces map[string]ports
+	}
+	none := ports{[]int{}, []int{}}
+	var firewalls map[string]firewall
+	evaluateNixOS(t, "firewalls", &firewalls)
+	assert.Equal(t, map[string]firewall{
+		"nodeByHost":   {none, map[string]ports{}},
+		"nodeByDevice": {ports{[]int{}, []int{65001}}, map[string]ports{}},
+		"netbootPlain": {none, map[string]ports{"enp1s0": {[]int{80}, []int{69}}}},
+		"netbootFull":  {none, map[string]ports{"enp1s0": {[]int{80}, []int{67, 69, 4011}}}},
+	}, firewalls)
+}
+
+func TestStage1(t *testing.T) {
+	var commands string
+	evaluateNixOS(t, "scriptedCommands", &commands)
+	assert.Regexp(t, `(?m)^sh /\S+-overlay-root.sh /mnt-root 2g$`, commands)
+
+	var initrds map[string]string
+	evaluateNixOS(t, "initrds", &initrds)
+	assert.Len(t, initrds, 2)
+}
+
+func TestAppliance(t *testing.T) {
+	var appliance map[string]any
+	evaluateNixOS(t, "appliance", &appliance)
+	assert.Equal(t, map[string]any{
+		"journal":        "volatile",
+		"gc":             map[string]any{"automatic": true, "dates": "weekly", "options": "--delete-older-than 14d"},
+		"entries":        10.0,
+		"passwords":      false,
+		"passwordHashes": []any{},
+		"hostKeys":       []any{"/var/lib/ssh/ssh_host_ed25519_key"},
+		"features":       []any{"nix-command", "flakes"},
+		"flake":          true,
+	}, appliance)
+}
+
+func TestActionsWithForgejoRunner(t *testing.T) {
+	var instance struct {
+		Enable      bool
+		Connections map[string]struct {
+			URL, UUID, TokenFile string
+			Labels               []string
+		}
+	}
+	evaluateNixOS(t, "actionsForgejo", &instance)
+	forge := instance.Connections["forge"]
+	assert.True(t, instance.Enable)
+	assert.Equal(t, "https://git.every.channel", forge.URL)
+	assert.Equal(t, "33834eef-e758-48c4-a676-1745426747aa", forge.UUID)
+	assert.Equal(t, "/var/lib/secrets/actions-token", forge.TokenFile)
+	assert.Equal(t, []string{"nix:host", "x86_64-linux:host"}, forge.Labels)
+}
+
+func TestAssertions(t *testing.T) {
+	var wrong map[string][]string
+	evaluateNixOS(t, "wrong", &wrong)
+	assert.Empty(t, wrong["nothing"])
+	delete(wrong, "nothing")
+	for name, want := range map[string][]string{
+		"bootWithoutNix":      {"overlayRoot: the boot loader's files are on a file system of their own and /nix is not"},
+		"bindNix":             {"overlayRoot: the boot loader's files are on a file system of their own and /nix is not"},
+		"actionsWithoutUUID":  {"actions.uuid is not set"},
+		"actionsTokenInStore": {"actions.tokenFile is in the Nix store"},
+		"node":                {"ec-node.package is not set", "ec-node.hdhomerun: set host"},
+		"netboot":             {"netboot.release: set host", "netboot.ipxe.hash is not set"},
+	} {
+		if assert.Len(t, wrong[name], len(want), "%s: %q", name, wrong[name]) {
+			for index, message := range wrong[name] {
+				assert.Contains(t, message, want[index], name)
+			}
+		}
+		delete(wrong, name)
+	}
+	assert.Empty(t, wrong, "not compared")
+
+	var warned map[string][]string
+	evaluateNixOS(t, "warned", &warned)
+	assert.Empty(t, warned["all"])
+	if assert.Len(t, warned["nixOnRoot"], 1) {
+		assert.Contains(t, warned["nixOnRoot"][0], "/nix is no file system of its own")
+	}
+}
+
+// Values of the wrong form are refused, and the message names the option.
+func TestRefusedValues(t *testing.T) {
+	for name, option := range map[string]string{
+		"channel":   "services.every-channel.ec-node.broadcasts",
+		"interface": "services.every-channel.netboot.interface",
+		"size":      "services.every-channel.runner.overlayRoot.size",
+		"cidr":      "services.every-channel.netboot.httpAllowedCIDRs",
+		"secret":    "services.every-channel.netboot.chainTokenFile",
+		"mac":       "services.every-channel.netboot.rings.a.macs",
+		"unknown":   "services.every-channel.runner.overlayroot",
+	} {
+		_, err := evaluateError(t, nixosExpression(t, "refused."+name))
+		assert.ErrorContains(t, err, option, name)
+	}
+}
+
+// docs/OPTIONS.md is what the modules say of their options.
+func TestOptionsAreDocumented(t *testing.T) {
+	var reference string
+	evaluateNixOS(t, "options", &reference)
+	assert.Equal(t, reference, readFile(t, "../docs/OPTIONS.md"), "run scripts/update-options")
+}
+
+// The package is built from the files that its vendorHash is computed from.
+func TestPackageSource(t *testing.T) {
+	nix := lab.Nix(t)
+	command := exec.Command(nix.Program, "eval", "--raw", "--impure", "--expr", nixosExpression(t, "packageSource"))
+	command.Env = nix.Env()
+	var stderr bytes.Buffer
+	command.Stderr = &stderr
+	source, err := command.Output() // written to the store, since this is not --read-only
+	require.NoError(t, err, "%s", &stderr)
+
+	list, err := exec.Command("git", "ls-files", "-z", "..").Output()
+	require.NoError(t, err)
+	var want []string
+	for file := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
+		file = strings.TrimPrefix(file, "../")
+		code := strings.HasPrefix(file, "cmd/") || strings.HasPrefix(file, "internal/") && !strings.HasPrefix(file, "internal/lab/")
+		test := strings.HasSuffix(file, "_test.go") || strings.HasSuffix(file, ".txtar")
+		if code && !test || file == "go.mod" || file == "go.sum" {
+			want = append(want, file)
+		}
+	}
+	var got []string
+	require.NoError(t, filepath.WalkDir(string(source), func(path string, entry os.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() {
+			name, _ := filepath.Rel(string(source), path)
+			got = append(got, name)
+		}
+		return err
+	}))
+	assert.ElementsMatch(t, want, got)
+}

@@ -1,0 +1,348 @@
+# What the tests look at, as values that `nix eval --json` can print. Each is
+# computed only when it is asked for.
+{ nixpkgs }:
+let
+  outputs = import ./outputs.nix nixpkgs;
+  inherit (outputs.nixpkgs) lib;
+
+  # A machine with the modules of this flake.
+  machine =
+    module:
+    outputs.nixpkgs.lib.nixosSystem {
+      modules = [
+        outputs.nixosModules.default
+        {
+          nixpkgs.hostPlatform = "x86_64-linux";
+          system.stateVersion = "24.11";
+          boot.loader.grub.enable = false;
+        }
+        module
+      ];
+    };
+  disks = names: {
+    fileSystems = lib.genAttrs names (name: {
+      device = "/dev/disk/by-label/${builtins.replaceStrings [ "/" ] [ "-" ] name}";
+      fsType = "ext4";
+    });
+  };
+
+  failed = machine: map (a: a.message) (lib.filter (a: !a.assertion) machine.config.assertions);
+  # Ours, and not what NixOS says of a machine without a boot loader.
+  warnings = machine: lib.filter (lib.hasInfix "services.every-channel") machine.config.warnings;
+
+  runner = settings: {
+    services.every-channel.runner = {
+      enable = true;
+    }
+    // settings;
+  };
+  node = settings: {
+    imports = [ (disks [ "/" ]) ];
+    services.every-channel.ec-node = {
+      enable = true;
+      package = machine0.pkgs.hello;
+      relay = "https://relay.every.channel/anon";
+      hdhomerun.host = "10.20.30.9";
+      broadcasts = [
+        {
+          name = "kqed";
+          channel = "9.1";
+        }
+      ];
+    }
+    // settings;
+  };
+  netboot = settings: {
+    imports = [ (disks [ "/" ]) ];
+    services.every-channel.netboot = {
+      enable = true;
+      listenIP = "10.20.30.2";
+      interface = "enp1s0";
+      release = {
+        host = "git.every.channel";
+        repo = "every/channel";
+      };
+    }
+    // settings;
+  };
+  machine0 = machine (disks [ "/" ]);
+  onDisks = [
+    "/"
+    "/nix"
+    "/boot"
+    "/var"
+  ];
+
+  nodeByHost = machine (node { });
+  nodeByDevice = machine (node {
+    hdhomerun.deviceId = "1038abcd";
+    verifyTLS = false;
+    transcode = true;
+    extraArgs = [ "--bitrate 5 %" ];
+  });
+  netbootPlain = machine (netboot { });
+  netbootFull = machine (netboot {
+    hostname = "boot.every.channel";
+    httpAllowedCIDRs = [
+      "10.20.30.0/24"
+      "10.20.31.0/24"
+    ];
+    chainTokenFile = "/var/lib/secrets/chain-token";
+    keep = 5;
+    proxyDhcp = {
+      enable = true;
+      subnet = "10.20.30.0/24";
+    };
+    release = {
+      host = "http://forge.lan:3000";
+      repo = "every/channel";
+      tag = "boot-v2026.02.28";
+      tokenFile = "/var/lib/secrets/forge-token";
+      allowedSigners = [ "release@every.channel ssh-ed25519 AAAA" ];
+    };
+    rings = {
+      canary = {
+        releaseTag = "boot-v2026.03.01";
+        macs = [ "00:11:22:33:44:55" ];
+      };
+      lab = {
+        releaseTag = "boot-v2026.03.01";
+        macs = [ "00-11-22-33-44-66" ];
+      };
+    };
+    ipxe.architectures = [
+      "x86_64"
+      "aarch64"
+    ];
+  });
+  netbootFile = machine (netboot {
+    release.tarball = "/srv/bundle.tar.gz";
+    ipxe.file = "/srv/ipxe/ec-ipxe.efi";
+  });
+
+  runnerOnDisks =
+    systemdInitrd:
+    machine {
+      imports = [
+        (disks onDisks)
+        (runner { overlayRoot.size = "2g"; })
+      ];
+      boot.initrd.systemd.enable = systemdInitrd;
+    };
+  scripted = runnerOnDisks false;
+  systemd = runnerOnDisks true;
+
+  # What is in nixpkgs since 26.11, as far as the module uses it.
+  forgejoRunner =
+    { lib, ... }:
+    {
+      options.services.forgejo-runner.instances = lib.mkOption { type = lib.types.attrsOf lib.types.anything; };
+    };
+  actions = {
+    enable = true;
+    url = "https://git.every.channel";
+    tokenFile = "/var/lib/secrets/actions-token";
+    name = "nuc-1";
+  };
+  actionsMachine = machine {
+    imports = [
+      (disks onDisks)
+      (runner { inherit actions; })
+    ];
+  };
+
+  text = machine: unit: machine.config.systemd.units.${unit}.text;
+  firewall = machine: {
+    inherit (machine.config.networking.firewall) allowedTCPPorts allowedUDPPorts;
+    interfaces = lib.mapAttrs (_: interface: {
+      inherit (interface) allowedTCPPorts allowedUDPPorts;
+    }) machine.config.networking.firewall.interfaces;
+  };
+in
+{
+  derivations =
+    let
+      build = name: outputs.nixosConfigurations.${name}.config.system.build;
+    in
+    {
+      ec-runner-aarch64 = (build "ec-runner-aarch64").toplevel.drvPath;
+      ec-runner-x86_64 = (build "ec-runner-x86_64").toplevel.drvPath;
+      # The systems are parts of the images.
+      ec-runner-aarch64-netboot = (build "ec-runner-aarch64-netboot").netboot.drvPath;
+      ec-runner-x86_64-netboot = (build "ec-runner-x86_64-netboot").netboot.drvPath;
+      ec-runner-x86_64-iso = (build "ec-runner-x86_64-iso").isoImage.drvPath;
+      ec-runner-aarch64-sdimage = (build "ec-runner-aarch64-sdimage").sdImage.drvPath;
+      package-x86_64 = outputs.packages.x86_64-linux.runner-images.drvPath;
+      package-aarch64 = outputs.packages.aarch64-linux.runner-images.drvPath;
+      test-overlay-root = outputs.checks.x86_64-linux.overlay-root.drvPath;
+      test-netboot = outputs.checks.x86_64-linux.netboot.drvPath;
+      shell = outputs.devShells.x86_64-linux.default.drvPath;
+      boot-server = netbootFull.config.system.build.toplevel.drvPath;
+    };
+
+  imageNames = {
+    iso = outputs.nixosConfigurations.ec-runner-x86_64-iso.config.system.build.isoImage.name;
+    sdimage = outputs.nixosConfigurations.ec-runner-aarch64-sdimage.config.system.build.sdImage.name;
+  };
+  # The command that makes the netboot bundle's folder.
+  bundles = lib.genAttrs [ "x86_64" "aarch64" ] (
+    architecture: outputs.nixosConfigurations."ec-runner-${architecture}-netboot".config.system.build.netboot.buildCommand
+  );
+
+  units = {
+    "ec-node-kqed-by-host.service" = text nodeByHost "ec-node-kqed.service";
+    "ec-node-kqed-by-device.service" = text nodeByDevice "ec-node-kqed.service";
+    "netboot-plain.service" = text netbootPlain "every-channel-netboot.service";
+    "netboot-plain-stage.service" = text netbootPlain "every-channel-netboot-stage.service";
+    "netboot-plain-stage.timer" = text netbootPlain "every-channel-netboot-stage.timer";
+    "netboot-full.service" = text netbootFull "every-channel-netboot.service";
+    "netboot-full-stage.service" = text netbootFull "every-channel-netboot-stage.service";
+    "netboot-file.service" = text netbootFile "every-channel-netboot.service";
+    "netboot-file-stage.service" = text netbootFile "every-channel-netboot-stage.service";
+    "overlay-root.service" = systemd.config.boot.initrd.systemd.units."overlay-root.service".text;
+    "overlay-root-check.service" = text systemd "overlay-root-check.service";
+    "systemd-remount-fs.service" = text systemd "systemd-remount-fs.service";
+    "actions.service" = text actionsMachine "gitea-runner-every\\x2dchannel.service";
+  };
+  scriptedCommands = scripted.config.boot.initrd.postMountCommands;
+  timers = {
+    pinned = netbootFull.config.systemd.timers ? every-channel-netboot-stage;
+    tarball = netbootFile.config.systemd.timers ? every-channel-netboot-stage;
+  };
+  rings = netbootFull.config.environment.etc."every-channel/netboot-rings.yaml".source.text;
+  firewalls = {
+    nodeByHost = firewall nodeByHost;
+    nodeByDevice = firewall nodeByDevice;
+    netbootPlain = firewall netbootPlain;
+    netbootFull = firewall netbootFull;
+  };
+  initrds = lib.mapAttrs (_: system: system.config.system.build.initialRamdisk.drvPath) {
+    inherit scripted systemd;
+  };
+
+  appliance =
+    let
+      inherit (systemd) config;
+    in
+    {
+      journal = config.services.journald.storage;
+      gc = { inherit (config.nix.gc) automatic dates options; };
+      entries = config.boot.loader.systemd-boot.configurationLimit;
+      passwords = config.services.openssh.settings.PasswordAuthentication;
+      hostKeys = map (key: key.path) config.services.openssh.hostKeys;
+      features = config.nix.settings.experimental-features;
+      flake = config.environment.etc."every-channel/flake".source == outputs.outPath;
+      passwordHashes = lib.filter (hash: hash != null && hash != "!") (
+        lib.concatMap (user: [
+          user.hashedPassword
+          user.initialHashedPassword
+          user.initialPassword
+          user.password
+        ]) (lib.attrValues config.users.users)
+      );
+    };
+
+  actionsForgejo =
+    (machine {
+      imports = [
+        forgejoRunner
+        (disks onDisks)
+        (runner {
+          actions = actions // {
+            uuid = "33834eef-e758-48c4-a676-1745426747aa";
+          };
+        })
+      ];
+    }).config.services.forgejo-runner.instances.every-channel;
+
+  # The messages of the assertions that fail.
+  wrong =
+    lib.mapAttrs (_: module: failed (machine module)) {
+      nothing = {
+        imports = [
+          (disks onDisks)
+          (runner { })
+        ];
+      };
+      bootWithoutNix = {
+        imports = [
+          (disks [
+            "/"
+            "/boot"
+          ])
+          (runner { })
+        ];
+      };
+      bindNix = {
+        imports = [
+          (disks [
+            "/"
+            "/boot"
+          ])
+          (runner { })
+        ];
+        fileSystems."/nix" = {
+          device = "/persist/nix";
+          options = [ "bind" ];
+        };
+      };
+      actionsWithoutUUID = {
+        imports = [
+          forgejoRunner
+          (disks onDisks)
+          (runner { inherit actions; })
+        ];
+      };
+      actionsTokenInStore = {
+        imports = [
+          (disks onDisks)
+          (runner { actions = actions // { tokenFile = "${builtins.storeDir}/x-token"; }; })
+        ];
+      };
+      node = node {
+        package = null;
+        hdhomerun = { };
+      };
+      netboot = netboot {
+        release = { };
+        ipxe.url = "https://boot.example/ec-ipxe.efi";
+      };
+    };
+  warned = lib.mapAttrs (_: names: warnings (machine { imports = [ (disks names) (runner { }) ]; })) {
+    nixOnRoot = [ "/" ];
+    all = onDisks;
+  };
+
+  # Values that the options' types refuse.
+  refused =
+    let
+      options = module: (machine module).config.services.every-channel;
+    in
+    {
+      channel =
+        (options (node {
+          broadcasts = [
+            {
+              name = "kqed";
+              channel = "9-1";
+            }
+          ];
+        })).ec-node.broadcasts;
+      interface = (options (netboot { interface = "a long name"; })).netboot.interface;
+      size = (options (runner { overlayRoot.size = "lots"; })).runner.overlayRoot.size;
+      cidr = (options (netboot { httpAllowedCIDRs = [ "10.20.30.0" ]; })).netboot.httpAllowedCIDRs;
+      secret = (options (netboot { chainTokenFile = ./evaluate.nix; })).netboot.chainTokenFile;
+      mac =
+        (options (netboot {
+          rings.a = {
+            releaseTag = "boot-v1";
+            macs = [ "00:11" ];
+          };
+        })).netboot.rings;
+      unknown = (options (runner { overlayroot = true; })).runner;
+    };
+
+  packageSource = "${outputs.packages.x86_64-linux.runner-images.src}";
+
+  options = import ../options.nix { inherit lib; modules = outputs.nixosModules.default; };
+}
