@@ -25,6 +25,8 @@ require (
 
 require github.com/cenkalti/backoff/v5 v5.0.3
 
+require github.com/kylelemons/godebug v1.1.0 // indirect
+
 require (
 	github.com/insomniacslk/dhcp v0.0.0-20260901064844-234b97448fae
 	github.com/josharian/native v1.1.0 // indirect

@@ -28,9 +28,10 @@ import (
 )
 
 const (
-	// blockSize is the most bytes of a file in a packet. With the headers of
-	// TFTP, UDP and IP, 4 + 8 + 20 bytes, it fills an Ethernet packet.
-	blockSize = 1468
+	// ethernet is the size in bytes of a packet on most networks. The headers of
+	// TFTP, UDP and IP take headers of them.
+	ethernet = 1500
+	headers  = 4 + 8 + 20
 
 	// A lost packet is sent again after resendAfter, this many times.
 	resendAfter = time.Second
@@ -40,7 +41,7 @@ const (
 	// second request for it comes from that program itself.
 	secondWithin = time.Minute
 
-	readAhead = 64 << 10 // bytes
+	readAhead = 16 << 10 // bytes of a file
 
 	maxTransfers          = 1024
 	maxTransfersPerClient = 8
@@ -59,6 +60,10 @@ type Server struct {
 	// best first, for a client that reached this server at local.
 	Scripts func(local netip.Addr) []string
 
+	// MTU is the size in bytes of the largest packet on the clients' network, if
+	// it is less than Ethernet's; zero if it is not known.
+	MTU int
+
 	once     sync.Once
 	server   *tftp.Server
 	stopped  context.Context
@@ -76,19 +81,30 @@ func (s *Server) Serve(conn net.PacketConn) error {
 	return nil
 }
 
-// Shutdown takes no more requests, and returns when all transfers have ended;
-// those that have not when the context is done are broken off.
+// Shutdown takes no more requests, and returns when all transfers have ended, or
+// when the context is done: then those that go on are broken off.
 func (s *Server) Shutdown(ctx context.Context) {
 	s.once.Do(s.init)
-	defer context.AfterFunc(ctx, s.stop)()
-	s.server.Shutdown()
+	ended := make(chan struct{})
+	go func() {
+		s.server.Shutdown()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
 	s.stop()
 }
 
 func (s *Server) init() {
 	s.stopped, s.stop = context.WithCancel(context.Background())
 	s.server = tftp.NewServer(s.read, s.write)
-	s.server.SetBlockSize(blockSize)
+	packet := ethernet
+	if s.MTU > 0 {
+		packet = min(packet, s.MTU)
+	}
+	s.server.SetBlockSize(packet - headers)
 	s.server.SetTimeout(resendAfter)
 	s.server.SetRetries(resends)
 	s.server.SetBackoff(func(int) time.Duration { return 0 })
@@ -215,16 +231,15 @@ func (s *Server) send(client journal.Client, file file, to io.ReaderFrom) error 
 	case content.transfer == nil:
 		content.transfer = content.first() // an empty file
 	}
-	content.transfer.End(err == nil, err)
-	if err != nil {
+	switch {
+	case err != nil:
 		s.Journal.TFTPFailed(reason(err), client.Address, err)
-		return nil
-	}
-	if file.program {
+	case file.program:
 		s.requests.completed(file.request)
-	} else {
+	default:
 		s.requests.forget(client.Address)
 	}
+	content.transfer.End(err == nil, err)
 	return nil
 }
 

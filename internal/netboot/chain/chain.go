@@ -103,7 +103,7 @@ func relativeName(line string) (start, end int) {
 		return 0, 0
 	}
 	switch line[words[0].start:words[0].end] {
-	case "kernel", "initrd", "module", "imgfetch", "imgselect", "chain", "boot":
+	case "kernel", "initrd", "module", "imgfetch":
 	default:
 		return 0, 0
 	}

@@ -77,3 +77,23 @@ func interfacePrefix(name string) (netip.Prefix, error) {
 	}
 	return netip.Prefix{}, fmt.Errorf("--interface %q has no IPv4 address yet", name)
 }
+
+// mtu returns the least size in bytes of a packet on the networks that machines
+// are on, or zero if it is not known: the chosen interface's, or that of all but
+// the loopback.
+func (s *Server) mtu() int {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return 0
+	}
+	least := 0
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || (s.config.Interface != "" && i.Name != s.config.Interface) {
+			continue
+		}
+		if least == 0 || i.MTU < least {
+			least = i.MTU
+		}
+	}
+	return least
+}

@@ -22,18 +22,16 @@ import (
 )
 
 const (
-	maxConnections       = 1024
-	maxStatusConnections = 64
-	maxHeaderBytes       = 8 << 10
-	headerWithin         = 10 * time.Second
-	idleWithin           = time.Minute
+	maxHeaderBytes = 8 << 10
+	requestWithin  = 10 * time.Second
+	idleWithin     = time.Minute
 )
 
 // Run serves until the context is done, then takes no more requests, lets
 // transfers come to their end within the configured limit, and returns nil. It
 // returns early with an error if a part cannot go on.
 func (s *Server) Run(ctx context.Context) error {
-	tftp := &boottftp.Server{Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts}
+	tftp := &boottftp.Server{Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts, MTU: s.mtu()}
 	handler := &boothttp.Handler{
 		State: s.state, Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts,
 		Token: func() access.Token { return *s.token.Load() },
@@ -43,8 +41,9 @@ func (s *Server) Run(ctx context.Context) error {
 	s.close = append(s.close, handler)
 	group, ctx := errgroup.WithContext(ctx)
 	boot := s.newHTTP(handler)
+	boot.ReadTimeout = requestWithin // no request has a body
 	page := s.newHTTP(status.New(ctx, s.state, handler.Rings, s.journal, s.registry, s.log))
-	group.Go(func() error { return serveHTTP(boot, netutil.LimitListener(s.listeners.HTTP, maxConnections)) })
+	group.Go(func() error { return serveHTTP(boot, s.guarded()) })
 	group.Go(func() error { return serveHTTP(page, netutil.LimitListener(s.listeners.Status, maxStatusConnections)) })
 	group.Go(func() error { return tftp.Serve(s.listeners.TFTP) })
 	if s.proxy != nil {
@@ -72,11 +71,20 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) newHTTP(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           handler,
-		ReadHeaderTimeout: headerWithin,
+		ReadHeaderTimeout: requestWithin,
 		IdleTimeout:       idleWithin,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
+}
+
+// guarded returns the HTTP listener with its limits.
+func (s *Server) guarded() net.Listener {
+	listener, ok := s.listeners.HTTP.(*net.TCPListener)
+	if !ok {
+		return netutil.LimitListener(s.listeners.HTTP, maxConnections)
+	}
+	return newGuard(listener, s.networks, s.journal)
 }
 
 func serveHTTP(server *http.Server, listener net.Listener) error {

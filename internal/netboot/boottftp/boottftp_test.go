@@ -1,0 +1,474 @@
+package boottftp_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pin/tftp/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/netboot/access"
+	"every.channel/runner-images/internal/netboot/boottftp"
+	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/loaders"
+)
+
+// A site is a TFTP server with a folder of boot programs.
+type site struct {
+	t        *testing.T
+	folder   string
+	server   *boottftp.Server
+	address  *net.UDPAddr
+	journal  *journal.Journal
+	registry *prometheus.Registry
+	log      *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func start(t *testing.T, configure func(*boottftp.Server)) *site {
+	t.Helper()
+	s := &site{t: t, folder: t.TempDir(), registry: prometheus.NewRegistry(), log: &lockedBuffer{}}
+	opened, err := loaders.Open(s.folder)
+	require.NoError(t, err)
+	s.journal = journal.New(slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})), s.registry)
+	s.server = &boottftp.Server{
+		Loaders: opened,
+		Journal: s.journal,
+		Scripts: func(local netip.Addr) []string { return []string{"http://" + local.String() + "/T/netboot.ipxe"} },
+	}
+	if configure != nil {
+		configure(s.server)
+	}
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	s.address = conn.LocalAddr().(*net.UDPAddr)
+	ended := make(chan error, 1)
+	go func() { ended <- s.server.Serve(conn) }()
+	t.Cleanup(func() {
+		now, cancel := context.WithCancel(context.Background())
+		cancel()
+		s.server.Shutdown(now)
+		assert.NoError(t, <-ended)
+		assert.NoError(t, opened.Close())
+	})
+	return s
+}
+
+// put writes a file of random bytes.
+func (s *site) put(name string, size int) []byte {
+	s.t.Helper()
+	content := make([]byte, size)
+	_, err := rand.Read(content)
+	require.NoError(s.t, err)
+	require.NoError(s.t, os.WriteFile(filepath.Join(s.folder, name), content, 0o600))
+	return content
+}
+
+// fetch asks for a file as a usual client does.
+func (s *site) fetch(address, name string, blockSize int) ([]byte, error) {
+	client, err := tftp.NewClient(address)
+	require.NoError(s.t, err)
+	if blockSize > 0 {
+		client.SetBlockSize(blockSize)
+	}
+	client.SetTimeout(time.Second)
+	client.SetBackoff(func(int) time.Duration { return 0 })
+	client.SetRetries(20)
+	from, err := client.Receive(name, "octet")
+	if err != nil {
+		return nil, err
+	}
+	var content bytes.Buffer
+	if _, err := from.WriteTo(&content); err != nil {
+		return nil, err
+	}
+	// The server knows of the transfer's end when it has the last acknowledgement.
+	require.Eventually(s.t, func() bool { return s.counted("netboot_active_transfers", "tftp") == "0" }, 30*time.Second, time.Millisecond)
+	return content.Bytes(), nil
+}
+
+func (s *site) counted(metric, labels string) string {
+	s.t.Helper()
+	families, err := s.registry.Gather()
+	require.NoError(s.t, err)
+	for _, family := range families {
+		if family.GetName() != metric {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			var have []string
+			for _, label := range m.GetLabel() {
+				have = append(have, label.GetValue())
+			}
+			if strings.Join(have, " ") == labels {
+				return fmt.Sprint(m.GetCounter().GetValue() + m.GetGauge().GetValue())
+			}
+		}
+	}
+	return "0"
+}
+
+// A client speaks TFTP packet by packet.
+type client struct {
+	t    *testing.T
+	conn net.PacketConn
+	to   net.Addr
+}
+
+func (s *site) client(local string) *client {
+	s.t.Helper()
+	conn, err := net.ListenPacket("udp4", local+":0")
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { _ = conn.Close() })
+	return &client{s.t, conn, s.address}
+}
+
+func (c *client) send(to net.Addr, parts ...string) {
+	c.t.Helper()
+	_, err := c.conn.WriteTo([]byte(strings.Join(parts, "")), to)
+	require.NoError(c.t, err)
+}
+
+// read asks for a file, with options as name and value in turn.
+func (c *client) read(name string, options ...string) {
+	c.t.Helper()
+	c.send(c.to, "\x00\x01", name, "\x00octet\x00", strings.Join(append(options, ""), "\x00"))
+}
+
+func (c *client) receive() (string, net.Addr) {
+	c.t.Helper()
+	buffer := make([]byte, 64<<10)
+	require.NoError(c.t, c.conn.SetReadDeadline(time.Now().Add(30*time.Second)))
+	n, from, err := c.conn.ReadFrom(buffer)
+	require.NoError(c.t, err)
+	return string(buffer[:n]), from
+}
+
+const (
+	data            = "\x00\x03"
+	acknowledgement = "\x00\x04"
+	failure         = "\x00\x05"
+	optionsTaken    = "\x00\x06"
+)
+
+func TestFilesOfEverySize(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	for i, size := range []int{0, 1, 511, 512, 513, 1468, 2936, 1_000_000} {
+		name := fmt.Sprintf("program%d.efi", i)
+		content := s.put(name, size)
+		for _, blockSize := range []int{0, 512, 1432, 1468} {
+			got, err := s.fetch(s.address.String(), name, blockSize)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(content, got), "%d bytes in blocks of %d", size, blockSize)
+			s.server.Began(netip.MustParseAddr("127.0.0.1")) // the next request is a first one
+		}
+	}
+	assert.Equal(t, "4.023764e+06", s.counted("netboot_sent_bytes_total", "tftp"))
+	assert.Equal(t, "0", s.counted("netboot_active_transfers", "tftp"))
+}
+
+// TestOptions are those that firmware asks for. The loopback interface takes
+// packets of 64 KiB; a block must fit Ethernet all the same.
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.put("ipxe.efi", 5000)
+	small := start(t, func(s *boottftp.Server) { s.MTU = 1400 })
+	small.put("ipxe.efi", 5000)
+	for name, test := range map[string]struct {
+		site    *site
+		options []string
+		want    string // the options that the server takes
+		first   int    // bytes in the first block
+	}{
+		"none":         {s, nil, "", 512},
+		"iPXE's":       {s, []string{"blksize", "1432", "tsize", "0"}, "blksize\x001432\x00 tsize\x005000\x00", 1432},
+		"EDK2's":       {s, []string{"blksize", "1468", "windowsize", "4"}, "blksize\x001468\x00", 1468},
+		"as many":      {s, []string{"blksize", "65464"}, "blksize\x001468\x00", 1468},
+		"small packet": {small, []string{"blksize", "1468"}, "blksize\x001368\x00", 1368},
+		"wrong":        {s, []string{"blksize", "7"}, "", 512},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := test.site.client("127.0.0.1")
+			c.t = t
+			c.read("ipxe.efi", test.options...)
+			packet, from := c.receive()
+			if test.want != "" {
+				require.True(t, strings.HasPrefix(packet, optionsTaken), "%q", packet)
+				assert.Len(t, packet, 2+len(strings.ReplaceAll(test.want, " ", "")))
+				for option := range strings.SplitSeq(test.want, " ") {
+					assert.Contains(t, packet, option)
+				}
+				c.send(from, acknowledgement, "\x00\x00")
+				packet, from = c.receive()
+			}
+			require.True(t, strings.HasPrefix(packet, data+"\x00\x01"), "%q", packet)
+			assert.Len(t, packet, 4+test.first)
+			c.send(from, failure, "\x00\x00enough\x00")
+		})
+	}
+}
+
+// TestPacketsGetLost fetches through a network that loses every sixth packet.
+func TestPacketsGetLost(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	content := s.put("ipxe.efi", 12_000)
+	lossy := newLossy(t, s.address, 6)
+	got, err := s.fetch(lossy.String(), "ipxe.efi", 1468)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(content, got))
+}
+
+// newLossy passes packets between a client and a server on, but for every nth,
+// and returns where the client finds the server. A server answers from a port of
+// its own for each transfer, and so does this.
+func newLossy(t *testing.T, server *net.UDPAddr, nth int) net.Addr {
+	t.Helper()
+	listen := func() *net.UDPConn {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	var mu sync.Mutex
+	packets := 0
+	lost := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		packets++
+		return packets%nth == 0
+	}
+	// pass passes on what conn gets, to where next says, by way of another socket.
+	pass := func(conn *net.UDPConn, next func(from *net.UDPAddr) (*net.UDPConn, *net.UDPAddr)) {
+		buffer := make([]byte, 64<<10)
+		for {
+			n, from, err := conn.ReadFromUDP(buffer)
+			if err != nil {
+				return
+			}
+			if by, to := next(from); !lost() {
+				_, _ = by.WriteToUDP(buffer[:n], to)
+			}
+		}
+	}
+	front, back := listen(), listen()
+	var (
+		client    *net.UDPAddr
+		transfers = map[string]*net.UDPConn{}
+	)
+	go pass(front, func(from *net.UDPAddr) (*net.UDPConn, *net.UDPAddr) {
+		mu.Lock()
+		defer mu.Unlock()
+		client = from
+		return back, server
+	})
+	go pass(back, func(from *net.UDPAddr) (*net.UDPConn, *net.UDPAddr) {
+		mu.Lock()
+		defer mu.Unlock()
+		transfer, ok := transfers[from.String()]
+		if !ok {
+			transfer = listen()
+			transfers[from.String()] = transfer
+			go pass(transfer, func(*net.UDPAddr) (*net.UDPConn, *net.UDPAddr) { return back, from })
+		}
+		return transfer, client
+	})
+	return front.LocalAddr()
+}
+
+// TestSecondRequest is what leads iPXE out of loading itself again and again.
+func TestSecondRequest(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	require.NoError(t, os.WriteFile(filepath.Join(s.folder, "undionly.kpxe"), []byte(strings.Repeat("iPXE", 750)), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(s.folder, "other.efi"), []byte("other"), 0o600))
+	content := strings.Repeat("iPXE", 750)
+	get := func(name string) string {
+		t.Helper()
+		got, err := s.fetch(s.address.String(), name, 1432)
+		require.NoError(t, err)
+		return string(got)
+	}
+	assert.Equal(t, content, get("undionly.kpxe"))
+	script := get("/undionly.kpxe")
+	assert.True(t, strings.HasPrefix(script, "#!ipxe\nchain --autofree http://127.0.0.1/T/netboot.ipxe?mac=${netX/mac}&"), script)
+	assert.Equal(t, content, get("undionly.kpxe"), "the script was sent: this is a new boot")
+
+	assert.Equal(t, "other", get("other.efi"), "another file is no second request")
+	s.server.Began(netip.MustParseAddr("127.0.0.1"))
+	assert.Equal(t, content, get("undionly.kpxe"), "the machine was at the HTTP server already: this is a new boot")
+
+	// Another machine's first request is its first.
+	c := s.client("127.0.0.2")
+	c.read("undionly.kpxe", "blksize", "1432")
+	packet, from := c.receive()
+	require.True(t, strings.HasPrefix(packet, optionsTaken))
+	c.send(from, acknowledgement, "\x00\x00")
+	packet, from = c.receive()
+	assert.Equal(t, content[:1432], packet[4:])
+	c.send(from, failure, "\x00\x00enough\x00")
+}
+
+// TestSizeProbe is how EDK2 asks for a file: once for its size, which it breaks
+// off, and then for the file.
+func TestSizeProbe(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	content := s.put("ipxe.efi", 3000)
+	for range 2 {
+		c := s.client("127.0.0.1")
+		c.read("ipxe.efi", "tsize", "0", "blksize", "1468", "windowsize", "4")
+		packet, from := c.receive()
+		require.Contains(t, packet, "tsize\x003000\x00")
+		c.send(from, failure, "\x00\x08User aborted the transfer\x00")
+	}
+	got, err := s.fetch(s.address.String(), "ipxe.efi", 1468)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(content, got), "a size probe is no first request")
+	assert.NotContains(t, s.log.String(), "WARN")
+	assert.Contains(t, s.log.String(), `msg="sent a file" address=127.0.0.1 file.name=ipxe.efi file.bytes=3000`)
+	assert.Equal(t, 1, strings.Count(s.log.String(), "\n"), s.log.String())
+	assert.Equal(t, 0, testutil.CollectAndCount(s.registry, "netboot_tftp_errors_total"))
+}
+
+func TestAutoexec(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	for _, name := range []string{"autoexec.ipxe", "netboot.ipxe", "/autoexec.ipxe"} {
+		got, err := s.fetch(s.address.String(), name, 1432)
+		require.NoError(t, err)
+		assert.True(t, strings.HasPrefix(string(got), "#!ipxe\ndhcp || dhcp || exit 1\nchain --autofree http://127.0.0.1/T/netboot.ipxe?"), "%s", got)
+	}
+	own := s.put("autoexec.ipxe", 700)
+	for range 2 {
+		got, err := s.fetch(s.address.String(), "autoexec.ipxe", 1432)
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(own, got), "a script of one's own is served, each time")
+	}
+	assert.NotContains(t, s.log.String(), "/T/", "an address has the chain token in it")
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(s *boottftp.Server) {
+		networks, err := access.ParseNetworks([]string{"127.0.0.1/32"})
+		require.NoError(t, err)
+		s.Networks = networks
+	})
+	s.put("ipxe.efi", 1000)
+	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(s.folder), "secret"), []byte("secret"), 0o600))
+	ask := func(local, packet string) string {
+		t.Helper()
+		c := s.client(local)
+		c.send(s.address, packet)
+		answer, _ := c.receive()
+		return answer
+	}
+	for name, test := range map[string]struct{ local, packet, answer, metric, labels string }{
+		"a network that may not": {"127.0.0.2", "\x00\x01ipxe.efi\x00octet\x00", "this network may not boot from here", "netboot_refused_requests_total", "tftp network"},
+		"no such file":           {"127.0.0.1", "\x00\x01absent\x00octet\x00", "no such file", "netboot_tftp_errors_total", "not found"},
+		"a path that leads out":  {"127.0.0.1", "\x00\x01../secret\x00octet\x00", "no such file", "netboot_tftp_errors_total", "not found"},
+		"a folder":               {"127.0.0.1", "\x00\x01/\x00octet\x00", "no such file", "netboot_tftp_errors_total", "not found"},
+		"a write request":        {"127.0.0.1", "\x00\x02new\x00octet\x00", "this server is read-only", "netboot_tftp_errors_total", "write request"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			assert.Equal(t, failure+"\x00\x01"+test.answer+"\x00", ask(test.local, test.packet))
+			assert.NotEqual(t, "0", s.counted(test.metric, test.labels))
+		})
+	}
+	c := s.client("127.0.0.1")
+	c.send(s.address, "\x00\x09what")
+	c.read("absent")
+	c.receive()
+	assert.Equal(t, "1", s.counted("netboot_tftp_errors_total", "malformed"))
+	assert.NoFileExists(t, filepath.Join(s.folder, "new"))
+}
+
+// TestLimitPerClient has a client begin transfers that it does not go on with.
+func TestLimitPerClient(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.put("ipxe.efi", 1000)
+	const limit = 8
+	var begun []net.Addr
+	c := s.client("127.0.0.2")
+	for range limit {
+		c.read("ipxe.efi", "tsize", "0")
+		packet, from := c.receive()
+		require.True(t, strings.HasPrefix(packet, optionsTaken))
+		begun = append(begun, from)
+	}
+	further := s.client("127.0.0.2")
+	further.read("ipxe.efi")
+	packet, _ := further.receive()
+	assert.Equal(t, failure+"\x00\x01too many transfers\x00", packet)
+	assert.Equal(t, "1", s.counted("netboot_refused_requests_total", "tftp limit"))
+
+	_, err := s.fetch(s.address.String(), "ipxe.efi", 0)
+	require.NoError(t, err, "another client is not concerned")
+
+	c.send(begun[0], failure, "\x00\x00enough\x00")
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		further.read("ipxe.efi")
+		packet, _ := further.receive()
+		assert.True(t, strings.HasPrefix(packet, data), "%q", packet)
+	}, 30*time.Second, time.Millisecond)
+}
+
+// TestShutdown lets a transfer go on until the limit is over.
+func TestShutdown(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	content := s.put("ipxe.efi", 1024)
+	finishing, stuck := s.client("127.0.0.2"), s.client("127.0.0.3")
+	finishing.read("ipxe.efi")
+	first, from := finishing.receive()
+	stuck.read("ipxe.efi")
+	_, stuckAt := stuck.receive()
+
+	limit, over := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { s.server.Shutdown(limit); close(ended) }()
+	finishing.send(from, acknowledgement, "\x00\x01")
+	second, from := finishing.receive()
+	finishing.send(from, acknowledgement, "\x00\x02")
+	last, from := finishing.receive()
+	finishing.send(from, acknowledgement, "\x00\x03")
+	assert.True(t, string(content) == first[4:]+second[4:]+last[4:])
+
+	over()
+	stuck.send(stuckAt, acknowledgement, "\x00\x01")
+	<-ended
+}

@@ -1,0 +1,53 @@
+package chain_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"every.channel/runner-images/internal/netboot/chain"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+func TestBind(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{
+		// as NixOS writes it, and as bundles have it
+		"#!ipxe\n# Use the cmdline variable to allow the user to specify custom kernel params\nkernel kernel init=/nix/store/x/init initrd=initrd nohibernate ${cmdline}\ninitrd initrd\nboot\n": "#!ipxe\n# Use the cmdline variable to allow the user to specify custom kernel params\nkernel r/T/kernel init=/nix/store/x/init initrd=initrd nohibernate ${cmdline}\ninitrd r/T/initrd\nboot\n",
+
+		"kernel --name vmlinuz -t 5000 ./kernel kernel=kernel || goto failed\r\n": "kernel --name vmlinuz -t 5000 r/T/kernel kernel=kernel || goto failed\r\n",
+		"  initrd --timeout 10 initrd":                                            "  initrd --timeout 10 r/T/initrd",
+		"imgfetch\tinitrd\n":                                                      "imgfetch\tr/T/initrd\n",
+		"kernel http://elsewhere/kernel initrd=kernel":                            "kernel http://elsewhere/kernel initrd=kernel",
+		"kernel ${base}/kernel\n":                                                 "kernel ${base}/kernel\n",
+		"echo kernel initrd\n":                                                    "echo kernel initrd\n",
+		"boot kernel\n":                                                           "boot kernel\n",
+		"kernel\n\n":                                                              "kernel\n\n",
+		"":                                                                        "",
+	} {
+		assert.Equal(t, want, string(chain.Bind([]byte(given), "r/T/")))
+	}
+}
+
+func TestArchitecture(t *testing.T) {
+	t.Parallel()
+	for buildarch, want := range map[string]state.Architecture{
+		"": state.X86_64, "i386": state.X86_64, "x86_64": state.X86_64, "arm64": state.AArch64, "aarch64": state.AArch64,
+	} {
+		got, err := chain.Architecture(buildarch)
+		assert.NoError(t, err)
+		assert.Equal(t, want, got)
+	}
+	_, err := chain.Architecture("riscv64")
+	assert.ErrorContains(t, err, `there are no releases for "riscv64"; want x86_64 or arm64`)
+}
+
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	const identity = "?mac=${netX/mac}&arch=${buildarch}&platform=${platform} ||\n"
+	chains := "chain --autofree http://boot.example/netboot.ipxe" + identity + "chain --autofree http://10.20.30.2/netboot.ipxe" + identity
+	want := chains + "echo Trying again in 5 seconds\nsleep 5\n" + chains + "echo The boot server does not answer\nsleep 5\nexit 1\n"
+	addresses := []string{"http://boot.example/netboot.ipxe", "http://10.20.30.2/netboot.ipxe"}
+	assert.Equal(t, "#!ipxe\n"+want, string(chain.Second(addresses...)))
+	assert.Equal(t, "#!ipxe\ndhcp || dhcp || exit 1\n"+want, string(chain.Autoexec(addresses...)))
+}

@@ -1,0 +1,196 @@
+package journal_test
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+var (
+	address = netip.MustParseAddr("10.20.30.100")
+	boot    = journal.Boot{Release: "boot-v1", Architecture: state.X86_64}
+)
+
+const mac = "52:54:00:12:34:56"
+
+type site struct {
+	*journal.Journal
+	t        *testing.T
+	log      *strings.Builder
+	registry *prometheus.Registry
+}
+
+func start(t *testing.T) site {
+	log, registry := &strings.Builder{}, prometheus.NewRegistry()
+	return site{journal.New(slog.New(slog.NewTextHandler(log, nil)), registry), t, log, registry}
+}
+
+// send sends a whole file.
+func (s site) send(transfer *journal.Transfer, n int64) {
+	transfer.Sent(n)
+	transfer.End(true, nil)
+}
+
+// only returns the one machine that was seen.
+func (s site) only() journal.Machine {
+	s.t.Helper()
+	machines := s.Machines()
+	require.Len(s.t, machines, 1)
+	return machines[0]
+}
+
+func names(machine journal.Machine) []string {
+	var names []string
+	for _, fetch := range machine.Fetched {
+		names = append(names, fetch.Name)
+	}
+	return names
+}
+
+// TestABoot is one from the firmware on, which TFTP knows by its address only.
+func TestABoot(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.send(s.SendLoader(journal.Client{Address: address}, journal.TFTP, "ec-ipxe.efi", 1000), 1000)
+	assert.Equal(t, journal.Loader, s.only().Stage)
+	assert.Empty(t, s.only().MAC)
+
+	changed := s.Changed()
+	s.Begin(journal.Client{Address: address, MAC: mac, Firmware: "BIOS"}, boot)
+	assert.NotNil(t, changed)
+	<-changed
+	machine := s.only()
+	assert.Equal(t, journal.Script, machine.Stage)
+	assert.Equal(t, mac, machine.MAC)
+	assert.Equal(t, []string{"ec-ipxe.efi"}, names(machine))
+
+	s.send(s.SendImage(journal.Client{Address: address, MAC: mac}, boot, state.Kernel, 10), 10)
+	initrd := s.SendImage(journal.Client{Address: address}, boot, state.Initrd, 100)
+	initrd.Sent(40)
+	machine = s.only()
+	assert.Equal(t, journal.Initrd, machine.Stage)
+	assert.Equal(t, int64(40), machine.Fetched[2].Sent)
+	assert.True(t, machine.LastBoot.IsZero())
+	s.send(initrd, 60)
+	machine = s.only()
+	assert.Equal(t, journal.Booted, machine.Stage)
+	assert.Equal(t, boot, machine.Last)
+	assert.False(t, machine.LastBoot.IsZero())
+	assert.Equal(t, []string{"ec-ipxe.efi", "kernel", "initrd"}, names(machine))
+
+	for _, line := range []string{
+		`msg="sent a file" address=10.20.30.100 file.name=ec-ipxe.efi file.bytes=1000 file.protocol=tftp`,
+		`msg="sent the release's script" mac=52:54:00:12:34:56 address=10.20.30.100 firmware=BIOS release=boot-v1 architecture=x86_64`,
+		`msg=booted mac=52:54:00:12:34:56 address=10.20.30.100 firmware=BIOS release=boot-v1 architecture=x86_64`,
+	} {
+		assert.Contains(t, s.log.String(), line)
+	}
+	assert.Equal(t, 5, strings.Count(s.log.String(), "\n"), "one line a stage:\n%s", s.log)
+
+	// It boots again: what it fetched for the boot before is no part of this one.
+	s.Begin(journal.Client{Address: address, MAC: mac}, boot)
+	machine = s.only()
+	assert.Equal(t, journal.Script, machine.Stage)
+	assert.Empty(t, machine.Fetched)
+	assert.Equal(t, boot, machine.Last)
+	assert.Equal(t, "BIOS", machine.Firmware)
+	s.send(s.SendImage(journal.Client{MAC: mac}, boot, state.Initrd, 100), 100)
+	assert.NotEqual(t, journal.Booted, s.only().Stage, "the kernel was sent for the boot before")
+}
+
+func TestBootsAreCountedOnce(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	// One with the script, one that loads by fixed names, one that breaks off.
+	s.Begin(journal.Client{MAC: mac}, boot)
+	for _, client := range []journal.Client{{MAC: mac}, {Address: address}} {
+		s.send(s.SendImage(client, boot, state.Kernel, 10), 10)
+		s.send(s.SendImage(client, boot, state.Initrd, 10), 10)
+	}
+	other := journal.Boot{Release: "boot-v2", Architecture: state.AArch64}
+	s.send(s.SendImage(journal.Client{MAC: "52:54:00:00:00:01"}, other, state.Kernel, 10), 10)
+	broken := s.SendImage(journal.Client{MAC: "52:54:00:00:00:01"}, other, state.Initrd, 10)
+	broken.Sent(5)
+	broken.End(false, errors.New("connection reset by peer"))
+	part := s.SendImage(journal.Client{MAC: "52:54:00:00:00:01"}, other, state.Initrd, 10)
+	part.Sent(2)
+	part.End(false, nil)
+
+	require.NoError(t, testutil.GatherAndCompare(s.registry, strings.NewReader(`
+# HELP netboot_boots_begun_total Boots that began: a machine asked for its release's script or kernel.
+# TYPE netboot_boots_begun_total counter
+netboot_boots_begun_total{architecture="x86_64",release="boot-v1"} 2
+netboot_boots_begun_total{architecture="aarch64",release="boot-v2"} 1
+# HELP netboot_boots_finished_total Boots for which the kernel and the initrd were sent to their ends.
+# TYPE netboot_boots_finished_total counter
+netboot_boots_finished_total{architecture="x86_64",release="boot-v1"} 2
+# HELP netboot_active_transfers Transfers that are under way.
+# TYPE netboot_active_transfers gauge
+netboot_active_transfers{protocol="http"} 0
+# HELP netboot_sent_bytes_total Bytes of files and scripts sent.
+# TYPE netboot_sent_bytes_total counter
+netboot_sent_bytes_total{protocol="http"} 57
+`), "netboot_boots_begun_total", "netboot_boots_finished_total", "netboot_active_transfers", "netboot_sent_bytes_total"))
+	assert.Contains(t, s.log.String(), `msg="transfer broke off" mac=52:54:00:00:00:01 release=boot-v2`)
+}
+
+// TestAddressesMove is two machines that have the same address in turn.
+func TestAddressesMove(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.Begin(journal.Client{Address: address, MAC: mac}, boot)
+	second := "52:54:00:00:00:02"
+	s.Begin(journal.Client{Address: address, MAC: second}, boot)
+	s.send(s.SendImage(journal.Client{Address: address}, boot, state.Kernel, 10), 10)
+	machines := map[string]journal.Machine{}
+	for _, machine := range s.Machines() {
+		machines[machine.MAC] = machine
+	}
+	require.Len(t, machines, 2)
+	assert.Empty(t, names(machines[mac]))
+	assert.Equal(t, []string{"kernel"}, names(machines[second]))
+
+	// The first one comes back with another address, and is the same machine.
+	moved := netip.MustParseAddr("10.20.30.101")
+	s.Begin(journal.Client{Address: moved, MAC: mac}, boot)
+	assert.Len(t, s.Machines(), 2)
+	s.send(s.SendLoader(journal.Client{Address: moved}, journal.TFTP, "ipxe.efi", 1), 1)
+	assert.Len(t, s.Machines(), 2)
+}
+
+// TestMadeUpMACs are forgotten, those seen last are not.
+func TestMadeUpMACs(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for i := range 5000 {
+		s.Begin(journal.Client{MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256)}, boot)
+	}
+	machines := s.Machines()
+	assert.Len(t, machines, 4096)
+	assert.Equal(t, "02:00:00:00:13:87", machines[0].MAC)
+}
+
+// TestRefusalsDoNotFillTheLog counts them all, and logs the first of them.
+func TestRefusalsDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for range 1000 {
+		s.Refused(journal.TFTP, "network", address)
+	}
+	assert.Less(t, strings.Count(s.log.String(), "\n"), 100)
+	assert.Contains(t, s.log.String(), `msg="refused a request" protocol=tftp reason=network address=10.20.30.100`)
+	count, err := testutil.GatherAndCount(s.registry, "netboot_refused_requests_total")
+	require.NoError(t, err)
+	assert.Equal(t, 1, count)
+}
