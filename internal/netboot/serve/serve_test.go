@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -31,6 +30,7 @@ type site struct {
 	t      *testing.T
 	state  *state.Dir
 	ipxe   string
+	sum    string // of the bundles that are staged next
 	server *serve.Server
 	log    *lockedBuffer
 	stop   func() error // tells the server to stop and waits until it has
@@ -60,7 +60,7 @@ func start(t *testing.T, configure func(*serve.Config), tags ...string) *site {
 	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, dir.Close()) })
-	s := &site{t: t, state: dir, ipxe: t.TempDir(), log: &lockedBuffer{}}
+	s := &site{t: t, state: dir, ipxe: t.TempDir(), sum: strings.Repeat("a", 64), log: &lockedBuffer{}}
 	for i, tag := range tags {
 		s.stage(tag, state.X86_64)
 		if i == 0 {
@@ -103,7 +103,7 @@ func (s *site) stageFiles(tag string, files map[string]string, architectures ...
 	require.NoError(s.t, err)
 	defer func() { assert.NoError(s.t, incoming.Discard()) }()
 	for _, architecture := range architectures {
-		require.NoError(s.t, incoming.Bundle(architecture, "ec-runner-"+string(architecture)+"-netboot-"+tag+".tar.gz", strings.Repeat("a", 64)))
+		require.NoError(s.t, incoming.Bundle(architecture, "ec-runner-"+string(architecture)+"-netboot-"+tag+".tar.gz", s.sum))
 		for _, name := range state.FileNames() {
 			content := tag + " " + string(architecture) + " " + name
 			if name == state.Script {
@@ -153,10 +153,10 @@ func (s *site) putLoader(name string, content []byte) {
 }
 
 // tftp fetches a file with curl, a TFTP client of its own making.
-func (s *site) tftp(name string) (string, error) {
+func (s *site) tftp(name string, options ...string) (string, error) {
 	s.t.Helper()
-	address := s.server.TFTPAddr().(*net.UDPAddr)
-	curl := exec.CommandContext(s.t.Context(), "curl", "--silent", "--show-error", "--tftp-blksize", "1468", fmt.Sprintf("tftp://%s/%s", address, name))
+	options = append(options, "--silent", "--show-error", "--tftp-blksize", "1468", fmt.Sprintf("tftp://%s/%s", s.server.TFTPAddr(), name))
+	curl := exec.CommandContext(s.t.Context(), "curl", options...)
 	var out, problems bytes.Buffer
 	curl.Stdout, curl.Stderr = &out, &problems
 	if err := curl.Run(); err != nil {

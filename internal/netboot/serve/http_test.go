@@ -1,0 +1,393 @@
+package serve_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/netboot/serve"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+// do sends a request from an address of the loopback network.
+func (s *site) do(from, method, path string, headers ...string) *http.Response {
+	s.t.Helper()
+	transport := &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext}
+	s.t.Cleanup(transport.CloseIdleConnections)
+	request, err := http.NewRequestWithContext(s.t.Context(), method, s.url(path), nil)
+	require.NoError(s.t, err)
+	for i := 0; i < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := transport.RoundTrip(request)
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { response.Body.Close() })
+	return response
+}
+
+func body(t *testing.T, response *http.Response) string {
+	t.Helper()
+	content, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return string(content)
+}
+
+// metrics returns what Prometheus is told.
+func (s *site) metrics() string {
+	s.t.Helper()
+	response, err := http.Get("http://" + s.server.StatusAddr().String() + "/metrics")
+	require.NoError(s.t, err)
+	defer response.Body.Close()
+	return body(s.t, response)
+}
+
+func TestHTTP(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	assert.Equal(t, http.StatusServiceUnavailable, s.do("127.0.0.1", "GET", "/healthz").StatusCode)
+	nothing := s.do("127.0.0.1", "GET", "/netboot.ipxe")
+	assert.Equal(t, http.StatusServiceUnavailable, nothing.StatusCode)
+	assert.Equal(t, "no release is staged; run: runner-images netboot stage\n", body(t, nothing))
+
+	initrd := strings.Repeat("0123456789", 1_000_000)
+	s.stageFiles("boot-v1", map[string]string{state.Initrd: initrd}, state.X86_64)
+	s.switchTo("boot-v1")
+	assert.Equal(t, "ok\n", body(t, s.do("127.0.0.1", "GET", "/healthz")))
+
+	whole := s.do("127.0.0.1", "GET", "/initrd")
+	assert.Equal(t, int64(len(initrd)), whole.ContentLength)
+	assert.Equal(t, "application/octet-stream", whole.Header.Get("Content-Type"))
+	assert.Equal(t, "bytes", whole.Header.Get("Accept-Ranges"))
+	assert.True(t, body(t, whole) == initrd)
+
+	head := s.do("127.0.0.1", "HEAD", "/initrd")
+	assert.Equal(t, int64(len(initrd)), head.ContentLength)
+	assert.Empty(t, body(t, head))
+
+	part := s.do("127.0.0.1", "GET", "/initrd", "Range", "bytes=9999995-")
+	assert.Equal(t, http.StatusPartialContent, part.StatusCode)
+	assert.Equal(t, "bytes 9999995-9999999/10000000", part.Header.Get("Content-Range"))
+	assert.Equal(t, "56789", body(t, part))
+	etag := whole.Header.Get("ETag")
+	require.NotEmpty(t, etag)
+	assert.Equal(t, http.StatusPartialContent, s.do("127.0.0.1", "GET", "/initrd", "Range", "bytes=5-9", "If-Range", etag).StatusCode)
+	assert.Equal(t, http.StatusOK, s.do("127.0.0.1", "GET", "/initrd", "Range", "bytes=5-9", "If-Range", `"other"`).StatusCode)
+	assert.Equal(t, http.StatusRequestedRangeNotSatisfiable, s.do("127.0.0.1", "GET", "/initrd", "Range", "bytes=10000000-").StatusCode)
+	assert.Equal(t, http.StatusOK, s.do("127.0.0.1", "GET", "/initrd", "Range", "bytes=0-1,5-6").StatusCode)
+
+	script := s.do("127.0.0.1", "GET", "/netboot.ipxe")
+	assert.Positive(t, script.ContentLength)
+	assert.Equal(t, "text/plain; charset=utf-8", script.Header.Get("Content-Type"))
+	post := s.do("127.0.0.1", "POST", "/initrd")
+	assert.Equal(t, http.StatusMethodNotAllowed, post.StatusCode)
+	assert.Equal(t, "GET, HEAD", post.Header.Get("Allow"))
+	for _, path := range []string{
+		"/", "/absent", "/r", "/r/", "/r/boot-v1/x86_64/aaaaaaaaaaaa/", "/r/boot-v1/x86_64/aaaaaaaaaaaa/release.json",
+		"/r/boot-v1/x86_64/bbbbbbbbbbbb/kernel", "/r/boot-v2/x86_64/aaaaaaaaaaaa/kernel", "/r/boot-v1/aarch64/aaaaaaaaaaaa/kernel",
+		"/r/boot~zz/x86_64/aaaaaaaaaaaa/kernel", "/r/..~2F../x86_64/aaaaaaaaaaaa/kernel", "/r/boot-v1/x86_64/aaaaaaaaaaaa/not-a-mac/kernel",
+		"/../rings.yaml", "/%2e%2e/rings.yaml", "/releases/boot-v1/release.json", "/kernel?arch=arm64", "/netboot.ipxe?mac=&arch=riscv64",
+	} {
+		assert.Equal(t, http.StatusNotFound, s.do("127.0.0.1", "GET", path).StatusCode, path)
+	}
+	large := s.do("127.0.0.1", "GET", "/healthz", "X-Large", strings.Repeat("x", 20_000))
+	assert.Equal(t, http.StatusRequestHeaderFieldsTooLarge, large.StatusCode)
+}
+
+func TestIPXEByHTTP(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *serve.Config) { c.Hostname = "boot.example" }, "boot-v1")
+	s.putLoader("ec-ipxe.efi", []byte("iPXE"))
+	s.putLoader("arm64/ipxe.efi", []byte("iPXE for arm64"))
+	assert.Equal(t, "iPXE", s.mustGet("/ec-ipxe.efi"))
+	assert.Equal(t, "iPXE for arm64", s.mustGet("/arm64/ipxe.efi"))
+	port := s.server.HTTPAddr().(*net.TCPAddr).Port
+	script := s.mustGet("/autoexec.ipxe")
+	name := strings.Index(script, fmt.Sprintf("chain --autofree http://boot.example:%d/netboot.ipxe?mac=", port))
+	address := strings.Index(script, fmt.Sprintf("chain --autofree http://127.0.0.1:%d/netboot.ipxe?mac=", port))
+	assert.Positive(t, name)
+	assert.Greater(t, address, name, "the IP address is for when the name cannot be resolved")
+	s.putLoader("autoexec.ipxe", []byte("#!ipxe\nshell\n"))
+	assert.Equal(t, "#!ipxe\nshell\n", s.mustGet("/autoexec.ipxe"))
+}
+
+func TestChainToken(t *testing.T) {
+	t.Parallel()
+	const first, second = "first-5ecret_0123", "second.5ecret~4567"
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(content string) { require.NoError(t, os.WriteFile(file, []byte(content), 0o600)) }
+	write(first + "\n")
+	s := start(t, func(c *serve.Config) { c.ChainTokenFile = file }, "boot-v1")
+	s.putLoader("ec-ipxe.efi", []byte("iPXE"))
+	s.putLoader("own.ipxe", []byte("#!ipxe\n"))
+
+	// guarded checks that all is there with the token in force, and only with it.
+	guarded := func(token string, not ...string) {
+		t.Helper()
+		paths := []string{"/netboot.ipxe", "/netboot.ipxe?mac=52:54:00:12:34:56", "/kernel", "/initrd", "/r/boot-v1/x86_64/aaaaaaaaaaaa/kernel", "/autoexec.ipxe", "/own.ipxe", "/ec-ipxe.efi"}
+		for _, path := range paths {
+			status, _ := s.get("/" + token + path)
+			assert.Equal(t, http.StatusOK, status, path)
+		}
+		for _, wrong := range append(not, "", "/x", "/"+token+"x", "/"+token[1:], "/"+strings.ToUpper(token), "//"+token) {
+			for _, path := range paths[:len(paths)-1] {
+				status, body := s.get(wrong + path)
+				assert.Equal(t, http.StatusNotFound, status, wrong+path)
+				assert.NotContains(t, body, token)
+			}
+		}
+		assert.Equal(t, "iPXE", s.mustGet("/ec-ipxe.efi"), "a binary is no secret: firmware asks for it before it knows one")
+		assert.Equal(t, "ok\n", s.mustGet("/healthz"))
+		script, err := s.tftp("autoexec.ipxe")
+		require.NoError(t, err)
+		assert.Contains(t, script, "/"+token+"/netboot.ipxe?")
+	}
+	guarded(first)
+
+	write(second)
+	require.NoError(t, s.server.Reload())
+	guarded(second, "/"+first)
+
+	write("not a token\n")
+	err := s.server.Reload()
+	assert.ErrorContains(t, err, `--chain-token-file "`+file+`": the token has a character that needs escaping in a path`)
+	guarded(second, "/"+first)
+
+	assert.Contains(t, s.metrics(), `netboot_refused_requests_total{protocol="http",reason="token"}`)
+	for _, secret := range []string{first, second, "not a token"} {
+		assert.NotContains(t, s.log.String(), secret)
+		assert.NotContains(t, s.metrics(), secret)
+	}
+}
+
+func TestAllowedNetworks(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *serve.Config) { c.HTTPAllowedCIDRs = []string{"127.0.0.2/32", "127.1.0.0/16"} }, "boot-v1")
+	s.putLoader("ec-ipxe.efi", []byte("iPXE"))
+	for from, want := range map[string]int{"127.0.0.2": 200, "127.1.2.3": 200, "127.0.0.1": 403, "127.2.0.1": 403} {
+		for _, path := range []string{"/netboot.ipxe", "/kernel", "/ec-ipxe.efi", "/healthz"} {
+			response := s.do(from, "GET", path, "X-Forwarded-For", "127.0.0.2", "Forwarded", "for=127.0.0.2", "X-Real-IP", "127.0.0.2")
+			assert.Equal(t, want, response.StatusCode, "%s from %s", path, from)
+		}
+	}
+	_, err := s.tftp("ec-ipxe.efi", "--interface", "127.0.0.1")
+	assert.Error(t, err)
+	got, err := s.tftp("ec-ipxe.efi", "--interface", "127.0.0.2")
+	require.NoError(t, err)
+	assert.Equal(t, "iPXE", got)
+	metrics := s.metrics()
+	assert.Contains(t, metrics, `netboot_refused_requests_total{protocol="http",reason="network"} 8`)
+	assert.Contains(t, metrics, `netboot_refused_requests_total{protocol="tftp",reason="network"}`)
+}
+
+func TestRings(t *testing.T) {
+	t.Parallel()
+	rings := filepath.Join(t.TempDir(), "rings.yaml")
+	write := func(content string) { require.NoError(t, os.WriteFile(rings, []byte(content), 0o600)) }
+	write("rings: [{name: canary, release_tag: boot-v2, macs: ['52:54:00:00:00:01']}]\n")
+	s := start(t, func(c *serve.Config) { c.RingsFile = rings }, "boot-v1", "boot-v2")
+	boots := func(mac string) string {
+		t.Helper()
+		script := s.mustGet("/netboot.ipxe?mac=" + mac + "&arch=x86_64&platform=efi")
+		_, rest, _ := strings.Cut(script, "kernel r/")
+		tag, _, _ := strings.Cut(rest, "/")
+		return tag
+	}
+	assert.Equal(t, "boot-v2", boots("52:54:00:00:00:01"))
+	assert.Equal(t, "boot-v2", boots("52-54-00-00-00-01"), "as iPXE writes a MAC with ${mac:hexhyp}")
+	assert.Equal(t, "boot-v1", boots("52:54:00:00:00:02"))
+	assert.Equal(t, "boot-v1", boots(""))
+	assert.Contains(t, s.log.String(), "mac=52:54:00:00:00:01 address=127.0.0.1 firmware=\"UEFI x86_64\" release=boot-v2 architecture=x86_64 ring=canary")
+
+	write("rings: [{name: canary, release_tag: boot-v2, macs: ['52:54:00:00:00:02']}, {name: next, release_tag: boot-v3, macs: ['52:54:00:00:00:03']}]\n")
+	assert.Equal(t, "boot-v1", boots("52:54:00:00:00:02"), "the file is reread on request only")
+	require.NoError(t, s.server.Reload())
+	assert.Equal(t, "boot-v1", boots("52:54:00:00:00:01"))
+	assert.Equal(t, "boot-v2", boots("52:54:00:00:00:02"))
+	assert.Equal(t, "boot-v1", boots("52:54:00:00:00:03"), "a ring's release that is not staged")
+	assert.Contains(t, s.log.String(), "ring next: release boot-v3: not staged; it boots the current release")
+	s.stage("boot-v3", state.X86_64)
+	assert.Equal(t, "boot-v3", boots("52:54:00:00:00:03"))
+
+	write("rings: [{name: canary, release: boot-v2}]\n")
+	assert.ErrorContains(t, s.server.Reload(), "unknown key \"release\"")
+	assert.Equal(t, "boot-v2", boots("52:54:00:00:00:02"), "what was there before stays")
+}
+
+func TestArchitectures(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.stage("boot-v1", state.X86_64, state.AArch64)
+	s.switchTo("boot-v1")
+	for buildarch, want := range map[string]string{"i386": "x86_64", "x86_64": "x86_64", "arm64": "aarch64"} {
+		script := s.mustGet("/netboot.ipxe?mac=&arch=" + buildarch)
+		assert.Contains(t, script, "kernel r/boot-v1/"+want+"/aaaaaaaaaaaa/kernel ")
+		assert.Equal(t, "boot-v1 "+want+" kernel", s.mustGet("/r/boot-v1/"+want+"/aaaaaaaaaaaa/kernel"))
+		assert.Equal(t, "boot-v1 "+want+" initrd", s.mustGet("/initrd?arch="+buildarch))
+	}
+}
+
+// TestReleaseGoesWhileAMachineBoots is about a machine between its kernel and its
+// initrd, when the release is staged anew with other files, or pruned.
+func TestReleaseGoesWhileAMachineBoots(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1", "boot-v2")
+	began := "/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/"
+	s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56")
+	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet(began+"kernel"))
+
+	s.sum = strings.Repeat("b", 64)
+	s.stageFiles("boot-v1", map[string]string{state.Initrd: "another initrd"}, state.X86_64)
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet(began+"initrd"))
+	assert.Equal(t, "another initrd", s.mustGet("/initrd"))
+	assert.Contains(t, s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:57"), "initrd r/boot-v1/x86_64/bbbbbbbbbbbb/52-54-00-12-34-57/initrd")
+
+	s.switchTo("boot-v2")
+	_, err := s.state.Prune(1, state.Rings{})
+	require.NoError(t, err)
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet(began+"initrd"))
+}
+
+// TestStopWhileAMachineLoads lets it finish its release, within the limit.
+func TestStopWhileAMachineLoads(t *testing.T) {
+	t.Parallel()
+	initrd := make([]byte, 64<<20)
+	_, err := rand.Read(initrd)
+	require.NoError(t, err)
+	prepare := func(limit time.Duration) (s *site, slow net.Conn, from *bufio.Reader) {
+		s = start(t, func(c *serve.Config) { c.DrainLimit = limit })
+		s.stageFiles("boot-v1", map[string]string{state.Initrd: string(initrd)}, state.X86_64)
+		s.stage("boot-v2", state.X86_64)
+		s.switchTo("boot-v1")
+		slow, err := net.Dial("tcp", s.server.HTTPAddr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = slow.Close() })
+		require.NoError(t, slow.(*net.TCPConn).SetReadBuffer(64<<10))
+		_, err = io.WriteString(slow, "GET /initrd HTTP/1.1\r\nHost: boot\r\n\r\n")
+		require.NoError(t, err)
+		from = bufio.NewReader(slow)
+		line, err := from.ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, "HTTP/1.1 200 OK\r\n", line)
+		return s, slow, from
+	}
+
+	t.Run("within the limit", func(t *testing.T) {
+		s, _, from := prepare(time.Hour)
+		s.switchTo("boot-v2")
+		stopped := make(chan error, 1)
+		go func() { stopped <- s.stop() }()
+		require.Eventually(t, func() bool {
+			conn, err := net.Dial("tcp", s.server.HTTPAddr().String())
+			if err == nil {
+				conn.Close()
+			}
+			return err != nil
+		}, 30*time.Second, time.Millisecond, "it takes no more requests")
+		for line := ""; line != "\r\n"; {
+			line, err = from.ReadString('\n')
+			require.NoError(t, err)
+		}
+		got := make([]byte, len(initrd))
+		_, err := io.ReadFull(from, got)
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(initrd, got))
+		require.NoError(t, <-stopped)
+		assert.Contains(t, s.log.String(), "release=boot-v1 architecture=x86_64 file.name=initrd file.bytes=67108864")
+	})
+	t.Run("beyond the limit", func(t *testing.T) {
+		s, _, _ := prepare(time.Millisecond)
+		require.NoError(t, s.stop())
+		assert.Contains(t, s.log.String(), `msg="transfer broke off"`)
+	})
+}
+
+// TestConnectionsOfOneClient are limited, so that others get through.
+func TestConnectionsOfOneClient(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1")
+	const limit = 256
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
+	var open []net.Conn
+	for range limit {
+		conn, err := dialer.DialContext(t.Context(), "tcp", s.server.HTTPAddr().String())
+		require.NoError(t, err)
+		defer conn.Close()
+		open = append(open, conn)
+	}
+	further, err := dialer.DialContext(t.Context(), "tcp", s.server.HTTPAddr().String())
+	require.NoError(t, err)
+	defer further.Close()
+	_, err = further.Read(make([]byte, 1))
+	assert.Error(t, err, "it is closed")
+	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet("/kernel"))
+	assert.Contains(t, s.metrics(), `netboot_refused_requests_total{protocol="http",reason="limit"} 1`)
+
+	require.NoError(t, open[0].Close())
+	require.Eventually(t, func() bool {
+		conn, err := dialer.DialContext(t.Context(), "tcp", s.server.HTTPAddr().String())
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, "GET /healthz HTTP/1.0\r\n\r\n")
+		if err != nil {
+			return false
+		}
+		answer, _ := io.ReadAll(conn)
+		return strings.HasSuffix(string(answer), "ok\n")
+	}, 30*time.Second, time.Millisecond)
+}
+
+func TestConfigurationThatCannotBe(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	empty := filepath.Join(dir, "empty")
+	require.NoError(t, os.WriteFile(empty, nil, 0o600))
+	for want, change := range map[string]func(*serve.Config){
+		`--state-dir "": is required`:                                                             func(c *serve.Config) { c.StateDir = "" },
+		`--state-dir "` + filepath.Join(dir, "absent") + `": `:                                    func(c *serve.Config) { c.StateDir = filepath.Join(dir, "absent") },
+		`--ipxe-dir "` + filepath.Join(dir, "absent") + `": `:                                     func(c *serve.Config) { c.IPXEDir = filepath.Join(dir, "absent") },
+		`--http-allowed-cidr "10.20.30": "10.20.30" is no network; use for example 10.20.30.0/24`: func(c *serve.Config) { c.HTTPAllowedCIDRs = []string{"10.20.30"} },
+		`--chain-token-file "` + empty + `": the token is empty`:                                  func(c *serve.Config) { c.ChainTokenFile = empty },
+		`--rings "` + filepath.Join(dir, "absent") + `": `:                                        func(c *serve.Config) { c.RingsFile = filepath.Join(dir, "absent") },
+		`--interface "nope0": `:                                                                   func(c *serve.Config) { c.ListenIP, c.Interface = netip.Addr{}, "nope0" },
+		`--interface "": is required with --proxy-dhcp`:                                           func(c *serve.Config) { c.ProxyDHCP = true },
+		`--proxy-dhcp-subnet "10.20.30": is no network`:                                           func(c *serve.Config) { c.ProxyDHCP, c.Interface, c.ProxyDHCPSubnet = true, "lo", "10.20.30" },
+		`--proxy-dhcp-subnet "127.0.0.0/8": has no client that an --http-allowed-cidr lets boot`: func(c *serve.Config) {
+			c.ProxyDHCP, c.Interface, c.HTTPAllowedCIDRs = true, "lo", []string{"10.20.30.0/24"}
+		},
+		`--status-address "nonsense": `: func(c *serve.Config) { c.StatusAddress = "nonsense" },
+	} {
+		config := serve.Config{StateDir: dir, ListenIP: netip.MustParseAddr("127.0.0.1"), HTTPPort: serve.AnyPort, TFTPPort: serve.AnyPort, StatusAddress: "127.0.0.1:0"}
+		change(&config)
+		_, err := serve.New(t.Context(), config)
+		var option *serve.OptionError
+		require.ErrorAs(t, err, &option)
+		assert.ErrorContains(t, err, want)
+	}
+}
+
+// TestNewClosesWhatItOpened when it cannot go on.
+func TestNewClosesWhatItOpened(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	_, err = serve.New(context.Background(), serve.Config{
+		StateDir: t.TempDir(), Listeners: serve.Listeners{HTTP: listener}, StatusAddress: "nonsense",
+	})
+	require.Error(t, err)
+	_, err = listener.Accept()
+	assert.ErrorIs(t, err, net.ErrClosed)
+}
