@@ -23,7 +23,19 @@ require (
 	github.com/klauspost/pgzip v1.3.0
 )
 
-require github.com/cenkalti/backoff/v5 v5.0.3
+require (
+	github.com/Shopify/toxiproxy/v2 v2.5.0
+	github.com/cenkalti/backoff/v5 v5.0.3
+	github.com/rs/zerolog v1.28.0
+)
+
+require (
+	github.com/gorilla/mux v1.8.0 // indirect
+	github.com/mattn/go-colorable v0.1.13 // indirect
+	github.com/mattn/go-isatty v0.0.16 // indirect
+	github.com/rs/xid v1.4.0 // indirect
+	gopkg.in/tomb.v1 v1.0.0-20141024135613-dd632973f1e7 // indirect
+)
 
 require github.com/kylelemons/godebug v1.1.0 // indirect
 

@@ -37,7 +37,7 @@ type client struct {
 }
 
 func (s *server) client() client {
-	return client{server: s, budget: &budget{left: s.config.RetryBudget}}
+	return client{server: s, budget: newBudget(s.config.RetryBudget)}
 }
 
 // apiRelease and apiAsset are the parts of the API's answers in use here,
@@ -185,9 +185,12 @@ func retryAfter(value string, now time.Time) (time.Duration, bool) {
 
 // budget is the time that may be spent on waiting between attempts.
 type budget struct {
+	whole time.Duration
 	mutex sync.Mutex
 	left  time.Duration
 }
+
+func newBudget(whole time.Duration) *budget { return &budget{whole: whole, left: whole} }
 
 func (b *budget) spend(d time.Duration) bool {
 	b.mutex.Lock()
@@ -215,7 +218,7 @@ func (c client) retry(ctx context.Context, attempt func() error) error {
 			delay = max(delay, asked.after)
 		}
 		if !c.budget.spend(delay) {
-			return fmt.Errorf("%w (given up: the waits between attempts have used up their %s)", plain(err), c.config.RetryBudget)
+			return fmt.Errorf("%w (given up: the waits between attempts have used up their %s)", plain(err), c.budget.whole)
 		}
 		c.config.Log(fmt.Sprintf("%v; next attempt in %s", err, delay.Round(time.Second/10)))
 		if waited := c.config.wait(ctx, delay); waited != nil {
@@ -241,7 +244,7 @@ func passes(err error) bool {
 	}
 	switch failed.Status {
 	case 0:
-		return !isAny[*tls.CertificateVerificationError](err) && !isAny[tls.RecordHeaderError](err) &&
+		return !isAny[*tls.CertificateVerificationError](err) && !errors.Is(err, http.ErrSchemeMismatch) &&
 			!isAny[*json.SyntaxError](err) && !isAny[*json.UnmarshalTypeError](err)
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return true

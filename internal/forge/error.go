@@ -33,8 +33,9 @@ func (e *Error) Error() string {
 	fmt.Fprintf(&b, " (%s): ", e.URL)
 	switch {
 	case e.Status != 0:
-		fmt.Fprintf(&b, "the server answers %d %s", e.Status, http.StatusText(e.Status))
-		if e.Words != "" {
+		answer := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
+		fmt.Fprintf(&b, "the server answers %s", answer)
+		if e.Words != "" && !strings.HasSuffix(answer, e.Words) {
 			fmt.Fprintf(&b, ", %q", e.Words)
 		}
 		if e.Err != nil {
@@ -168,7 +169,7 @@ func networkAdvice(err error) string {
 	switch {
 	case isAny[*tls.CertificateVerificationError](err):
 		return "give the certificate of the authority that the forge's certificate is from as ca_file"
-	case isAny[tls.RecordHeaderError](err):
+	case errors.Is(err, http.ErrSchemeMismatch):
 		return "the forge speaks plain HTTP at this address: use http:// or another port"
 	case isAny[*net.OpError](err) || isAny[*net.DNSError](err):
 		return "check the forge's address and the network"

@@ -260,7 +260,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		}
 	}
 	if len(lines) < len(sums) {
-		if err := writeWhole(path, checksum.FileName, lines.Bytes()); err != nil {
+		if _, err := writeWhole(path, checksum.FileName, lines.Bytes()); err != nil {
 			return result, about, err
 		}
 	}
@@ -275,7 +275,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 	if result.Files, err = listFiles(path, p, lines); err != nil {
 		return result, about, err
 	}
-	if err := publishLists(p, path, lines); err != nil {
+	if err := f.publishLists(p, path, lines); err != nil {
 		return result, about, err
 	}
 	about.Prerelease = about.Prerelease || p.Prerelease
@@ -326,16 +326,22 @@ func listFiles(path string, p Publication, sums checksum.Sums) ([]File, error) {
 }
 
 // publishLists writes SHA256SUMS.txt and what signs it.
-func publishLists(p Publication, path string, sums checksum.Sums) error {
+func (f *folder) publishLists(p Publication, path string, sums checksum.Sums) error {
 	signed, err := p.sign(sums.Bytes())
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(path, checksum.FileName, sums.Bytes()); err != nil {
+	changed, err := writeWhole(path, checksum.FileName, sums.Bytes())
+	if err != nil {
 		return err
 	}
+	if about, err := filepath.Glob(filepath.Join(escapeGlob(path), checksum.FileName+".*")); err == nil && changed {
+		for _, file := range about {
+			f.config.noteSignature(filepath.Base(file), signed)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(signed)) {
-		if err := writeWhole(path, name, signed[name]); err != nil {
+		if _, err := writeWhole(path, name, signed[name]); err != nil {
 			return err
 		}
 	}
@@ -416,20 +422,21 @@ func writeDescription(path string, about description) error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(path, descriptionName, append(text, '\n'))
+	_, err = writeWhole(path, descriptionName, append(text, '\n'))
+	return err
 }
 
 // writeWhole replaces a small file in one step, if it has another content.
-func writeWhole(path, name string, content []byte) error {
+func writeWhole(path, name string, content []byte) (changed bool, err error) {
 	target := filepath.Join(path, name)
 	if there, err := os.ReadFile(target); err == nil && bytes.Equal(there, content) {
-		return nil
+		return false, nil
 	}
 	temporary := staging(path, name)
 	if err := os.WriteFile(temporary, content, 0o644); err != nil {
-		return err
+		return false, err
 	}
-	return os.Rename(temporary, target)
+	return true, os.Rename(temporary, target)
 }
 
 // removeLeftOvers deletes what runs that died were writing.

@@ -54,15 +54,18 @@ func newGate(t *testing.T, target string) *gate {
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mutex.Lock()
 	g.calls = append(g.calls, call{r.Method, r.URL.Path, r.URL.Query().Get("name")})
-	n := len(g.calls)
+	n, before := len(g.calls), g.before
 	g.mutex.Unlock()
-	if g.before != nil && g.before(n, w, r) {
+	if before != nil && before(n, w, r) {
 		return
 	}
 	g.forward(n, w, r)
 }
 
 func (g *gate) forward(n int, w http.ResponseWriter, r *http.Request) {
+	g.mutex.Lock()
+	after := g.after
+	g.mutex.Unlock()
 	proxy := httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(g.target)
@@ -70,13 +73,20 @@ func (g *gate) forward(n int, w http.ResponseWriter, r *http.Request) {
 		},
 		ErrorLog: log.New(io.Discard, "", 0), // a cut connection is what tests are about
 		ModifyResponse: func(response *http.Response) error {
-			if g.after == nil {
+			if after == nil {
 				return nil
 			}
-			return g.after(n, response)
+			return after(n, response)
 		},
 	}
 	proxy.ServeHTTP(w, r)
+}
+
+// set is for functions that requests of another process will call.
+func (g *gate) set(after func(n int, r *http.Response) error) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	g.after = after
 }
 
 // swallow lets the server do what a call asks for, and cuts the connection in

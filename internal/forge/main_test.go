@@ -13,6 +13,13 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if text, ok := os.LookupEnv(childVariable); ok {
+		if err := runChild(text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(run(m))
 }
 

@@ -79,3 +79,11 @@ func (p Publication) progress(file File, done int64) {
 		p.Progress(file.Name, done, file.Size)
 	}
 }
+
+// noteSignature says so if an asset is about a list of checksums that has been
+// replaced, and this run does not replace it.
+func (c Config) noteSignature(asset string, signed map[string][]byte) {
+	if _, ok := signed[asset]; !ok && strings.HasPrefix(asset, checksum.FileName+".") {
+		c.Log(fmt.Sprintf("%s is about the old %s; sign it anew, or delete it", asset, checksum.FileName))
+	}
+}

@@ -450,10 +450,8 @@ func (w *publishing) publishSums(ctx context.Context, now state, sums checksum.S
 	if len(files) == 0 {
 		return nil
 	}
-	for name := range now.byName {
-		if _, ok := signed[name]; !ok && strings.HasPrefix(name, checksum.FileName+".") {
-			w.config.Log(fmt.Sprintf("%s is about the old %s and is not made anew by this run", name, checksum.FileName))
-		}
+	for _, name := range slices.Sorted(maps.Keys(now.byName)) {
+		w.config.noteSignature(name, signed)
 	}
 	return w.replaceSmall(ctx, now, files...)
 }
@@ -534,7 +532,7 @@ func (w *publishing) publishRelease(ctx context.Context, now state, files []File
 	if now.Draft {
 		// Forges answer 500 also where they mean "not allowed", often without a
 		// word. That is not worth the long waits of a server in trouble.
-		c.budget = &budget{left: min(20*time.Second, w.config.RetryBudget)}
+		c.budget = newBudget(min(20*time.Second, w.config.RetryBudget))
 	}
 	return c.editRelease(ctx, operation, now.ID, edit)
 }

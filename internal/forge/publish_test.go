@@ -42,16 +42,20 @@ func gitea(t *testing.T) *lab.Gitea {
 func newRepository(t *testing.T, private bool) (config forge.Config) {
 	t.Helper()
 	g := gitea(t)
-	name := strings.Map(func(r rune) rune {
+	return forge.Config{
+		URL: g.URL, Repository: g.CreateRepository(t, plainName(t), private), Token: g.Token(t, "write:repository"),
+		Log: func(message string) { t.Log(message) },
+	}
+}
+
+// plainName is the test's name as a repository or a tag may have it.
+func plainName(t *testing.T) string {
+	return strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
 			return r
 		}
 		return '-'
 	}, t.Name())
-	return forge.Config{
-		URL: g.URL, Repository: g.CreateRepository(t, name, private), Token: g.Token(t, "write:repository"),
-		Log: func(message string) { t.Log(message) },
-	}
 }
 
 func open(t *testing.T, config forge.Config) forge.Store {
@@ -142,6 +146,7 @@ func TestPublish(t *testing.T) {
 	stores := map[string]func(t *testing.T) forge.Config{
 		"forge":         func(t *testing.T) forge.Config { return newRepository(t, false) },
 		"private forge": func(t *testing.T) forge.Config { return newRepository(t, true) },
+		"forgejo":       func(t *testing.T) forge.Config { return asForgejo(t, newRepository(t, false)) },
 		"folder":        func(t *testing.T) forge.Config { return forge.Config{URL: "file://" + t.TempDir()} },
 	}
 	for name, configure := range stores {

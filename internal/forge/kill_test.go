@@ -1,0 +1,254 @@
+package forge_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+)
+
+// childVariable makes the test binary publish what its value says, and end.
+const childVariable = "FORGE_TEST_CHILD"
+
+// A childRun is a publication of another process.
+type childRun struct {
+	URL, Repository, Token, CAFile string
+	Tag                            string
+	Files                          []forge.File
+
+	// KillAt makes the process kill itself at a moment of a publication into a
+	// folder: progress, notes or sign.
+	KillAt string
+}
+
+func runChild(text string) error {
+	var run childRun
+	if err := json.Unmarshal([]byte(text), &run); err != nil {
+		return err
+	}
+	store, err := forge.Open(forge.Config{URL: run.URL, Repository: run.Repository, Token: run.Token, CAFile: run.CAFile})
+	if err != nil {
+		return err
+	}
+	kill := func(moment string) {
+		if moment == run.KillAt {
+			self, _ := os.FindProcess(os.Getpid())
+			_ = self.Kill()
+			time.Sleep(time.Minute) // it takes a moment to die
+		}
+	}
+	_, err = store.Publish(context.Background(), forge.Publication{
+		Tag: run.Tag, Commit: "main", Files: run.Files,
+		Progress: func(string, int64, int64) { kill("progress") },
+		Notes: func(files []forge.File) string {
+			kill("notes")
+			return notes(files)
+		},
+		Sign: func(sums []byte) (map[string][]byte, error) {
+			kill("sign")
+			return sign(sums)
+		},
+	})
+	return err
+}
+
+func sign(sums []byte) (map[string][]byte, error) {
+	return map[string][]byte{checksum.FileName + ".sig": append([]byte("signed\n"), sums...)}, nil
+}
+
+// child returns the test binary as the process of a run.
+func child(t *testing.T, run childRun, environment ...string) *exec.Cmd {
+	t.Helper()
+	text, err := json.Marshal(run)
+	require.NoError(t, err)
+	program, err := os.Executable()
+	require.NoError(t, err)
+	command := exec.CommandContext(t.Context(), program)
+	command.Env = append(append(os.Environ(), childVariable+"="+string(text)), environment...)
+	return command
+}
+
+// asset is what a killed run has left, or a whole one has made.
+type asset struct {
+	ID   int64
+	Name string
+	Size int64
+}
+
+func assetsOf(t *testing.T, config forge.Config, tag string) (draft bool, assets []asset) {
+	t.Helper()
+	var release struct {
+		Draft  bool
+		Assets []asset
+	}
+	status := gitea(t).API(t, http.MethodGet, "/repos/"+config.Repository+"/releases/tags/"+tag, nil, &release)
+	require.Contains(t, []int{http.StatusOK, http.StatusNotFound}, status)
+	return release.Draft, release.Assets
+}
+
+// Invariant 3: a run is killed when the server has answered its first request,
+// its second, and so on until one comes through; each time a second run
+// completes the release, and uploads nothing that is there.
+func TestKilledAfterEachRequest(t *testing.T) {
+	t.Parallel()
+	const lanes = 3 // at once, each with every third request
+	for i := range 2 * lanes {
+		replacing, lane := i%2 == 1, i/2
+		t.Run(fmt.Sprintf("replacing=%v/%d", replacing, lane), func(t *testing.T) {
+			t.Parallel()
+			config := newRepository(t, false)
+			server := config.URL
+			old := []forge.File{newFile(t, "a.tar.gz", content(1, 5000)), newFile(t, "b.iso", content(2, 700)), newFile(t, "c.img.zst", content(3, 10))}
+			files := []forge.File{newFile(t, "a.tar.gz", content(4, 5000)), newFile(t, "b.iso", content(5, 800)), newFile(t, "d.img.zst", content(6, 20))}
+			whole := files
+			if replacing {
+				whole = append(slices.Clone(files), old[2])
+			}
+
+			for n := lane + 1; ; n += lanes {
+				tag := fmt.Sprintf("boot-v%d", n)
+				publish := func(url string, files []forge.File) (forge.Store, error) {
+					config.URL = url
+					clock := &fakeClock{time: time.Now()}
+					store := open(t, config.WithClock(clock.now, clock.wait))
+					_, err := store.Publish(t.Context(), forge.Publication{Tag: tag, Commit: "main", Files: files, Notes: notes, Sign: sign})
+					return store, err
+				}
+				if replacing {
+					_, err := publish(server, old)
+					require.NoError(t, err)
+				}
+
+				gate := newGate(t, server)
+				run := child(t, childRun{URL: gate.URL, Repository: config.Repository, Token: config.Token, Tag: tag, Files: files})
+				started, dead := make(chan struct{}), make(chan struct{})
+				gate.set(func(call int, _ *http.Response) error {
+					if call < n {
+						return nil
+					}
+					if call == n {
+						<-started
+						_ = run.Process.Kill()
+					}
+					<-dead // nobody is there to take this answer
+					return nil
+				})
+				var output strings.Builder
+				run.Stderr = &output
+				require.NoError(t, run.Start())
+				close(started)
+				err := run.Wait()
+				close(dead)
+				if err == nil {
+					require.Greater(t, n, 20)
+					return
+				}
+				require.ErrorContains(t, err, "signal: killed", "%s", output.String())
+
+				watcher := &reader{server: server, repository: config.Repository, tag: tag}
+				require.NoError(t, watcher.look(), "killed after request %d", n)
+				_, left := assetsOf(t, config, tag)
+
+				second := newGate(t, server)
+				store, err := publish(second.URL, files)
+				require.NoError(t, err, "killed after request %d", n)
+				release := requireWhole(t, store, tag, whole...)
+				assert.Equal(t, "boot-v"+fmt.Sprint(n), release.Title)
+				assert.Equal(t, notesOf(whole), release.Notes)
+				sums := download(t, store, release, checksum.FileName)
+				assert.Equal(t, "signed\n"+string(sums), string(download(t, store, release, checksum.FileName+".sig")))
+				draft, assets := assetsOf(t, config, tag)
+				assert.False(t, draft)
+				assert.Len(t, assets, len(whole)+2, "killed after request %d: %v", n, assets)
+
+				for _, file := range files {
+					temporary := forge.TemporaryName(file.Name, file.SHA256)
+					was := slices.IndexFunc(left, func(a asset) bool { return a.Name == temporary && a.Size == file.Size })
+					is := slices.IndexFunc(assets, func(a asset) bool { return a.Name == file.Name })
+					survived := slices.IndexFunc(left, func(a asset) bool { return a.ID == assets[is].ID })
+					if was >= 0 || survived >= 0 {
+						assert.NotContains(t, second.uploads(), temporary, "killed after request %d", n)
+					} else {
+						assert.Contains(t, second.uploads(), temporary, "killed after request %d", n)
+					}
+				}
+				gate.Close()
+				second.Close()
+			}
+		})
+	}
+}
+
+func notesOf(files []forge.File) string {
+	sorted := slices.SortedFunc(slices.Values(files), func(a, b forge.File) int { return strings.Compare(a.Name, b.Name) })
+	return "<!-- runner-images -->\n" + notes(sorted) + "<!-- /runner-images -->\n"
+}
+
+// A folder is whole whenever the run that writes it is killed.
+func TestKilledWhileWritingAFolder(t *testing.T) {
+	t.Parallel()
+	for _, moment := range []string{"progress", "sign", "notes"} {
+		t.Run(moment, func(t *testing.T) {
+			t.Parallel()
+			folder := t.TempDir()
+			store := open(t, forge.Config{URL: "file://" + folder})
+			old := []forge.File{newFile(t, "a.tar.gz", content(1, 5<<20)), newFile(t, "b.iso", content(2, 70))}
+			files := []forge.File{newFile(t, "a.tar.gz", content(3, 5<<20)), newFile(t, "c.iso", content(4, 70))}
+			kill := func(files []forge.File) {
+				err := child(t, childRun{URL: "file://" + folder, Tag: "boot-v1", Files: files, KillAt: moment}).Run()
+				require.ErrorContains(t, err, "signal: killed")
+			}
+			p := forge.Publication{Tag: "boot-v1", Commit: "main", Notes: notes, Sign: sign}
+
+			kill(old)
+			_, err := store.Release(t.Context(), "boot-v1")
+			require.ErrorIs(t, err, forge.ErrNotFound)
+			_, err = store.Latest(t.Context(), "")
+			require.ErrorIs(t, err, forge.ErrNotFound)
+			p.Files = old
+			_, err = store.Publish(t.Context(), p)
+			require.NoError(t, err)
+			requireWhole(t, store, "boot-v1", old...)
+
+			kill(files)
+			requireTrueLines(t, store)
+			p.Files = files
+			_, err = store.Publish(t.Context(), p)
+			require.NoError(t, err)
+			release := requireWhole(t, store, "boot-v1", files[0], old[1], files[1])
+			assert.Len(t, release.Assets, 5)
+			hidden, err := filepath.Glob(filepath.Join(folder, "boot-v1", ".uploading-*"))
+			require.NoError(t, err)
+			assert.Empty(t, hidden)
+		})
+	}
+}
+
+// requireTrueLines checks that no line of SHA256SUMS.txt is wrong.
+func requireTrueLines(t *testing.T, store forge.Store) {
+	t.Helper()
+	release, err := store.Release(t.Context(), "boot-v1")
+	require.NoError(t, err)
+	sums, err := checksum.Parse(strings.NewReader(string(download(t, store, release, checksum.FileName))))
+	require.NoError(t, err)
+	for name, want := range sums {
+		path := filepath.Join(t.TempDir(), name)
+		require.NoError(t, os.WriteFile(path, download(t, store, release, name), 0o600))
+		sum, _, err := checksum.File(t.Context(), path)
+		require.NoError(t, err)
+		assert.Equal(t, want, sum, name)
+	}
+}
