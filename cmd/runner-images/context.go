@@ -6,8 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/provenance"
 )
 
 // surroundings returns what the run knows of where it runs: from the runner's
@@ -32,6 +34,45 @@ func surroundings(ctx context.Context) plan.Context {
 		c.ServerURL, c.Repository = fromRemote(git(ctx, "remote", "get-url", "origin"))
 	}
 	return c
+}
+
+// about returns what a run knows of itself at its beginning, for the provenance of
+// what it makes.
+func about(given map[string]string, c plan.Context) provenance.Build {
+	build := provenance.Build{
+		Commit:   c.SHA,
+		Ref:      c.Ref,
+		Inputs:   map[string]string{},
+		Versions: map[string]string{"runner-images": version()},
+		Run:      provenance.Run{Started: time.Now().UTC()},
+	}
+	for _, input := range plan.Inputs() {
+		if value := given[input.Name]; value != "" && !input.Secret {
+			build.Inputs[input.Name] = value
+		}
+	}
+	if c.ServerURL != "" && c.Repository != "" {
+		build.Repository = strings.TrimRight(c.ServerURL, "/") + "/" + c.Repository
+	}
+	if inRunner() {
+		build.Builder = c.ServerURL
+		build.Workflow = os.Getenv("GITHUB_WORKFLOW")
+		build.Run.URL = runURL(build.Repository)
+	}
+	return build
+}
+
+// runURL returns the address of the workflow's run: Forgejo names it by its number
+// in the repository, Gitea by its id.
+func runURL(repository string) string {
+	run := os.Getenv("FORGEJO_RUN_NUMBER")
+	if run == "" {
+		run = os.Getenv("GITHUB_RUN_ID")
+	}
+	if repository == "" || run == "" {
+		return ""
+	}
+	return repository + "/actions/runs/" + run
 }
 
 // git returns what git prints, or nothing: outside of a repository, or without

@@ -37,7 +37,12 @@ from git. Every flag is an input of the action too.`,
 			if err != nil {
 				return err
 			}
-			deployment := deploy.Deployment{Plan: p, Nix: nix.Nix{}, Report: r, ModTime: modTime}
+			deployment := deploy.Deployment{Plan: p, Nix: nix.Nix{}, Report: r, ModTime: modTime, About: about(given, around)}
+			if !p.Skipped {
+				if deployment.Key, err = signingKey(r, given); err != nil {
+					return err
+				}
+			}
 			if p.Publish {
 				if deployment.Store, err = openStore(cmd, r, p, given[plan.Token], forge.ReplaceAlways); err != nil {
 					return err

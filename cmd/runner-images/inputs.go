@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/signature"
 )
 
 // addInputs gives a command a flag for each of the named inputs, or for all.
@@ -56,6 +58,10 @@ func givenInputs(flags *pflag.FlagSet) (map[string]string, error) {
 		if !input.Secret {
 			continue
 		}
+		// Nix, git and what they run have no use for it.
+		if err := os.Unsetenv(input.Variable()); err != nil {
+			return nil, err
+		}
 		if file := flags.Lookup(input.Flag() + "-file"); file != nil && file.Changed {
 			secret, err := readSecret(input, file.Value.String())
 			if err != nil {
@@ -82,6 +88,20 @@ func readSecret(input plan.Input, path string) (string, error) {
 		return "", plan.InputErrors{{Input: input.Name + "_file", Value: path, Why: "is empty"}}
 	}
 	return secret, nil
+}
+
+// signingKey returns the key to sign with, or nil if none was given.
+func signingKey(r *report.Report, given map[string]string) (*signature.Key, error) {
+	text := given[plan.SigningKey]
+	if text == "" {
+		return nil, nil
+	}
+	r.Mask(text)
+	key, err := signature.ParseKey(text)
+	if err != nil {
+		return nil, plan.InputErrors{{Input: plan.SigningKey, Value: "***", Why: err.Error()}}
+	}
+	return &key, nil
 }
 
 // tokenFromEnvironment returns the token that a runner, or someone at a

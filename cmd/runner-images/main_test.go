@@ -35,31 +35,31 @@ func withGit(env *testscript.Env) error {
 // in the folder flake and a Nix with an empty store on PATH.
 func TestNixScripts(t *testing.T) {
 	t.Parallel()
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/nix",
-		RequireExplicitExec: true,
-		Setup: func(env *testscript.Env) error {
-			store := lab.Nix(t)
-			for _, variable := range store.Env() {
-				name, value, _ := strings.Cut(variable, "=")
-				if strings.HasPrefix(name, "NIX_") || strings.HasPrefix(name, "XDG_") || name == "HOME" {
-					env.Setenv(name, value)
-				}
+	testscript.Run(t, testscript.Params{Dir: "testdata/nix", RequireExplicitExec: true, Setup: withNix(t)})
+}
+
+func withNix(t *testing.T) func(*testscript.Env) error {
+	return func(env *testscript.Env) error {
+		store := lab.Nix(t)
+		for _, variable := range store.Env() {
+			name, value, _ := strings.Cut(variable, "=")
+			if strings.HasPrefix(name, "NIX_") || strings.HasPrefix(name, "XDG_") || name == "HOME" {
+				env.Setenv(name, value)
 			}
-			// For sessions that are about a PATH without Nix.
-			program, err := exec.LookPath("runner-images")
-			if err != nil {
-				return err
-			}
-			env.Setenv("BIN", filepath.Dir(program))
-			env.Setenv("PATH", filepath.Dir(store.Program)+string(filepath.ListSeparator)+env.Getenv("PATH"))
-			env.Setenv("WITH_NIX", env.Getenv("PATH"))
-			if err := os.CopyFS(filepath.Join(env.WorkDir, "flake"), os.DirFS(lab.Flake(t))); err != nil {
-				return err
-			}
-			return withGit(env)
-		},
-	})
+		}
+		// For sessions that are about a PATH without Nix.
+		program, err := exec.LookPath("runner-images")
+		if err != nil {
+			return err
+		}
+		env.Setenv("BIN", filepath.Dir(program))
+		env.Setenv("PATH", filepath.Dir(store.Program)+string(filepath.ListSeparator)+env.Getenv("PATH"))
+		env.Setenv("WITH_NIX", env.Getenv("PATH"))
+		if err := os.CopyFS(filepath.Join(env.WorkDir, "flake"), os.DirFS(lab.Flake(t))); err != nil {
+			return err
+		}
+		return withGit(env)
+	}
 }
 
 func TestFromRemote(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/signature"
 )
 
 func newPublish(r *report.Report) *cobra.Command {
@@ -23,7 +24,9 @@ func newPublish(r *report.Report) *cobra.Command {
 		Use:   "publish FILE...",
 		Short: "Attach files to a release, new or existing",
 		Long: `Attach files to a release, new or existing, and bring its SHA256SUMS.txt up to
-date. A SHA256SUMS.txt among the files is checked, and not attached itself.`,
+date. A SHA256SUMS.txt among the files is checked, and not attached itself; its
+signature is made anew with the signing key. Provenance among the files
+(provenance.intoto.jsonl) is added to the release's.`,
 		Example: `  runner-images publish dist/* --release-tag boot-v2026.02.28 --token-file token
   runner-images publish dist/* --release-tag boot-v2026.02.28 --forge-url file:///srv/releases`,
 		Args: cobra.MinimumNArgs(1),
@@ -47,14 +50,18 @@ date. A SHA256SUMS.txt among the files is checked, and not attached itself.`,
 			if err != nil {
 				return err
 			}
+			key, err := signingKey(r, given)
+			if err != nil {
+				return err
+			}
 			files, err := readFiles(cmd.Context(), r, paths)
 			if err != nil {
 				return err
 			}
-			return deploy.Attach(cmd.Context(), r, store, p, files)
+			return deploy.Attach(cmd.Context(), r, store, p, files, key)
 		},
 	}
-	addInputs(cmd, plan.ReleaseTag, plan.ForgeURL, plan.Repository, plan.Token, plan.Prerelease, plan.VerifyUploads)
+	addInputs(cmd, plan.ReleaseTag, plan.ForgeURL, plan.Repository, plan.Token, plan.Prerelease, plan.VerifyUploads, plan.SigningKey)
 	addStoreFlags(cmd)
 	cmd.Flags().StringVar(&replace, "replace", string(forge.ReplaceAlways), "what to do about an asset that is there with other bytes: always replace it, or never and fail")
 	return cmd
@@ -113,6 +120,7 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.F
 			if err != nil {
 				fail(path, "%v", err)
 			}
+		case name == signature.SumsFileName: // is made anew, for what the release then lists
 		default:
 			sum, size, err := checksum.File(ctx, path)
 			if err != nil {

@@ -169,7 +169,7 @@ func (o verifyOptions) rebuild(ctx context.Context, r *report.Report, p plan.Pla
 	if rebuild.ModTime, err = modTime(); err != nil {
 		return err
 	}
-	if request.Metadata, err = deploy.FlakeMetadata(ctx, rebuild.Nix, p.Flake); err != nil {
+	if request.Metadata, err = deploy.Flake(ctx, rebuild.Nix, p.Flake); err != nil {
 		return err
 	}
 	request.Rebuild = rebuild.Run

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -218,6 +219,16 @@ func (s site) download(release published) string {
 	return folder
 }
 
+// sh runs shell commands in a folder and returns what they print.
+func sh(t *testing.T, folder, commands string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "sh", "-euc", commands)
+	command.Dir = folder
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return string(out)
+}
+
 func checkSums(t *testing.T, folder string) {
 	t.Helper()
 	check := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", "SHA256SUMS.txt")
@@ -262,7 +273,7 @@ func TestShippedWorkflow(t *testing.T) {
 	assert.False(t, release.Draft)
 	assert.False(t, release.Prerelease)
 	netboot, iso := "ec-runner-x86_64-netboot-"+tag+".tar.gz", "ec-runner-x86_64-iso-"+tag+".iso"
-	assert.ElementsMatch(t, []string{netboot, iso, "SHA256SUMS.txt"}, release.names())
+	assert.ElementsMatch(t, []string{netboot, iso, "SHA256SUMS.txt", "provenance.intoto.jsonl"}, release.names())
 	assert.Contains(t, release.Body, commit)
 	assert.Contains(t, release.Body, "sha256sum --check")
 	folder := s.download(release)
@@ -279,7 +290,7 @@ func TestShippedWorkflow(t *testing.T) {
 	require.Equal(t, "success", s.dispatch("main", nil))
 	release = s.release("boot-" + commit[:7])
 	assert.ElementsMatch(t, []string{
-		"ec-runner-x86_64-netboot-boot-" + commit[:7] + ".tar.gz", "ec-runner-x86_64-iso-boot-" + commit[:7] + ".iso", "SHA256SUMS.txt",
+		"ec-runner-x86_64-netboot-boot-" + commit[:7] + ".tar.gz", "ec-runner-x86_64-iso-boot-" + commit[:7] + ".iso", "SHA256SUMS.txt", "provenance.intoto.jsonl",
 	}, release.names())
 	byHand := bundle(t, filepath.Join(s.download(release), "ec-runner-x86_64-netboot-boot-"+commit[:7]+".tar.gz"))
 	assert.Equal(t, files, byHand, "the same commit gives the same bytes")
@@ -288,7 +299,7 @@ func TestShippedWorkflow(t *testing.T) {
 	require.Equal(t, "success", s.dispatch("main", map[string]string{
 		"release_tag": "boot-trial", "publish_release": "true", "build_x86_64_netboot": "true", "build_x86_64_iso": "false",
 	}))
-	assert.ElementsMatch(t, []string{"ec-runner-x86_64-netboot-boot-trial.tar.gz", "SHA256SUMS.txt"}, s.release("boot-trial").names())
+	assert.ElementsMatch(t, []string{"ec-runner-x86_64-netboot-boot-trial.tar.gz", "SHA256SUMS.txt", "provenance.intoto.jsonl"}, s.release("boot-trial").names())
 
 	// (d) Without publishing, the files are kept as an artifact.
 	require.Equal(t, "success", s.dispatch("main", map[string]string{
@@ -303,7 +314,7 @@ func TestShippedWorkflow(t *testing.T) {
 	for _, entry := range entries {
 		names = append(names, entry.Name())
 	}
-	assert.Equal(t, []string{"SHA256SUMS.txt", "ec-runner-x86_64-iso-boot-kept.iso"}, names)
+	assert.Equal(t, []string{"SHA256SUMS.txt", "ec-runner-x86_64-iso-boot-kept.iso", "provenance.intoto.jsonl"}, names)
 	checkSums(t, kept)
 
 	// (e) The same tag again, by hand this time, changes nothing.
@@ -311,6 +322,32 @@ func TestShippedWorkflow(t *testing.T) {
 	require.Equal(t, "success", s.dispatch("refs/tags/"+tag, nil))
 	assert.Equal(t, before, s.release(tag))
 	assert.Contains(t, s.log(), "unchanged: ")
+
+	// (f) With a key among the secrets, the release is signed for its tag.
+	key := filepath.Join(t.TempDir(), "key")
+	sh(t, "", "ssh-keygen -q -t ed25519 -N '' -C '' -f "+key)
+	secret := map[string]string{"data": string(read(t, key))}
+	require.Equal(t, http.StatusCreated, s.API(t, http.MethodPut, "/repos/"+s.repository+"/actions/secrets/SIGNING_KEY", secret, nil))
+	require.Equal(t, "success", s.dispatch("main", map[string]string{"release_tag": "boot-signed", "build_x86_64_iso": "false"}))
+	signed := s.release("boot-signed")
+	assert.ElementsMatch(t, []string{
+		"ec-runner-x86_64-netboot-boot-signed.tar.gz", "SHA256SUMS.txt", "SHA256SUMS.txt.sig", "provenance.intoto.jsonl",
+	}, signed.names())
+	signedFolder := s.download(signed)
+	sh(t, signedFolder, `echo "release@every.channel $(cat `+key+`.pub)" > allowed_signers
+		ssh-keygen -Y verify -f allowed_signers -I release@every.channel -n runner-images/boot-signed@every.channel -s SHA256SUMS.txt.sig < SHA256SUMS.txt`)
+	assert.NotContains(t, s.log(), "PRIVATE KEY")
+	statement := sh(t, signedFolder, `cut -d '"' -f 8 provenance.intoto.jsonl | base64 --decode`)
+	assert.Contains(t, statement, `"gitCommit":"`+commit+`"`)
+	assert.Contains(t, statement, `"workflow":"deploy-runner-images`)
+	assert.Contains(t, statement, `"uri":"git+`+s.URL+`/`+s.repository+`?ref=refs/heads/main&rev=`+commit+`"`)
+	assert.NotContains(t, statement, "PRIVATE KEY")
+	run := regexp.MustCompile(`"invocationId":"([^"]*)"`).FindStringSubmatch(statement)
+	require.Len(t, run, 2)
+	response, err := http.Get(run[1])
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	assert.Equal(t, http.StatusOK, response.StatusCode, "the run's page: %s", run[1])
 
 	// A wrong input fails the run, with a word on the input.
 	require.Equal(t, "failure", s.dispatch("main", map[string]string{"release_tag": "boot v1"}))
@@ -366,14 +403,14 @@ jobs:
 
 		release := s.release("images/1")
 		assert.True(t, release.Prerelease)
-		assert.ElementsMatch(t, []string{"kiosk-images-1.iso", "arm-images-1.tar.gz", "SHA256SUMS.txt"}, release.names())
+		assert.ElementsMatch(t, []string{"kiosk-images-1.iso", "arm-images-1.tar.gz", "SHA256SUMS.txt", "provenance.intoto.jsonl"}, release.names())
 		s.download(release)
 		var assets []struct {
 			Name, SHA256, URL string
 			Size              int64
 		}
 		require.NoError(t, json.Unmarshal(read(t, filepath.Join(s.artifacts, "assets")), &assets))
-		require.Len(t, assets, 2)
+		require.Len(t, assets, 3)
 		for _, asset := range assets {
 			assert.Len(t, asset.SHA256, 64)
 			assert.Positive(t, asset.Size)

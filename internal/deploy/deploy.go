@@ -15,7 +15,9 @@ import (
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/signature"
 )
 
 // A Deployment is one run of the whole line.
@@ -25,6 +27,12 @@ type Deployment struct {
 	Store   forge.Store // where to publish; unused if the plan does not publish
 	Report  *report.Report
 	ModTime time.Time // of the files in bundles
+
+	// Key signs the release; nil for none.
+	Key *signature.Key
+
+	// About is what is known of the run before it begins, for its provenance.
+	About provenance.Build
 }
 
 // Run does what the plan says. Whatever fails, nothing is published unless all
@@ -47,17 +55,26 @@ func (d Deployment) deploy(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(d.linkDir())
+	// Before anything is written, which may be into the flake's folder. What is
+	// wrong with a flake, the build says better.
+	source, sourceErr := d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
 	built, err := d.build(ctx)
 	if err != nil {
 		return err
 	}
-	files, err := d.pack(ctx, built)
+	if sourceErr != nil {
+		return sourceErr
+	}
+	if err := d.copy(ctx, built); err != nil {
+		return err
+	}
+	files, err := d.pack(ctx, source, built)
 	if err != nil {
 		return err
 	}
 	var release forge.Release
 	if d.Plan.Publish {
-		if release, err = d.publish(ctx, files); err != nil {
+		if release, err = d.publish(ctx, files, source.Revision); err != nil {
 			return err
 		}
 	}
@@ -103,35 +120,55 @@ func (d Deployment) build(ctx context.Context) ([]nix.Result, error) {
 		Images:  images,
 		Args:    d.Plan.NixArgs,
 		LinkDir: d.linkDir(),
-		Events:  func(e nix.Event) { d.show(progress, e) },
+		Events:  func(e nix.Event) { show(d.Report, progress, e) },
 	})
 }
 
 // show tells how far a build is. Its log lines are not shown: those of a build
 // that fails come with the error.
-func (d Deployment) show(progress *report.Progress, e nix.Event) {
+func show(r *report.Report, progress *report.Progress, e nix.Event) {
 	if e.Kind == nix.Warning {
-		d.Report.Line("nix: %s", e.Text)
+		r.Line("nix: %s", e.Text)
 	}
 	if status := e.Progress.String(); status != "" {
 		progress.Status("%s", status)
 	}
 }
 
-func (d Deployment) pack(ctx context.Context, results []nix.Result) ([]forge.File, error) {
+// copy gives what was built to a store from which others can substitute it.
+func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
+	if d.Plan.NixCopyTo == "" {
+		return nil
+	}
+	defer d.Report.Group("Copy what was built to " + d.Plan.NixCopyTo)()
+	progress := d.Report.Progress("copy")
+	defer progress.Close()
+	var outputs []string
+	for _, result := range results {
+		outputs = append(outputs, result.Output)
+	}
+	return d.Nix.Copy(ctx, d.Plan.NixCopyTo, outputs, func(e nix.Event) { show(d.Report, progress, e) })
+}
+
+func (d Deployment) pack(ctx context.Context, source nix.Metadata, results []nix.Result) ([]forge.File, error) {
 	built := make([]Built, len(results))
 	for i, result := range results {
 		built[i] = Built{Name: result.Name, Path: result.Link}
 	}
-	return Package(ctx, d.Report, built, d.Plan, d.ModTime)
+	files, err := Package(ctx, d.Report, built, d.Plan, d.ModTime)
+	if err != nil {
+		return nil, err
+	}
+	attested, err := d.attest(ctx, source, results, files)
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, attested)
+	return files, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, files, d.Key)
 }
 
-func (d Deployment) publish(ctx context.Context, files []forge.File) (forge.Release, error) {
-	metadata, err := d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
-	if err != nil {
-		return forge.Release{}, err
-	}
-	return publish(ctx, d.Report, d.Store, d.Plan, files, origin(d.Plan, metadata.Revision))
+func (d Deployment) publish(ctx context.Context, files []forge.File, flakeRevision string) (forge.Release, error) {
+	return publish(ctx, d.Report, d.Store, d.Plan, files, origin(d.Plan, flakeRevision), d.Key)
 }
 
 // tell shows the outcome: a table at a terminal and in the log, the same in

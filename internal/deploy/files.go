@@ -15,7 +15,9 @@ import (
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/image"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/signature"
 )
 
 // A Built is an image that Nix has built.
@@ -63,14 +65,27 @@ func Package(ctx context.Context, r *report.Report, built []Built, p plan.Plan, 
 	return files, nil
 }
 
-// Attach publishes files that were packaged elsewhere in the plan's release. Its
-// notes keep saying what the other files were built from.
-func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File) error {
+// Attach publishes files that were packaged elsewhere in the plan's release, and
+// signs that with the key if there is one. Its notes keep saying what the other
+// files were built from. Provenance among the files is added to the release's.
+func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, key *signature.Key) error {
+	folder, err := os.MkdirTemp("", "runner-images-publish-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	for i, file := range files {
+		if file.Name == provenance.FileName {
+			if files[i], err = mergeProvenance(ctx, store, p.ReleaseTag, file, folder, key); err != nil {
+				return err
+			}
+		}
+	}
 	before, err := store.Release(ctx, p.ReleaseTag)
 	if err != nil && !errors.Is(err, forge.ErrNotFound) {
 		return err
 	}
-	release, err := publish(ctx, r, store, p, files, originIn(before.Notes))
+	release, err := publish(ctx, r, store, p, files, originIn(before.Notes), key)
 	if err != nil {
 		return err
 	}
@@ -78,7 +93,26 @@ func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Pla
 	return nil
 }
 
-func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin string) (forge.Release, error) {
+func mergeProvenance(ctx context.Context, store forge.Store, tag string, file forge.File, folder string, key *signature.Key) (forge.File, error) {
+	content, err := os.ReadFile(file.Path)
+	if err != nil {
+		return file, err
+	}
+	published, err := readAsset(ctx, store, tag, provenance.FileName)
+	if err != nil || published == nil {
+		return file, err
+	}
+	return writeProvenance(ctx, folder, published, provenance.Parse(content), key)
+}
+
+func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin string, key *signature.Key) (forge.Release, error) {
+	signed := key != nil
+	if !signed {
+		var err error
+		if signed, err = staysSigned(ctx, store, p, files); err != nil {
+			return forge.Release{}, err
+		}
+	}
 	defer r.Group(fmt.Sprintf("Publish release %s at %s %s", p.ReleaseTag, p.ForgeURL, p.Repository))()
 	progress := r.Progress("upload")
 	defer progress.Close()
@@ -87,7 +121,8 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 		Commit:     p.Commit,
 		Prerelease: p.Prerelease,
 		Files:      files,
-		Notes:      func(assets []forge.File) string { return notes(p, origin, assets) },
+		Sign:       sign(key, p.ReleaseTag),
+		Notes:      func(assets []forge.File) string { return notes(p, origin, assets, signed) },
 		Progress:   progress.Bytes,
 	})
 	if err != nil {

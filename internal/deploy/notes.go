@@ -4,27 +4,40 @@ import (
 	"fmt"
 	"strings"
 
+	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/signature"
 )
 
 // notes writes the part of a release's notes that belongs to this project, in
 // Markdown: what the images were built from, which assets there are, how to
 // check them and how to boot from them.
-func notes(p plan.Plan, origin string, assets []forge.File) string {
+func notes(p plan.Plan, origin string, assets []forge.File, signed bool) string {
 	var b strings.Builder
 	if origin != "" {
 		b.WriteString(origin + "\n\n")
 	}
 	b.WriteString(assetTable(assets, nil))
-	fmt.Fprintf(&b, "\n### Verify\n\nIn the folder with the downloaded files:\n\n```\nsha256sum --check --ignore-missing SHA256SUMS.txt\n```\n\n"+
+	b.WriteString("\n### Verify\n\nIn the folder with the downloaded files:\n\n```\n")
+	if signed {
+		b.WriteString(checkSignature(p.ReleaseTag))
+	}
+	fmt.Fprintf(&b, "sha256sum --check --ignore-missing SHA256SUMS.txt\n```\n\n"+
 		"Or rebuild the images from the flake and compare:\n\n```\nrunner-images verify %s\n```\n", flags(p))
 	b.WriteString("\n### Boot\n")
 	for _, asset := range assets {
 		b.WriteString(howToBoot(p, asset.Name))
 	}
 	return b.String()
+}
+
+// checkSignature is the command that checks the signature of the list, for any
+// file allowed_signers that has the publisher's key.
+func checkSignature(tag string) string {
+	return fmt.Sprintf("ssh-keygen -Y verify -f allowed_signers -n '%s' -s %[2]s -I \"$(ssh-keygen -Y find-principals -f allowed_signers -s %[2]s | head -n 1)\" < %[3]s\n",
+		signature.Namespace(tag), signature.SumsFileName, checksum.FileName)
 }
 
 const originBegins = "Built from commit "

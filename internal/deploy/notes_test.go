@@ -22,7 +22,7 @@ func TestNotes(t *testing.T) {
 		{Name: "c-boot-v1.img.zst", Size: 5, SHA256: "03"},
 		{Name: "d-boot-v1.img", Size: 5, SHA256: "04"},
 		{Name: "e.json", Size: 5, SHA256: "05"},
-	})
+	}, true)
 	if os.Getenv("UPDATE") != "" {
 		require.NoError(t, os.WriteFile("testdata/notes.md", []byte(got), 0o644))
 	}
@@ -38,6 +38,7 @@ func TestOrigin(t *testing.T) {
 	assert.Equal(t, "Built from commit `c0ffee`; the flake was not at a revision in git.", origin(p, ""))
 	assert.Empty(t, origin(plan.Plan{}, "c0ffee"))
 
-	assert.Equal(t, origin(p, ""), originIn("By hand.\n\n"+notes(p, origin(p, ""), nil)))
+	assert.Equal(t, origin(p, ""), originIn("By hand.\n\n"+notes(p, origin(p, ""), nil, false)))
 	assert.Empty(t, originIn("By hand.\n"))
+	assert.NotContains(t, notes(p, "", nil, false), "ssh-keygen")
 }

@@ -79,14 +79,7 @@ func (b Rebuild) build(ctx context.Context, images []verify.Image, outcomes outc
 	request := nix.Request{
 		Args: b.NixArgs, Rebuild: b.Again,
 		LinkDir: filepath.Join(b.Dir, ".results"),
-		Events: func(e nix.Event) {
-			if e.Kind == nix.Warning {
-				b.Report.Line("nix: %s", e.Text)
-			}
-			if status := e.Progress.String(); status != "" {
-				progress.Status("%s", status)
-			}
-		},
+		Events:  func(e nix.Event) { show(b.Report, progress, e) },
 	}
 	for _, image := range images {
 		request.Images = append(request.Images, nix.Image(image))
@@ -164,15 +157,8 @@ func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcom
 	return nil
 }
 
-// FlakeMetadata returns which source a flake is, in the words of provenance.
-func FlakeMetadata(ctx context.Context, n nix.Nix, flake string) (provenance.Flake, error) {
-	metadata, err := n.FlakeMetadata(ctx, "", flake)
-	if err != nil {
-		return provenance.Flake{}, err
-	}
-	source := provenance.Flake{URL: metadata.LockedURL, Revision: metadata.Revision, NARHash: metadata.NARHash}
-	for _, input := range metadata.Inputs {
-		source.Inputs = append(source.Inputs, provenance.Input(input))
-	}
-	return source, nil
+// Flake returns which source a flake is, in the words of provenance.
+func Flake(ctx context.Context, n nix.Nix, flake string) (provenance.Flake, error) {
+	source, err := n.FlakeMetadata(ctx, "", flake)
+	return flakeOf(source, provenance.Build{}), err
 }

@@ -24,6 +24,8 @@ const (
 	Repository          = "repository"
 	Token               = "token"
 	VerifyUploads       = "verify_uploads"
+	SigningKey          = "signing_key"
+	NixCopyTo           = "nix_copy_to"
 )
 
 // An Input is one setting of a run. It is an input of the action, a flag and a
@@ -61,6 +63,8 @@ func Inputs() []Input {
 		{Name: Repository, Description: "Repository of the release, owner/name. Default: the repository of the run"},
 		{Name: Token, Secret: true, Description: "Token that may write releases. Default: the token of the run"},
 		{Name: VerifyUploads, Default: "size", Description: "How to check what the server stored: size, or sha256 to read every asset back"},
+		{Name: SigningKey, Secret: true, Description: "Private SSH key without a passphrase that signs SHA256SUMS.txt and the provenance"},
+		{Name: NixCopyTo, Description: "Store to copy what was built to, so that runners substitute it (s3://..., ssh-ng://..., file://...)"},
 	}
 }
 

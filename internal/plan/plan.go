@@ -54,6 +54,7 @@ type Plan struct {
 	Repository    string   `json:"-"`
 	Commit        string   `json:"-"`
 	VerifyUploads string   `json:"-"`
+	NixCopyTo     string   `json:"-"`
 }
 
 // Make decides. Inputs that are missing or empty take their defaults: a push
@@ -67,6 +68,7 @@ func Make(given map[string]string, c Context) (Plan, error) {
 	p := r.release(c)
 	p.Flake = r.flake()
 	p.NixArgs = r.words(NixArgs)
+	p.NixCopyTo = r.store()
 	p.Images = r.images(p.Flake)
 	if host, ok := r.mirror(c.ServerURL); ok {
 		return Plan{
@@ -198,6 +200,27 @@ func (r *reader) flake() string {
 		r.fail(Flake, value, "takes a flake without an attribute, for example %q; attributes go into %s", flake, Images)
 	}
 	return value
+}
+
+// store returns the address of the store to copy to.
+func (r *reader) store() string {
+	value := r.value(NixCopyTo)
+	if value == "" {
+		return ""
+	}
+	u, err := url.Parse(value)
+	switch {
+	case err != nil || u.Scheme == "" || !strings.Contains(value, "://"):
+		r.fail(NixCopyTo, "", "takes the address of a store, for example s3://bucket?region=eu-central-1, ssh-ng://host or file:///srv/cache")
+	case u.User != nil && (strings.HasPrefix(u.Scheme, "http") || hasPassword(u)):
+		r.fail(NixCopyTo, u.Redacted(), "an address must not carry a password; Nix takes it from its netrc-file or from the environment")
+	}
+	return value
+}
+
+func hasPassword(u *url.URL) bool {
+	_, has := u.User.Password()
+	return has
 }
 
 func (r *reader) releaseTag(c Context) string {

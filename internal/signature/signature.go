@@ -93,7 +93,7 @@ func ParseKey(text string) (Key, error) {
 	if err != nil {
 		return Key{}, errors.New("this kind of private key cannot sign; make one with ssh-keygen -t ed25519")
 	}
-	if signer.PublicKey().Type() == ssh.InsecureKeyAlgoDSA {
+	if signer.PublicKey().Type() == "ssh-dss" {
 		return Key{}, errors.New("DSA keys are not accepted by OpenSSH any more; make one with ssh-keygen -t ed25519")
 	}
 	return Key{signer}, nil

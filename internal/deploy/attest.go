@@ -1,0 +1,243 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/nix"
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/provenance"
+	"every.channel/runner-images/internal/signature"
+)
+
+// attest writes where the files came from into the plan's folder, as one more
+// file of the release. What the release says already stays, so far as it is true.
+func (d Deployment) attest(ctx context.Context, source nix.Metadata, results []nix.Result, files []forge.File) (forge.File, error) {
+	build, err := d.describe(ctx, source, results, files)
+	if err != nil {
+		return forge.File{}, err
+	}
+	line, err := provenance.Attest(ctx, build, d.Key)
+	if err != nil {
+		return forge.File{}, err
+	}
+	var published []byte
+	if d.Plan.Publish {
+		if published, err = readAsset(ctx, d.Store, d.Plan.ReleaseTag, provenance.FileName); err != nil {
+			return forge.File{}, err
+		}
+	}
+	return writeProvenance(ctx, d.Plan.OutputDir, published, []provenance.Attestation{line}, d.Key)
+}
+
+// describe completes what was known of the run before it began.
+func (d Deployment) describe(ctx context.Context, source nix.Metadata, results []nix.Result, files []forge.File) (provenance.Build, error) {
+	build := d.About
+	build.Tag = d.Plan.ReleaseTag
+	build.Flake = flakeOf(source, build)
+	if source.Dirty {
+		build.Commit = "" // what was built is not what is committed
+	}
+	version, err := d.Nix.Version(ctx)
+	if err != nil {
+		return build, err
+	}
+	build.Versions = maps.Clone(build.Versions)
+	if build.Versions == nil {
+		build.Versions = map[string]string{}
+	}
+	build.Versions["nix"] = version
+	outputs := make([]string, len(results))
+	for i, result := range results {
+		outputs[i] = result.Output
+	}
+	infos, err := d.Nix.PathInfo(ctx, outputs...)
+	if err != nil {
+		return build, err
+	}
+	build.Subjects = checksum.Sums{}
+	for i, file := range files { // one for each result
+		build.Subjects[file.Name] = file.SHA256
+		build.Images = append(build.Images, provenance.Image{
+			Name: results[i].Name, Installable: results[i].Installable, Asset: file.Name,
+			Derivation: results[i].Derivation, Output: results[i].Output, NARHash: infos[i].NARHash,
+		})
+	}
+	build.Run.Finished = time.Now().UTC()
+	return build, nil
+}
+
+// flakeOf returns a flake in the words of provenance. One in a folder of this
+// machine that is a checkout of the build's repository is named as others can
+// get it.
+func flakeOf(source nix.Metadata, build provenance.Build) provenance.Flake {
+	flake := provenance.Flake{URL: lasting(source.LockedURL), Revision: source.Revision, NARHash: source.NARHash}
+	local := strings.HasPrefix(source.LockedURL, "git+file:") || strings.HasPrefix(source.LockedURL, "path:")
+	if local && source.Revision != "" && source.Revision == build.Commit && strings.HasPrefix(build.Repository, "http") {
+		flake.URL = inRepository(source.LockedURL, build)
+	}
+	for _, input := range source.Inputs {
+		flake.Inputs = append(flake.Inputs, provenance.Input(input))
+	}
+	return flake
+}
+
+// inRepository is the address of the build's commit in its repository.
+func inRepository(locked string, build provenance.Build) string {
+	address := "git+" + build.Repository + "?"
+	if _, parameters, ok := strings.Cut(locked, "?"); ok {
+		if values, err := url.ParseQuery(parameters); err == nil && values.Get("dir") != "" {
+			address += "dir=" + values.Get("dir") + "&"
+		}
+	}
+	if build.Ref != "" {
+		address += "ref=" + build.Ref + "&"
+	}
+	return address + "rev=" + build.Commit
+}
+
+// lasting leaves out of a flake's locked address what is said elsewhere, or
+// differs from one copy of the same source to the next.
+func lasting(locked string) string {
+	address, parameters, ok := strings.Cut(locked, "?")
+	if !ok {
+		return locked
+	}
+	var kept []string
+	for parameter := range strings.SplitSeq(parameters, "&") {
+		name, _, _ := strings.Cut(parameter, "=")
+		if name != "lastModified" && name != "narHash" && name != "revCount" {
+			kept = append(kept, parameter)
+		}
+	}
+	if len(kept) == 0 {
+		return address
+	}
+	return address + "?" + strings.Join(kept, "&")
+}
+
+// writeProvenance adds lines to the published provenance, in a file of the
+// folder.
+func writeProvenance(ctx context.Context, folder string, content []byte, lines []provenance.Attestation, key *signature.Key) (forge.File, error) {
+	var err error
+	for _, line := range lines {
+		if content, err = provenance.Merge(ctx, content, line, key); err != nil {
+			return forge.File{}, err
+		}
+	}
+	file := forge.File{Name: provenance.FileName, Path: filepath.Join(folder, provenance.FileName)}
+	file.SHA256, file.Size, err = checksum.Create(ctx, file.Path, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+	return file, err
+}
+
+// writeSums lists the files in SHA256SUMS.txt in their folder, and signs that if
+// there is a key.
+func writeSums(ctx context.Context, folder, tag string, files []forge.File, key *signature.Key) error {
+	sums := checksum.Sums{}
+	for _, file := range files {
+		sums[file.Name] = file.SHA256
+	}
+	content := map[string][]byte{checksum.FileName: sums.Bytes()}
+	if key == nil {
+		// The signature of an earlier run is not for this list.
+		err := os.Remove(filepath.Join(folder, signature.SumsFileName))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	} else {
+		signed, err := sign(key, tag)(sums.Bytes())
+		if err != nil {
+			return err
+		}
+		content[signature.SumsFileName] = signed[signature.SumsFileName]
+	}
+	for name, text := range content {
+		_, _, err := checksum.Create(ctx, filepath.Join(folder, name), func(w io.Writer) error {
+			_, err := w.Write(text)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sign returns what a publication asks to sign its SHA256SUMS.txt; nil without a
+// key.
+func sign(key *signature.Key, tag string) func(sums []byte) (map[string][]byte, error) {
+	if key == nil {
+		return nil
+	}
+	return func(sums []byte) (map[string][]byte, error) {
+		armored, err := key.Sign(tag, sums)
+		return map[string][]byte{signature.SumsFileName: armored}, err
+	}
+}
+
+// staysSigned says whether the release is signed and will be after a publication
+// without the key, which is only so if it changes nothing. If it would change a
+// signed release, that is an error: those who look for the signature would refuse
+// all of it.
+func staysSigned(ctx context.Context, store forge.Store, p plan.Plan, files []forge.File) (bool, error) {
+	signed, err := readAsset(ctx, store, p.ReleaseTag, signature.SumsFileName)
+	if err != nil || signed == nil {
+		return false, err
+	}
+	content, err := readAsset(ctx, store, p.ReleaseTag, checksum.FileName)
+	if err != nil {
+		return false, err
+	}
+	published, err := checksum.Parse(strings.NewReader(string(content)))
+	if err != nil {
+		return false, err
+	}
+	for _, file := range files {
+		if published[file.Name] != file.SHA256 {
+			return false, fmt.Errorf("the release %s is signed, and with another %s its signature would not hold any more; give %s, or delete %s from the release first",
+				p.ReleaseTag, file.Name, plan.SigningKey, signature.SumsFileName)
+		}
+	}
+	return true, nil
+}
+
+// readAsset returns the content of a small file of a release, or nil if there is
+// no such file or no such release.
+func readAsset(ctx context.Context, store forge.Store, tag, name string) ([]byte, error) {
+	const limit = 16 << 20
+	release, err := store.Release(ctx, tag)
+	if errors.Is(err, forge.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, asset := range release.Assets {
+		if asset.Name != name {
+			continue
+		}
+		if asset.Size > limit {
+			return nil, fmt.Errorf("%s in the release %s has %d bytes: it is not what its name says", name, tag, asset.Size)
+		}
+		content, err := store.Open(ctx, asset, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer content.Close()
+		return io.ReadAll(io.LimitReader(content, limit))
+	}
+	return nil, nil
+}
