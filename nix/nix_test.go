@@ -96,7 +96,7 @@ func TestEmbeddedScript(t *testing.T) {
 	assert.Equal(t, `#!ipxe
 echo every.channel: booting from 10.20.30.2
 dhcp || dhcp || goto failed
-chain --autofree http://10.20.30.2:8080/netboot.ipxe?mac=${netX/mac}&arch=${buildarch}&platform=${platform} ||
+chain --autofree http://10.20.30.2:8080/netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||
 chain --autofree tftp://10.20.30.2/autoexec.ipxe ||
 :failed
 echo The boot server at 10.20.30.2 does not answer

@@ -323,7 +323,7 @@ func TestSecondRequest(t *testing.T) {
 	}
 	assert.Equal(t, content, get("undionly.kpxe"))
 	script := get("/undionly.kpxe")
-	assert.True(t, strings.HasPrefix(script, "#!ipxe\nchain --autofree http://127.0.0.1/T/netboot.ipxe?mac=${netX/mac}&"), script)
+	assert.True(t, strings.HasPrefix(script, "#!ipxe\nchain --autofree http://127.0.0.1/T/netboot.ipxe?mac=${netX/mac:hexhyp}&"), script)
 	assert.Equal(t, content, get("undionly.kpxe"), "the script was sent: this is a new boot")
 
 	assert.Equal(t, "other", get("other.efi"), "another file is no second request")

@@ -19,8 +19,9 @@ const (
 
 // identity has iPXE fill in the card that it booted from, what processor it was
 // built for, and whether it runs on BIOS ("pcbios") or UEFI ("efi"). See
-// https://ipxe.org/cfg.
-const identity = "?" + QueryMAC + "=${netX/mac}&" + QueryArchitecture + "=${buildarch}&" + QueryPlatform + "=${platform}"
+// https://ipxe.org/cfg. The MAC address comes with hyphens: in an address without
+// a host, iPXE takes what is before a colon for the protocol.
+const identity = "?" + QueryMAC + "=${netX/mac:hexhyp}&" + QueryArchitecture + "=${buildarch}&" + QueryPlatform + "=${platform}"
 
 // magic is by what iPXE knows a script, whatever its name.
 const magic = "#!ipxe\n"

@@ -44,7 +44,7 @@ func TestArchitecture(t *testing.T) {
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
-	const identity = "?mac=${netX/mac}&arch=${buildarch}&platform=${platform} ||\n"
+	const identity = "?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||\n"
 	chains := "chain --autofree http://boot.example/netboot.ipxe" + identity + "chain --autofree http://10.20.30.2/netboot.ipxe" + identity
 	want := chains + "echo Trying again in 5 seconds\nsleep 5\n" + chains + "echo The boot server does not answer\nsleep 5\nexit 1\n"
 	addresses := []string{"http://boot.example/netboot.ipxe", "http://10.20.30.2/netboot.ipxe"}

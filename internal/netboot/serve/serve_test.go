@@ -169,7 +169,7 @@ func TestTheFirstScriptHasIPXESayWhatItRunsOn(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, "boot-v1")
 	assert.Equal(t, "#!ipxe\n"+
-		"chain --replace --autofree netboot.ipxe?mac=${netX/mac}&arch=${buildarch}&platform=${platform} ||\n"+
+		"chain --replace --autofree netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||\n"+
 		"#!ipxe\n# a release\n"+
 		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
 		"initrd r/boot-v1/x86_64/aaaaaaaaaaaa/initrd\n"+
@@ -210,7 +210,7 @@ func TestTFTP(t *testing.T) {
 	second, err := s.tftp("ec-ipxe.efi")
 	require.NoError(t, err)
 	address := s.server.HTTPAddr().String()
-	assert.Contains(t, second, "#!ipxe\nchain --autofree http://"+address+"/netboot.ipxe?mac=${netX/mac}&arch=${buildarch}&platform=${platform} ||\n")
+	assert.Contains(t, second, "#!ipxe\nchain --autofree http://"+address+"/netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||\n")
 	third, err := s.tftp("ec-ipxe.efi")
 	require.NoError(t, err)
 	assert.Equal(t, len(ipxe), len(third))

@@ -166,7 +166,7 @@ in
   embeddedScript =
     let
       # As the server's own scripts say what machine asks.
-      identity = "?mac=\${netX/mac}&arch=\${buildarch}&platform=\${platform}";
+      identity = "?mac=\${netX/mac:hexhyp}&arch=\${buildarch}&platform=\${platform}";
       port = if cfg.httpPort == 80 then "" else ":${toString cfg.httpPort}";
     in
     ''
