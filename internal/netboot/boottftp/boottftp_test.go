@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/ipv4"
 
 	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/boottftp"
@@ -72,6 +73,9 @@ func start(t *testing.T, configure func(*boottftp.Server)) *site {
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	require.NoError(t, err)
 	s.address = conn.LocalAddr().(*net.UDPAddr)
+	// As Serve does, but before a test's first request can be in the socket: what
+	// comes without it gets blocks of 512 bytes.
+	require.NoError(t, ipv4.NewPacketConn(conn).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true))
 	ended := make(chan error, 1)
 	go func() { ended <- s.server.Serve(conn) }()
 	t.Cleanup(func() {
