@@ -31,6 +31,7 @@ type verifyOptions struct {
 	against      string
 	again        bool
 	asJSON       bool
+	onlyImages   bool
 }
 
 func newVerify(r *report.Report) *cobra.Command {
@@ -69,6 +70,7 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 			if err != nil {
 				return err
 			}
+			options.onlyImages = given[plan.Images] != ""
 			return options.verify(cmd.Context(), r, p, source)
 		},
 	}

@@ -23,9 +23,10 @@ import (
 // five of its first part, and the check of a single statement. The session has
 // one more command,
 //
-//	asset add NAME FILE, asset delete NAME
+//	asset add TAG NAME FILE, asset delete TAG NAME
 //
-// which changes the release behind the back of runner-images.
+// which changes a release behind the back of runner-images, and makes it if it is
+// not there.
 func TestVerifyPage(t *testing.T) {
 	t.Parallel()
 	const tag = "boot-v2026.02.28"
@@ -59,7 +60,7 @@ func TestVerifyPage(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"asset": func(ts *testscript.TestScript, _ bool, args []string) {
-				changeAsset(t, ts, gitea, repository, tag, args)
+				changeAsset(t, ts, gitea, repository, args)
 			},
 		},
 	})
@@ -97,8 +98,9 @@ func onlyOpenSSH(t *testing.T) string {
 	return folder
 }
 
-func changeAsset(t *testing.T, ts *testscript.TestScript, gitea *lab.Gitea, repository, tag string, args []string) {
+func changeAsset(t *testing.T, ts *testscript.TestScript, gitea *lab.Gitea, repository string, args []string) {
 	t.Helper()
+	action, tag, name := args[0], args[1], args[2]
 	var release struct {
 		ID     int64
 		Assets []struct {
@@ -106,19 +108,22 @@ func changeAsset(t *testing.T, ts *testscript.TestScript, gitea *lab.Gitea, repo
 			Name string
 		}
 	}
-	require.Equal(t, http.StatusOK, gitea.API(t, http.MethodGet, "/repos/"+repository+"/releases/tags/"+tag, nil, &release))
-	assets := fmt.Sprintf("/repos/%s/releases/%d/assets", repository, release.ID)
-	if args[0] == "delete" {
+	releases := "/repos/" + repository + "/releases"
+	if gitea.API(t, http.MethodGet, releases+"/tags/"+tag, nil, &release) == http.StatusNotFound {
+		require.Equal(t, http.StatusCreated, gitea.API(t, http.MethodPost, releases, map[string]string{"tag_name": tag}, &release))
+	}
+	assets := fmt.Sprintf("%s/%d/assets", releases, release.ID)
+	if action == "delete" {
 		for _, asset := range release.Assets {
-			if asset.Name == args[1] {
+			if asset.Name == name {
 				require.Equal(t, http.StatusNoContent, gitea.API(t, http.MethodDelete, fmt.Sprintf("%s/%d", assets, asset.ID), nil, nil))
 			}
 		}
 		return
 	}
 	upload := exec.CommandContext(t.Context(), "curl", "--fail-with-body", "--silent", "--show-error", "--output", os.DevNull,
-		"--header", "Authorization: token "+gitea.Token(t, "write:repository"), "--form", "attachment=@"+ts.MkAbs(args[2]),
-		gitea.URL+"/api/v1"+assets+"?name="+url.QueryEscape(args[1]))
+		"--header", "Authorization: token "+gitea.Token(t, "write:repository"), "--form", "attachment=@"+ts.MkAbs(args[3]),
+		gitea.URL+"/api/v1"+assets+"?name="+url.QueryEscape(name))
 	out, err := upload.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }

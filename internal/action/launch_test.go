@@ -112,6 +112,23 @@ func TestLauncherBuildsWithNix(t *testing.T) {
 	assert.Contains(t, out, "runner-images: building version 1.2.3 with Nix\n")
 }
 
+func TestLauncherKeepsSecretsFromWhatBuilds(t *testing.T) {
+	l := newLauncher(t)
+	l.withFlake()
+	l.write("program", "#!/bin/sh\necho \"$INPUT_TOKEN $INPUT_SIGNING_KEY\"\n")
+	nix := lab.Nix(t)
+	seen := filepath.Join(t.TempDir(), "seen")
+	l.install("nix", "export -p >"+seen+"\nexec "+nix.Program+` "$@"`)
+	environment := append(nix.Env(), "PATH="+l.path, "RUNNER_TEMP="+t.TempDir(), "INPUT_TOKEN=s3cret", "INPUT_SIGNING_KEY=k3y")
+	out, err := l.run(environment...)
+	require.NoError(t, err, out)
+	assert.True(t, strings.HasSuffix(out, "\ns3cret k3y\n"), out)
+	environmentOfNix := string(read(t, seen))
+	assert.Contains(t, environmentOfNix, "NIX_STORE_DIR")
+	assert.NotContains(t, environmentOfNix, "s3cret")
+	assert.NotContains(t, environmentOfNix, "k3y")
+}
+
 // goEnvironment is what go needs to build without the network.
 func goEnvironment(t *testing.T) []string {
 	t.Helper()

@@ -44,9 +44,11 @@ type Request struct {
 	Flake    string
 	Metadata provenance.Flake
 
-	// Images are those of the flake that the release may have, for releases
-	// whose provenance does not tell.
-	Images []Image
+	// Images are those of the flake that the release may have, for files of which
+	// its provenance does not tell. With OnlyImages they are all that is built,
+	// whatever the provenance tells.
+	Images     []Image
+	OnlyImages bool
 
 	// Rebuild builds images and packages them as files for the tag. nil compares
 	// the published files with SHA256SUMS.txt only.
@@ -256,7 +258,7 @@ func (r Request) images(p published) []Image {
 }
 
 func (r Request) imageOf(p published, asset string) (Image, bool) {
-	if build, ok := p.buildOf(asset); ok {
+	if build, ok := p.buildOf(asset); ok && !r.OnlyImages {
 		for _, image := range build.Images {
 			if image.Asset == asset {
 				return r.fromOwnFlake(image)

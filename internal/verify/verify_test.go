@@ -460,6 +460,12 @@ func TestProvenanceNamesTheAttributes(t *testing.T) {
 	assert.Contains(t, report.Text(), "\nbuilt on 2026-02-28T12:09:30Z from commit 1111 of https://forge.example/x by https://forge.example/x/actions/runs/17\n")
 	assert.Equal(t, "it tells of the build, it is not built", assetOf(t, report, provenance.FileName).Reason)
 
+	// Unless somebody says which images to build.
+	run(t, verify.Request{Source: published.source(t), OnlyImages: true, Rebuild: func(_ context.Context, _ string, asked []verify.Image) ([]verify.Rebuilt, error) {
+		assert.ElementsMatch(t, images(), asked)
+		return nil, nil
+	}})
+
 	// The tag is in the provenance too.
 	request := complete(verify.Request{Source: published.source(t), Rebuild: rebuild})
 	request.Tag = ""
