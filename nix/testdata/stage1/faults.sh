@@ -1,4 +1,5 @@
 #!/test/busybox sh
+# shellcheck shell=dash source=/dev/null
 # Runs overlay-root.sh again and again on the same mounts, with its first call of
 # mount failing, then its second, and so on until none does; and reports what is
 # left each time. Shell and mount are those of one initrd or the other.

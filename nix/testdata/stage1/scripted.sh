@@ -1,4 +1,5 @@
 #!/test/busybox sh
+# shellcheck shell=dash source=/dev/null
 # A stage 1 like NixOS' scripted one, as far as overlay-root.sh sees it: busybox'
 # shell and mount.
 . /test/lib.sh

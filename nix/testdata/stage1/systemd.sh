@@ -1,4 +1,5 @@
 #!/test/busybox sh
+# shellcheck shell=dash source=/dev/null
 # Hands over to systemd, which runs the rest of stage 1 by its units.
 . /test/lib.sh
 prepare
