@@ -65,8 +65,8 @@ func TestCommandLines(t *testing.T) {
 	const fromForge = stage + "--keep 5 --rings /etc/rings.yaml --allowed-signers /etc/allowed_signers" +
 		" --forge-url https://git.every.channel --repository every/channel --release-tag "
 	assert.Equal(t, [][]string{
-		strings.Fields(fromForge + "boot-v2026.02.28"),
-		strings.Fields(fromForge + "boot-v2026.03.01 --switch=false"), // the two rings have one release
+		strings.Fields(fromForge + "boot-v2026.02.28 --allow-downgrade"),
+		strings.Fields(fromForge + "boot-v2026.03.01 --allow-downgrade --switch=false"), // the two rings have one release
 	}, c.Stage)
 	assert.Equal(t, [][]string{strings.Fields(stage + "--keep 3 --forge-url file:///srv/releases")}, c.StageFolder)
 	assert.Equal(t, [][]string{strings.Fields(stage + "--keep 3 --tarball /srv/bundle.tar.gz")}, c.StageTarball)

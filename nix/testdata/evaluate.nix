@@ -231,7 +231,7 @@ in
       passwords = config.services.openssh.settings.PasswordAuthentication;
       hostKeys = map (key: key.path) config.services.openssh.hostKeys;
       features = config.nix.settings.experimental-features;
-      flake = config.environment.etc."every-channel/flake".source == outputs.outPath;
+      flake = lib.hasInfix "mount --bind ${builtins.unsafeDiscardStringContext outputs.outPath} /etc/every-channel/flake\n" config.systemd.services.every-channel-flake.script;
       passwordHashes = lib.filter (hash: hash != null && hash != "!") (
         lib.concatMap (user: [
           user.hashedPassword

@@ -89,6 +89,8 @@ in
         (if isAddress then cfg.release.host else "https://${cfg.release.host}")
       ]
       ++ flag "repository" cfg.release.repo;
+      # An older release that the configuration names is wanted.
+      pinned = tag: flag "release-tag" tag ++ switch "allow-downgrade" (tag != null && allowedSignersFile != null);
       # Two rings may have one release.
       tags = builtins.attrNames (
         builtins.listToAttrs (
@@ -102,17 +104,8 @@ in
     if cfg.release.tarball != null then
       [ (base ++ flag "tarball" cfg.release.tarball) ]
     else
-      [ (base ++ fromForge ++ flag "release-tag" cfg.release.tag) ]
-      ++ map (
-        tag:
-        base
-        ++ fromForge
-        ++ [
-          "--release-tag"
-          tag
-          "--switch=false"
-        ]
-      ) tags;
+      [ (base ++ fromForge ++ pinned cfg.release.tag) ]
+      ++ map (tag: base ++ fromForge ++ pinned tag ++ [ "--switch=false" ]) tags;
 
   # What rings.yaml says. JSON is YAML too.
   ringsYAML = builtins.toJSON {

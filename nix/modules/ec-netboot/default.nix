@@ -356,6 +356,9 @@ in
   config = mkIf cfg.enable {
     inherit (commands) assertions;
 
+    # To look at what is staged, and to roll back.
+    environment.systemPackages = [ cfg.package ];
+
     users.users.${name} = {
       isSystemUser = true;
       group = name;

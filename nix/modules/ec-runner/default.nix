@@ -58,8 +58,21 @@ in
   };
 
   config = mkIf cfg.enable {
-    environment.etc = mkIf (cfg.flakeSource != null) {
-      "every-channel/flake".source = cfg.flakeSource;
+    # A mount, and no link as files in /etc are: Nix takes no link for a flake.
+    systemd.services.every-channel-flake = mkIf (cfg.flakeSource != null) {
+      description = "Source of this machine's flake";
+      wantedBy = [ "multi-user.target" ];
+      path = [ pkgs.util-linux ];
+      script = ''
+        mkdir -p /etc/every-channel/flake
+        mount --bind ${cfg.flakeSource} /etc/every-channel/flake
+        mount -o remount,bind,ro /etc/every-channel/flake
+      '';
+      preStop = "umount /etc/every-channel/flake";
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+      };
     };
 
     environment.systemPackages = [
