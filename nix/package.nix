@@ -31,7 +31,7 @@ buildGoModule {
   # The hash of the modules that go.mod and go.sum name, as `nix hash path` has it
   # after `go mod vendor`: scripts/update-vendor-hash writes it here, and a test
   # compares it.
-  vendorHash = "sha256-tM45/JGZ2qAOXDozDCjOfy+A57I2XnW60IanCmi+fXs=";
+  vendorHash = "sha256-JEFqyCRQZshriEayTSwnJ1bwXoRqMFNAykonWnFCw4c=";
 
   subPackages = [ "cmd/runner-images" ];
   # Nothing of the C library: one static binary.

@@ -116,7 +116,7 @@ let
     ];
   });
   netbootFile = machine (netboot {
-    release.tarball = "/srv/bundle.tar.gz";
+    release.tarball = "/srv/ec-runner-x86_64-netboot-boot-v1.tar.gz";
     ipxe.file = "/srv/ipxe/ec-ipxe.efi";
   });
 

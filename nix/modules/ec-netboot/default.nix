@@ -258,7 +258,10 @@ in
         type = types.nullOr (types.strMatching "/.*");
         default = null;
         example = "/srv/ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz";
-        description = "A netboot bundle on this machine, in place of a release.";
+        description = ''
+          A netboot bundle on this machine, in place of a release. It has to be called
+          as a release has it: its name says for which machines it is.
+        '';
       };
     };
 

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs ec-node with the channel of a tuner that is looked up on the network.
 #
 #   publish.sh DEVICE_ID CHANNEL COMMAND…
@@ -12,7 +13,7 @@ device_id=$1
 channel=$2
 shift 2
 
-found=$(hdhomerun_config discover)
+found=$(hdhomerun_config discover 2>&1 || true) # it fails if it finds none
 address=$(printf '%s\n' "$found" | while read -r _ _ id _ _ address; do
   case $id:$address in
     "$device_id":*:*) ;; # IPv6, perhaps only valid on one link

@@ -1,8 +1,9 @@
 #!/test/busybox sh
-# shellcheck shell=dash source=/dev/null
+# shellcheck shell=dash
 # Runs overlay-root.sh again and again on the same mounts, with its first call of
 # mount failing, then its second, and so on until none does; and reports what is
 # left each time. Shell and mount are those of one initrd or the other.
+# shellcheck source=nix/testdata/stage1/lib.sh
 . /test/lib.sh
 prepare
 if has shared; then busybox mount --make-rshared /; fi # as systemd does

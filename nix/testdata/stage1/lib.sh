@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # What the scripts of the stage 1 tests share. They run in initrds that have this
 # file at /test/lib.sh and a busybox at /test/busybox, whose programs the scripts
 # themselves use; the script that is tested uses what is on its own PATH.
@@ -25,6 +26,7 @@ has() {
 
 # type_of POINT prints the type of the file system mounted there last.
 type_of() {
+  # shellcheck disable=SC2016 # awk's own variables
   busybox awk -v point="$1" '$5 == point { for (i = 6; $i != "-"; i++); type = $(i + 1) } END { print type }' \
     /proc/self/mountinfo
 }

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# shellcheck shell=dash source=/dev/null
+# shellcheck shell=dash
 # The init of the root: says what it finds, leaves something for the next boot,
 # and switches the machine off.
 /bin/busybox mkdir -p /run/bin
@@ -40,7 +40,6 @@ report "lower $(cd "$lower" && {
   find . -xdev -type f ! -path ./proc/\* -exec sha256sum {} +
   find . -xdev ! -path ./proc/\* -exec stat -c '%n %f %u %g %s %Y %Z' {} +
 } | sort | sha256sum | cut -c1-64)"
-report "done"
 sync
 umount /nix "/with space" 2>/dev/null
 poweroff -f

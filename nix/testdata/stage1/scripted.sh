@@ -1,7 +1,8 @@
 #!/test/busybox sh
-# shellcheck shell=dash source=/dev/null
+# shellcheck shell=dash
 # A stage 1 like NixOS' scripted one, as far as overlay-root.sh sees it: busybox'
 # shell and mount.
+# shellcheck source=nix/testdata/stage1/lib.sh
 . /test/lib.sh
 prepare
 busybox mkdir -p /bin /mnt-root

@@ -1,6 +1,7 @@
 #!/test/busybox sh
-# shellcheck shell=dash source=/dev/null
+# shellcheck shell=dash
 # Hands over to systemd, which runs the rest of stage 1 by its units.
+# shellcheck source=nix/testdata/stage1/lib.sh
 . /test/lib.sh
 prepare
 # systemd mounts these itself.

@@ -1,0 +1,140 @@
+package nix_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/lab"
+)
+
+// systemd runs a program of the systemd that scripts/tools/stage1 unpacks.
+func systemd(t *testing.T, program string, arguments ...string) (string, error) {
+	t.Helper()
+	tree := toolShare(t, "systemd")
+	libraries := filepath.Join(tree, "usr/lib/x86_64-linux-gnu")
+	command := exec.Command(filepath.Join(tree, "usr/lib64/ld-linux-x86-64.so.2"),
+		append([]string{"--library-path", libraries + ":" + libraries + "/systemd", filepath.Join(tree, "usr/bin", program)}, arguments...)...)
+	output, err := command.CombinedOutput()
+	return string(output), err
+}
+
+// systemd knows every directive of the units and takes its value, and holds the
+// services to be well confined.
+func TestSystemdUnderstandsUnits(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/units/*.service")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		unit := readFile(t, file)
+		if !strings.Contains(unit, "ExecStart=") {
+			continue // adds to a unit of systemd's own
+		}
+		path := filepath.Join(t.TempDir(), filepath.Base(file))
+		require.NoError(t, os.WriteFile(path, []byte(replaceCommands(unit, "/bin/true")), 0o644))
+		output, err := systemd(t, "systemd-analyze", "verify", "--man=no", "--recursive-errors=no", path)
+		assert.NoError(t, err, "%s: %s", file, output)
+		assert.Empty(t, output, file)
+		if strings.Contains(unit, "ProtectSystem=") {
+			const exposure = "20" // of 100; 90 and more is "unsafe"
+			output, err := systemd(t, "systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold="+exposure, path)
+			assert.NoError(t, err, "%s: %s", file, output)
+		}
+	}
+}
+
+// replaceCommands puts another command in the place of all of a unit's.
+func replaceCommands(unit, command string) string {
+	lines := strings.Split(unit, "\n")
+	for index, line := range lines {
+		if key, _, ok := strings.Cut(line, "="); ok && strings.HasPrefix(key, "Exec") {
+			lines[index] = key + "=" + command
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// The boot server works within the sandbox of its units, on a machine with a real
+// systemd.
+func TestBootServerInItsSandbox(t *testing.T) {
+	t.Parallel()
+	program := filepath.Join(t.TempDir(), "runner-images")
+	build := exec.Command("go", "build", "-tags", "netgo,osusergo", "-o", program, "../cmd/runner-images")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	output, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+
+	result, packaged := t.TempDir(), t.TempDir()
+	writeTree(t, result, map[string]string{
+		"bzImage":      "a kernel",
+		"initrd":       "an initrd",
+		"netboot.ipxe": "#!ipxe\nkernel bzImage init=/init initrd=initrd\ninitrd initrd\nboot\n",
+	})
+	run(t, result, program, "package", result, "--name", "ec-runner-x86_64-netboot", "--release-tag", "boot-v1", "--output-dir", packaged)
+
+	root := systemdTree(t)
+	unit := func(golden string) string {
+		text := readFile(t, filepath.Join("testdata/units", golden))
+		for old, replacement := range map[string]string{
+			"/nix/store/…-runner-images-/bin/runner-images": "/usr/bin/runner-images",
+			"/nix/store/…-ec-ipxe":                          "/srv/ipxe",
+			`"enp1s0"`:                                      `"lo"`,
+			// There is no network but this machine.
+			` "--proxy-dhcp" "--proxy-dhcp-subnet" "10.20.30.0/24"`: "",
+		} {
+			text = strings.ReplaceAll(text, old, replacement)
+		}
+		require.NotContains(t, text, "=/nix/store/…-runner")
+		return text
+	}
+	writeTree(t, root, map[string]string{
+		"etc/passwd":                           "root:x:0:0::/root:/bin/sh\nevery-channel-netboot:x:990:990::/:/bin/false\n",
+		"etc/group":                            "root:x:0:\nevery-channel-netboot:x:990:\n",
+		"etc/machine-id":                       "",
+		"etc/os-release":                       "ID=test\n",
+		"etc/every-channel/netboot-rings.yaml": `{"rings": [{"name": "canary", "release_tag": "boot-v2", "macs": ["00:11:22:33:44:55"]}]}`,
+		"srv/ec-runner-x86_64-netboot-boot-v1.tar.gz":            readFile(t, filepath.Join(packaged, "ec-runner-x86_64-netboot-boot-v1.tar.gz")),
+		"srv/SHA256SUMS.txt":                                     readFile(t, filepath.Join(packaged, "SHA256SUMS.txt")),
+		"srv/ipxe/ec-ipxe.efi":                                   "an iPXE",
+		"var/lib/secrets/chain-token":                            "a-secret-word\n",
+		"usr/bin/runner-images":                                  readFile(t, program),
+		"usr/bin/busybox":                                        readFile(t, lab.Tool(t, "stage1", "busybox")),
+		"check.sh":                                               readFile(t, "testdata/sandbox/check.sh"),
+		"etc/systemd/system/default.target":                      "[Unit]\nWants=check.service\n",
+		"etc/systemd/system/check.service":                       "[Unit]\nAfter=basic.target\nRequires=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n",
+		"etc/systemd/system/every-channel-netboot-stage.service": unit("netboot-file-stage.service"),
+		"etc/systemd/system/every-channel-netboot.service":       unit("netboot-full.service"),
+	})
+	require.NoError(t, os.Chmod(filepath.Join(root, "var/lib/secrets/chain-token"), 0o400))
+	disk := filepath.Join(t.TempDir(), "disk.img")
+	run(t, root, lab.Tool(t, "stage1", "mkfs.ext4"), "-q", "-d", root, disk, "256m")
+
+	initrd := t.TempDir()
+	writeTree(t, initrd, map[string]string{"init": readFile(t, "testdata/stage1/plain.sh")})
+	reports := start(t, newInitrd(t, initrd), "", []string{disk})
+	const netBindService = "0000000000000400"
+	for prefix, want := range map[string]string{
+		"stage: ":             "0 success",
+		"current: ":           "boot-v1",
+		"serve: ":             "0 active",
+		"user: ":              "990",
+		"capabilities: ":      netBindService + " " + netBindService,
+		"seccomp: ":           "2",
+		"script with token: ": "1",
+		"autoexec: ":          "4",
+		"ipxe: ":              "an iPXE",
+		"reload: ":            "0 same process",
+		"stop: ":              "success",
+	} {
+		assert.Equal(t, want, only(t, reports, prefix), prefix)
+	}
+	assert.Contains(t, only(t, reports, "script without token: "), "404")
+	assert.NotEmpty(t, only(t, reports, "health: "))
+	assert.NotEqual(t, "0", only(t, reports, "metrics: "))
+}
