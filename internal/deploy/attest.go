@@ -44,6 +44,7 @@ func (d Deployment) attest(ctx context.Context, source nix.Metadata, results []n
 func (d Deployment) describe(ctx context.Context, source nix.Metadata, results []nix.Result, files []forge.File) (provenance.Build, error) {
 	build := d.About
 	build.Tag = d.Plan.ReleaseTag
+	build.ModTime = d.ModTime.UTC()
 	build.Flake = flakeOf(source, build)
 	if source.Dirty {
 		build.Commit = "" // what was built is not what is committed
@@ -150,30 +151,30 @@ func writeSums(ctx context.Context, folder, tag string, files []forge.File, key 
 	for _, file := range files {
 		sums[file.Name] = file.SHA256
 	}
-	content := map[string][]byte{checksum.FileName: sums.Bytes()}
+	signed := filepath.Join(folder, signature.SumsFileName)
 	if key == nil {
 		// The signature of an earlier run is not for this list.
-		err := os.Remove(filepath.Join(folder, signature.SumsFileName))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(signed); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	} else {
-		signed, err := sign(key, tag)(sums.Bytes())
+		armored, err := key.Sign(tag, sums.Bytes())
 		if err != nil {
 			return err
 		}
-		content[signature.SumsFileName] = signed[signature.SumsFileName]
-	}
-	for name, text := range content {
-		_, _, err := checksum.Create(ctx, filepath.Join(folder, name), func(w io.Writer) error {
-			_, err := w.Write(text)
-			return err
-		})
-		if err != nil {
+		if err := writeWhole(ctx, signed, armored); err != nil {
 			return err
 		}
 	}
-	return nil
+	return writeWhole(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
+}
+
+func writeWhole(ctx context.Context, path string, content []byte) error {
+	_, _, err := checksum.Create(ctx, path, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+	return err
 }
 
 // sign returns what a publication asks to sign its SHA256SUMS.txt; nil without a

@@ -22,7 +22,7 @@ type Rebuild struct {
 	NixArgs []string
 	Report  *report.Report
 	Dir     string    // where the packaged files go
-	ModTime time.Time // of the files in bundles
+	ModTime time.Time // of the files in bundles, where it is not known how they were published
 
 	// Again has Nix build once more what it has built here before, and takes
 	// other bytes for a failure.
@@ -82,7 +82,7 @@ func (b Rebuild) build(ctx context.Context, images []verify.Image, outcomes outc
 		Events:  func(e nix.Event) { show(b.Report, progress, e) },
 	}
 	for _, image := range images {
-		request.Images = append(request.Images, nix.Image(image))
+		request.Images = append(request.Images, nix.Image{Name: image.Name, Installable: image.Installable})
 	}
 	if err := b.dropForeign(ctx, &request, outcomes); err != nil || len(request.Images) == 0 {
 		return nil, err
@@ -146,8 +146,12 @@ func (b Rebuild) dropForeign(ctx context.Context, request *nix.Request, outcomes
 func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcome *verify.Rebuilt) error {
 	progress := b.Report.Progress("package")
 	defer progress.Close()
+	modTime := outcome.ModTime
+	if modTime.IsZero() {
+		modTime = b.ModTime
+	}
 	asset, err := image.Package(ctx, image.Request{
-		Result: result.Link, Name: result.Name, Tag: tag, Dir: b.Dir, ModTime: b.ModTime,
+		Result: result.Link, Name: result.Name, Tag: tag, Dir: b.Dir, ModTime: modTime,
 		Progress: func(done, total int64) { progress.Bytes(result.Name, done, total) },
 	})
 	if err != nil && ctx.Err() != nil {

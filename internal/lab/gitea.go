@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -204,8 +205,10 @@ func (g *Gitea) initialise(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lines := strings.Fields(token)
-	g.adminToken = lines[len(lines)-1] // warnings may stand before it
+	// Warnings may stand before it, and under load after it.
+	if g.adminToken = regexp.MustCompile(`(?m)^[0-9a-f]{40}$`).FindString(token); g.adminToken == "" {
+		return fmt.Errorf("Gitea prints no token: %s", token)
+	}
 	return nil
 }
 

@@ -28,6 +28,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,6 +64,7 @@ type Build struct {
 	Ref        string        // "refs/tags/boot-v2026.02.28"; may be empty
 	Workflow   string        // the workflow's name or file; empty at a terminal
 	Inputs     map[string]string
+	ModTime    time.Time // of the files in bundles, in whole seconds; zero if it is not known
 	Flake      Flake
 	Images     []Image
 	Builder    string            // the address of the system that runs workflows; empty at a terminal
@@ -107,14 +109,7 @@ type Run struct {
 // same build gives the same bytes. Passwords in addresses, and inputs that hold
 // access tokens, are left out.
 func (b Build) Statement() ([]byte, error) {
-	parameters, err := structpb.NewStruct(map[string]any{
-		"release_tag": b.Tag,
-		"repository":  redact(b.Repository),
-		"ref":         b.Ref,
-		"workflow":    b.Workflow,
-		"inputs":      redactAll(b.Inputs),
-		"images":      installables(b.Images),
-	})
+	parameters, err := structpb.NewStruct(b.parameters())
 	if err != nil {
 		return nil, fmt.Errorf("provenance: parameters: %w", err)
 	}
@@ -134,6 +129,21 @@ func (b Build) Statement() ([]byte, error) {
 		return nil, fmt.Errorf("provenance: %w", err)
 	}
 	return marshalStatement(b.Subjects, predicate)
+}
+
+func (b Build) parameters() map[string]any {
+	parameters := map[string]any{
+		"release_tag": b.Tag,
+		"repository":  redact(b.Repository),
+		"ref":         b.Ref,
+		"workflow":    b.Workflow,
+		"inputs":      redactAll(b.Inputs),
+		"images":      installables(b.Images),
+	}
+	if !b.ModTime.IsZero() {
+		parameters["source_date_epoch"] = strconv.FormatInt(b.ModTime.Unix(), 10)
+	}
+	return parameters
 }
 
 func marshalStatement(subjects checksum.Sums, predicate *slsa.Provenance) ([]byte, error) {
@@ -338,6 +348,9 @@ func fromPredicate(statement *intoto.Statement, predicate *slsa.Provenance) Buil
 			Started:  timeOf(details.GetMetadata().GetStartedOn()),
 			Finished: timeOf(details.GetMetadata().GetFinishedOn()),
 		},
+	}
+	if seconds, err := strconv.ParseInt(text(parameters, "source_date_epoch"), 10, 64); err == nil {
+		b.ModTime = time.Unix(seconds, 0).UTC()
 	}
 	if id := details.GetBuilder().GetId(); id != builderByHand {
 		b.Builder = id

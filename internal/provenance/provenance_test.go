@@ -46,6 +46,7 @@ func ciBuild() provenance.Build {
 		Ref:        "refs/tags/boot-v2026.02.28",
 		Workflow:   "deploy-runner-images",
 		Inputs:     map[string]string{"build_x86_64_iso": "true", "release_tag": ""},
+		ModTime:    time.Date(2026, 2, 28, 0, 0, 0, 0, time.UTC),
 		Flake: provenance.Flake{
 			URL:      flake,
 			Revision: "5b2f3c1de0a9484c7e6f10b7a3fd2c9e8817a6d4",

@@ -62,6 +62,7 @@ type Request struct {
 type Image struct {
 	Name        string // the beginning of its asset's name
 	Installable string
+	ModTime     time.Time // of the files in a bundle, as published; zero if that is not known
 }
 
 // Rebuilt is what became of an image.
@@ -261,7 +262,7 @@ func (r Request) imageOf(p published, asset string) (Image, bool) {
 	if build, ok := p.buildOf(asset); ok && !r.OnlyImages {
 		for _, image := range build.Images {
 			if image.Asset == asset {
-				return r.fromOwnFlake(image)
+				return r.fromOwnFlake(image, build.ModTime)
 			}
 		}
 	}
@@ -275,9 +276,9 @@ func (r Request) imageOf(p published, asset string) (Image, bool) {
 
 // fromOwnFlake takes the attribute from the provenance and the flake from this
 // machine: nobody else may say what is fetched and built here.
-func (r Request) fromOwnFlake(image provenance.Image) (Image, bool) {
+func (r Request) fromOwnFlake(image provenance.Image, modTime time.Time) (Image, bool) {
 	_, attribute, ok := strings.Cut(image.Installable, "#")
-	return Image{Name: image.Name, Installable: r.Flake + "#" + attribute}, ok
+	return Image{Name: image.Name, Installable: r.Flake + "#" + attribute, ModTime: modTime}, ok
 }
 
 func (r Request) compareAsset(ctx context.Context, p published, name string, rebuilt map[string]Rebuilt) (Asset, error) {

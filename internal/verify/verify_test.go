@@ -410,6 +410,7 @@ func (f folder) attested(t *testing.T, key *signature.Key, tag string, flake pro
 	t.Helper()
 	build := provenance.Build{
 		Tag: tag, Subjects: f.sums(t), Flake: flake, Repository: "https://forge.example/x", Commit: flake.Revision,
+		ModTime: time.Unix(1772236800, 0),
 		Run: provenance.Run{
 			URL: "https://forge.example/x/actions/runs/17", Finished: time.Date(2026, 2, 28, 12, 9, 30, 0, time.UTC),
 		},
@@ -449,8 +450,8 @@ func TestProvenanceNamesTheAttributes(t *testing.T) {
 	})
 	require.NoError(t, report.Err())
 	assert.ElementsMatch(t, []verify.Image{
-		{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#other.netboot"},
-		{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#other.iso"},
+		{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#other.netboot", ModTime: time.Unix(1772236800, 0).UTC()},
+		{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#other.iso", ModTime: time.Unix(1772236800, 0).UTC()},
 		{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"},
 	}, asked)
 	assert.Empty(t, report.OtherFlake)
