@@ -128,6 +128,9 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 	if err != nil {
 		return forge.Release{}, err
 	}
+	if key != nil {
+		r.Line("signed for %s with the key %s", p.ReleaseTag, key.AuthorizedKey())
+	}
 	for _, what := range []struct {
 		done  string
 		names []string

@@ -38,6 +38,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hiddeco/sshsig"
@@ -176,10 +177,7 @@ func checkNamespace(tag, namespace string) error {
 
 // cutNamespace returns the tag of a namespace that Namespace made.
 func cutNamespace(namespace string) (tag string, ok bool) {
-	if len(namespace) < len(namespacePrefix)+len(namespaceSuffix) {
-		return "", false
-	}
-	rest, before := bytes.CutPrefix([]byte(namespace), []byte(namespacePrefix))
-	rest, after := bytes.CutSuffix(rest, []byte(namespaceSuffix))
-	return string(rest), before && after
+	rest, before := strings.CutPrefix(namespace, namespacePrefix)
+	tag, after := strings.CutSuffix(rest, namespaceSuffix)
+	return tag, before && after
 }
