@@ -29,6 +29,7 @@ import (
 	"strings"
 	"time"
 
+	"every.channel/runner-images/internal/ipxe"
 	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/chain"
 	"every.channel/runner-images/internal/netboot/journal"
@@ -185,7 +186,7 @@ func (a *answer) script() error {
 	if err := a.begun.keep(which, hold); err != nil {
 		return err
 	}
-	script = chain.Bind(script, a.folder(which))
+	script = ipxe.Bind(script, a.folder(which))
 	if !query.Has(chain.QueryMAC) {
 		return a.small(string(chain.AskAgain(state.Script, script)))
 	}

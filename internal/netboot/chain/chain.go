@@ -5,7 +5,6 @@ package chain
 import (
 	"bytes"
 	"fmt"
-	"strings"
 
 	"every.channel/runner-images/internal/netboot/state"
 )
@@ -74,70 +73,4 @@ func Architecture(buildarch string) (state.Architecture, error) {
 		return state.AArch64, nil
 	}
 	return "", fmt.Errorf("there are no releases for %q; want x86_64 or arm64", buildarch)
-}
-
-// Bind returns a release's script with its relative names of the kernel and the
-// initrd led into folder, which must end in a slash: so the machine gets both from
-// the same release. All else stays as it is. The last part of an address is the
-// name that an image has in iPXE, so initrd=initrd on the kernel's command line
-// stays right.
-func Bind(script []byte, folder string) []byte {
-	var bound bytes.Buffer
-	for line := range bytes.Lines(script) {
-		start, end := relativeName(string(line))
-		bound.Write(line[:start])
-		if start < end {
-			bound.WriteString(folder)
-			bound.Write(bytes.TrimPrefix(line[start:end], []byte("./")))
-		}
-		bound.Write(line[end:])
-	}
-	return bound.Bytes()
-}
-
-// relativeName returns where in a line the name of the kernel or the initrd
-// stands as the address of a command that loads an image (https://ipxe.org/cmd),
-// or two equal places.
-func relativeName(line string) (start, end int) {
-	words := positions(line)
-	if len(words) == 0 {
-		return 0, 0
-	}
-	switch line[words[0].start:words[0].end] {
-	case "kernel", "initrd", "module", "imgfetch":
-	default:
-		return 0, 0
-	}
-	for i := 1; i < len(words); i++ {
-		word := line[words[i].start:words[i].end]
-		switch {
-		case word == "--name" || word == "-n" || word == "--timeout" || word == "-t":
-			i++ // and its value
-		case strings.HasPrefix(word, "-"):
-		case strings.TrimPrefix(word, "./") == state.Kernel, strings.TrimPrefix(word, "./") == state.Initrd:
-			return words[i].start, words[i].end
-		default:
-			return 0, 0
-		}
-	}
-	return 0, 0
-}
-
-type position struct{ start, end int }
-
-// positions returns where the words of a line are.
-func positions(line string) []position {
-	var words []position
-	for end := 0; ; {
-		rest := strings.TrimLeft(line[end:], " \t\r\n")
-		if rest == "" {
-			return words
-		}
-		start := len(line) - len(rest)
-		end = len(line)
-		if length := strings.IndexAny(rest, " \t\r\n"); length >= 0 {
-			end = start + length
-		}
-		words = append(words, position{start, end})
-	}
 }

@@ -9,26 +9,6 @@ import (
 	"every.channel/runner-images/internal/netboot/state"
 )
 
-func TestBind(t *testing.T) {
-	t.Parallel()
-	for given, want := range map[string]string{
-		// as NixOS writes it, and as bundles have it
-		"#!ipxe\n# Use the cmdline variable to allow the user to specify custom kernel params\nkernel kernel init=/nix/store/x/init initrd=initrd nohibernate ${cmdline}\ninitrd initrd\nboot\n": "#!ipxe\n# Use the cmdline variable to allow the user to specify custom kernel params\nkernel r/T/kernel init=/nix/store/x/init initrd=initrd nohibernate ${cmdline}\ninitrd r/T/initrd\nboot\n",
-
-		"kernel --name vmlinuz -t 5000 ./kernel kernel=kernel || goto failed\r\n": "kernel --name vmlinuz -t 5000 r/T/kernel kernel=kernel || goto failed\r\n",
-		"  initrd --timeout 10 initrd":                                            "  initrd --timeout 10 r/T/initrd",
-		"imgfetch\tinitrd\n":                                                      "imgfetch\tr/T/initrd\n",
-		"kernel http://elsewhere/kernel initrd=kernel":                            "kernel http://elsewhere/kernel initrd=kernel",
-		"kernel ${base}/kernel\n":                                                 "kernel ${base}/kernel\n",
-		"echo kernel initrd\n":                                                    "echo kernel initrd\n",
-		"boot kernel\n":                                                           "boot kernel\n",
-		"kernel\n\n":                                                              "kernel\n\n",
-		"":                                                                        "",
-	} {
-		assert.Equal(t, want, string(chain.Bind([]byte(given), "r/T/")))
-	}
-}
-
 func TestArchitecture(t *testing.T) {
 	t.Parallel()
 	for buildarch, want := range map[string]state.Architecture{
