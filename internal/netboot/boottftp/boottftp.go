@@ -1,6 +1,9 @@
-// Package boottftp serves what firmware loads before it knows HTTP (RFC 1350,
-// with the blksize and tsize options of RFC 2348 and 2349): iPXE binaries, and
-// the scripts that lead iPXE on to the HTTP server. It only ever reads.
+// Package boottftp serves what firmware loads before it knows HTTP: iPXE binaries,
+// and the scripts that lead iPXE on to the HTTP server. It only ever reads.
+//
+// It is TFTP (RFC 1350) with the options of RFC 2348, 2349 and 7440, of its own
+// making: EDK2 asks for windows of four blocks, which load iPXE in a quarter of
+// the round trips, and no Go library at hand knows them.
 package boottftp
 
 import (
@@ -13,12 +16,14 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"path"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/pin/tftp/v3"
+	"github.com/pin/tftp/v3/netascii"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 
 	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/chain"
@@ -32,10 +37,6 @@ const (
 	// TFTP, UDP and IP take headers of them.
 	ethernet = 1500
 	headers  = 4 + 8 + 20
-
-	// A lost packet is sent again after resendAfter, this many times.
-	resendAfter = time.Second
-	resends     = 8
 
 	// secondWithin is how long after a client has been sent a boot program a
 	// second request for it comes from that program itself.
@@ -65,51 +66,58 @@ type Server struct {
 	MTU int
 
 	once     sync.Once
-	server   *tftp.Server
-	stopped  context.Context
-	stop     context.CancelFunc
 	requests requests
-}
+	stopped  context.Context // breaks transfers off
+	stop     context.CancelFunc
 
-// Serve answers requests until Shutdown is called. The connection must be a
-// *net.UDPConn for packets to be as large as the network takes.
-func (s *Server) Serve(conn net.PacketConn) error {
-	s.once.Do(s.init)
-	if err := s.server.Serve(conn); err != nil {
-		return fmt.Errorf("serve TFTP on %s: %w", conn.LocalAddr(), err)
-	}
-	return nil
-}
-
-// Shutdown takes no more requests, and returns when all transfers have ended, or
-// when the context is done: then those that go on are broken off.
-func (s *Server) Shutdown(ctx context.Context) {
-	s.once.Do(s.init)
-	ended := make(chan struct{})
-	go func() {
-		s.server.Shutdown()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-	case <-ctx.Done():
-	}
-	s.stop()
+	mu        sync.Mutex
+	conn      net.PacketConn // closed by Shutdown
+	closing   bool
+	transfers sync.WaitGroup
 }
 
 func (s *Server) init() {
 	s.stopped, s.stop = context.WithCancel(context.Background())
-	s.server = tftp.NewServer(s.read, s.write)
-	packet := ethernet
-	if s.MTU > 0 {
-		packet = min(packet, s.MTU)
+	s.requests = requests{active: map[netip.Addr]int{}, begun: map[string]bool{}, sent: map[request]time.Time{}}
+}
+
+// Serve answers requests until Shutdown is called.
+func (s *Server) Serve(conn net.PacketConn) error {
+	s.once.Do(s.init)
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return conn.Close()
 	}
-	s.server.SetBlockSize(packet - headers)
-	s.server.SetTimeout(resendAfter)
-	s.server.SetRetries(resends)
-	s.server.SetBackoff(func(int) time.Duration { return 0 })
-	s.server.SetHook(malformed{s.Journal})
-	s.requests = requests{active: map[netip.Addr]int{}, sent: map[request]time.Time{}}
+	s.conn = conn
+	s.mu.Unlock()
+
+	receive := receiver(conn)
+	buffer := make([]byte, 64<<10)
+	for {
+		n, local, from, err := receive(buffer)
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("serve TFTP on %s: %w", conn.LocalAddr(), err)
+		}
+		s.question(conn, local, from, buffer[:n])
+	}
+}
+
+// Shutdown takes no more requests, and returns when all transfers have ended.
+// When the context is done it breaks off those that go on.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.once.Do(s.init)
+	defer context.AfterFunc(ctx, s.stop)()
+	s.mu.Lock()
+	s.closing = true
+	if s.conn != nil {
+		_ = s.conn.Close() // no packet is on its way out of it that could be lost
+	}
+	s.mu.Unlock()
+	s.transfers.Wait()
 }
 
 // Began is to be told that a client has asked the HTTP server for its script: its
@@ -119,63 +127,128 @@ func (s *Server) Began(client netip.Addr) {
 	s.requests.forget(client)
 }
 
-// These errors are sent to clients, which show them.
-var (
-	errRefused  = errors.New("this network may not boot from here")
-	errBusy     = errors.New("too many transfers")
-	errReadOnly = errors.New("this server is read-only")
-	errNotFound = errors.New("no such file")
-	errBroken   = errors.New("the file cannot be read")
-	errStopping = errors.New("the server stops")
-)
-
-// write refuses a write request.
-func (s *Server) write(string, io.WriterTo) error {
-	s.Journal.TFTPFailed("write request", netip.Addr{}, errReadOnly)
-	return errReadOnly
+// receiver returns what receives a packet, with the address at which it came in,
+// as far as that is known.
+func receiver(conn net.PacketConn) func(buffer []byte) (n int, local netip.Addr, from *net.UDPAddr, err error) {
+	own := access.Address(conn.LocalAddr())
+	address := func(ip net.IP) netip.Addr {
+		address, _ := netip.AddrFromSlice(ip)
+		return address.Unmap()
+	}
+	ip4, ip6 := ipv4.NewPacketConn(conn), ipv6.NewPacketConn(conn)
+	switch {
+	case own.IsUnspecified() && own.Is4() && ip4.SetControlMessage(ipv4.FlagDst, true) == nil:
+		return func(buffer []byte) (int, netip.Addr, *net.UDPAddr, error) {
+			n, control, from, err := ip4.ReadFrom(buffer)
+			if err != nil || control == nil {
+				return n, netip.Addr{}, udp(from), err
+			}
+			return n, address(control.Dst), udp(from), nil
+		}
+	case own.IsUnspecified() && own.Is6() && ip6.SetControlMessage(ipv6.FlagDst, true) == nil:
+		return func(buffer []byte) (int, netip.Addr, *net.UDPAddr, error) {
+			n, control, from, err := ip6.ReadFrom(buffer)
+			if err != nil || control == nil {
+				return n, netip.Addr{}, udp(from), err
+			}
+			return n, address(control.Dst), udp(from), nil
+		}
+	}
+	return func(buffer []byte) (int, netip.Addr, *net.UDPAddr, error) {
+		n, from, err := conn.ReadFrom(buffer)
+		return n, own, udp(from), err
+	}
 }
 
-// read answers a read request. An error that it returns is sent to the client
-// if the transfer has not begun.
-func (s *Server) read(name string, to io.ReaderFrom) error {
-	transfer := to.(tftp.OutgoingTransfer)
-	remote := transfer.RemoteAddr()
-	client := journal.Client{Address: access.Address(&remote)}
+func udp(address net.Addr) *net.UDPAddr {
+	end, _ := address.(*net.UDPAddr)
+	return end
+}
+
+// question answers a packet, in the background if it is a request for a file.
+func (s *Server) question(conn net.PacketConn, local netip.Addr, from *net.UDPAddr, packet []byte) {
+	client := journal.Client{Address: access.Address(from)}
+	refuse := func(p *problem) { _, _ = conn.WriteTo(p.packet(), from) } // who does not hear it asks again
 	if !s.Networks.Allow(client.Address) {
 		s.Journal.Refused(journal.TFTP, "network", client.Address)
-		return errRefused
+		refuse(errRefused)
+		return
 	}
-	if !s.requests.enter(client.Address) {
-		s.Journal.Refused(journal.TFTP, "limit", client.Address)
-		return errBusy
-	}
-	defer s.requests.leave(client.Address)
-
-	file, err := s.open(name, request{client.Address, name}, local(to))
+	q, err := parseQuestion(packet)
 	if err != nil {
-		return s.failed(client, err)
+		s.Journal.TFTPFailed("malformed", client.Address, err)
+		return
 	}
-	defer file.content.Close()
-	return s.send(client, file, to)
+	if q.opcode == writeRequest {
+		s.Journal.TFTPFailed("write request", client.Address, errReadOnly)
+		refuse(errReadOnly)
+		return
+	}
+	asked := from.String() + " " + q.name
+	switch s.requests.enter(client.Address, asked) {
+	case tooMany:
+		s.Journal.Refused(journal.TFTP, "limit", client.Address)
+		refuse(errBusy)
+		return
+	case repeated: // the transfer's first packet was lost, and will be sent again
+		return
+	}
+	s.begin(func() {
+		defer s.requests.leave(client.Address, asked)
+		s.answer(client, local, from, q)
+	})
 }
 
-func (s *Server) failed(client journal.Client, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+// begin begins a transfer, unless none should begin any more.
+func (s *Server) begin(transfer func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closing {
+		s.transfers.Go(transfer)
+	}
+}
+
+// answer sends a client the file that it asks for, from a port of its own.
+func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAddr, q question) {
+	var own *net.UDPAddr
+	if local.IsValid() && !local.IsMulticast() && local != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		own = net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	conn, err := net.DialUDP("udp", own, from)
+	if err != nil {
+		s.Journal.TFTPFailed("unreachable", client.Address, err)
+		return
+	}
+	defer conn.Close()
+	file, err := s.open(q.name, client.Address, local)
+	if err == nil {
+		defer file.content.Close()
+		err = s.send(conn, client, q, file)
+	}
+	var told *problem
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, fs.ErrNotExist):
+		told = errNotFound
 		s.Journal.TFTPFailed("not found", client.Address, errNotFound)
-		return errNotFound
+	case errors.Is(err, errMode), errors.Is(err, errStopping):
+		errors.As(err, &told)
+		s.Journal.TFTPFailed("refused", client.Address, err)
+	case errors.As(err, &told): // by the client, which needs no answer
+		s.Journal.TFTPFailed("broken off by the client", client.Address, err)
+		return
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		told = &problem{0, "the answer took too long"}
+		s.Journal.TFTPFailed("timeout", client.Address, err)
+	case errors.Is(err, errUnreadable):
+		told = errBroken
+		s.Journal.TFTPFailed("unreadable", client.Address, err)
+	default:
+		told = errBroken
+		s.Journal.TFTPFailed("unreachable", client.Address, err)
 	}
-	s.Journal.TFTPFailed("unreadable", client.Address, err)
-	return errBroken
-}
-
-// local returns the address at which the client reached this server.
-func local(to io.ReaderFrom) netip.Addr {
-	info, ok := to.(tftp.RequestPacketInfo)
-	if !ok {
-		return netip.Addr{}
-	}
-	address, _ := netip.AddrFromSlice(info.LocalIP())
-	return address.Unmap()
+	_, _ = conn.Write(told.packet()) // the client may have gone
 }
 
 // A file is what a request is answered with.
@@ -187,19 +260,22 @@ type file struct {
 	program bool // an iPXE binary
 }
 
-// open finds the answer to a request for name.
-func (s *Server) open(name string, r request, local netip.Addr) (file, error) {
+// open finds the answer to a client's request for name.
+func (s *Server) open(name string, client, local netip.Addr) (file, error) {
 	clean, err := loaders.Clean(name)
 	if err != nil {
 		return file{}, err
 	}
-	r.name = clean
+	r := request{client, clean}
 	stored, size, err := s.Loaders.Open(clean)
-	if err != nil && errors.Is(err, fs.ErrNotExist) && (clean == Autoexec || clean == state.Script) {
+	if errors.Is(err, fs.ErrNotExist) && (clean == Autoexec || clean == state.Script) {
 		return generated(r, clean, chain.Autoexec(s.Scripts(local)...)), nil
 	}
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return file{}, err
+	}
+	if err != nil {
+		return file{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	program := path.Ext(clean) != path.Ext(Autoexec)
 	if program && s.requests.second(r) {
@@ -212,80 +288,49 @@ func generated(r request, label string, script []byte) file {
 	return file{r, label, io.NopCloser(bytes.NewReader(script)), int64(len(script)), false}
 }
 
-// send sends a file. A client that wants to know no more than its size asks for
-// the tsize option and breaks off before the first block.
-func (s *Server) send(client journal.Client, file file, to io.ReaderFrom) error {
-	to.(tftp.OutgoingTransfer).SetSize(file.size)
-	content := &counted{ctx: s.stopped, from: file.content}
-	content.first = func() *journal.Transfer {
-		return s.Journal.SendLoader(client, journal.TFTP, file.label, file.size)
+// send sends a file. A client that wants to know no more than its size breaks off
+// before the first block: that is no failure, and no transfer.
+func (s *Server) send(conn *net.UDPConn, client journal.Client, q question, file file) error {
+	content, size := io.Reader(file.content), file.size
+	switch q.mode {
+	case "octet":
+	case "netascii": // its size is known when all of it is rewritten
+		content, size = netascii.ToReader(content), -1
+	default:
+		return errMode
 	}
-	_, err := to.ReadFrom(bufio.NewReaderSize(content, readAhead))
-	var timeout net.Error
-	switch {
-	case content.transfer == nil && err != nil && !errors.As(err, &timeout):
-		return nil
-	case content.transfer == nil && err != nil:
-		s.Journal.TFTPFailed(reason(err), client.Address, err)
-		return nil
-	case content.transfer == nil:
-		content.transfer = content.first() // an empty file
+	packet := ethernet
+	if s.MTU > 0 {
+		packet = min(packet, s.MTU)
+	}
+	var begun *journal.Transfer
+	waiting := int64(0) // bytes that the journal has not been told of
+	t := &transfer{terms: agree(q, size, packet), conn: conn, from: bufio.NewReaderSize(content, readAhead)}
+	t.begin = func() { begun = s.Journal.SendLoader(client, journal.TFTP, file.label, file.size) }
+	t.sent = func(bytes int) {
+		if waiting += int64(bytes); waiting >= readAhead {
+			begun.Sent(waiting)
+			waiting = 0
+		}
+	}
+	err := t.run(s.stopped)
+	if begun == nil {
+		var broken *problem
+		if errors.As(err, &broken) && err != error(errStopping) {
+			return nil
+		}
+		return err
 	}
 	switch {
 	case err != nil:
-		s.Journal.TFTPFailed(reason(err), client.Address, err)
 	case file.program:
 		s.requests.completed(file.request)
 	default:
 		s.requests.forget(client.Address)
 	}
-	content.transfer.End(err == nil, err)
-	return nil
-}
-
-func reason(err error) string {
-	var timeout net.Error
-	switch {
-	case errors.Is(err, errStopping):
-		return "stopped"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return "timeout"
-	}
-	return "aborted by the client"
-}
-
-// counted reads a file, and tells the journal of the transfer when its first
-// bytes are read.
-type counted struct {
-	ctx      context.Context
-	from     io.Reader
-	first    func() *journal.Transfer
-	transfer *journal.Transfer
-}
-
-func (c *counted) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, errStopping
-	}
-	if c.transfer == nil {
-		c.transfer = c.first()
-	}
-	n, err := c.from.Read(p)
-	if n > 0 {
-		c.transfer.Sent(int64(n))
-	}
-	return n, err
-}
-
-// malformed notes packets that are no requests; all else the server notes itself.
-type malformed struct{ journal *journal.Journal }
-
-func (malformed) OnSuccess(tftp.TransferStats) {}
-
-func (m malformed) OnFailure(stats tftp.TransferStats, err error) {
-	if stats.RemoteAddr == nil && !strings.HasPrefix(err.Error(), "reading UDP") {
-		m.journal.TFTPFailed("malformed", netip.Addr{}, err)
-	}
+	begun.Sent(waiting)
+	begun.End(err == nil, err)
+	return err
 }
 
 // A request is a client's for a file.
@@ -297,27 +342,39 @@ type request struct {
 // requests keep the limits, and know which request is a second one.
 type requests struct {
 	mu     sync.Mutex
-	total  int
 	active map[netip.Addr]int
+	begun  map[string]bool       // transfers, by the client's address and port and the file's name
 	sent   map[request]time.Time // when a boot program was sent
 }
 
+// What may become of a request.
+type verdict int
+
+const (
+	within verdict = iota
+	tooMany
+	repeated
+)
+
 // enter tells whether one more transfer is within the limits; then leave ends it.
-func (r *requests) enter(client netip.Addr) bool {
+func (r *requests) enter(client netip.Addr, asked string) verdict {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.total >= maxTransfers || r.active[client] >= maxTransfersPerClient {
-		return false
+	switch {
+	case r.begun[asked]:
+		return repeated
+	case len(r.begun) >= maxTransfers, r.active[client] >= maxTransfersPerClient:
+		return tooMany
 	}
-	r.total++
+	r.begun[asked] = true
 	r.active[client]++
-	return true
+	return within
 }
 
-func (r *requests) leave(client netip.Addr) {
+func (r *requests) leave(client netip.Addr, asked string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.total--
+	delete(r.begun, asked)
 	if r.active[client]--; r.active[client] == 0 {
 		delete(r.active, client)
 	}

@@ -218,7 +218,7 @@ func TestOptions(t *testing.T) {
 	}{
 		"none":         {s, nil, "", 512},
 		"iPXE's":       {s, []string{"blksize", "1432", "tsize", "0"}, "blksize\x001432\x00 tsize\x005000\x00", 1432},
-		"EDK2's":       {s, []string{"blksize", "1468", "windowsize", "4"}, "blksize\x001468\x00", 1468},
+		"EDK2's":       {s, []string{"blksize", "1468", "windowsize", "4"}, "blksize\x001468\x00 windowsize\x004\x00", 1468},
 		"as many":      {s, []string{"blksize", "65464"}, "blksize\x001468\x00", 1468},
 		"small packet": {small, []string{"blksize", "1468"}, "blksize\x001368\x00", 1368},
 		"wrong":        {s, []string{"blksize", "7"}, "", 512},
@@ -242,6 +242,97 @@ func TestOptions(t *testing.T) {
 			c.send(from, failure, "\x00\x00enough\x00")
 		})
 	}
+}
+
+// TestWindow is how EDK2 loads iPXE, which acknowledges every fourth block only.
+func TestWindow(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	content := string(s.put("ipxe.efi", 5*512+100))
+	c := s.client("127.0.0.1")
+	c.read("ipxe.efi", "blksize", "512", "windowsize", "4")
+	packet, from := c.receive()
+	require.Equal(t, optionsTaken+"blksize\x00512\x00windowsize\x004\x00", packet)
+	// expect takes blocks from first to last.
+	expect := func(first, last int) {
+		t.Helper()
+		for block := first; block <= last; block++ {
+			packet, _ := c.receive()
+			require.Equal(t, fmt.Sprintf("%s\x00%c", data, block), packet[:4])
+			require.True(t, content[(block-1)*512:min(block*512, len(content))] == packet[4:])
+		}
+	}
+	acknowledge := func(block int) { c.send(from, acknowledgement, "\x00", string(rune(block))) }
+
+	acknowledge(0)
+	expect(1, 4)
+	acknowledge(2) // the third was lost
+	expect(3, 6)
+	acknowledge(2) // and again
+	expect(3, 6)
+	acknowledge(2) // what it says now it has said already
+	acknowledge(4)
+	expect(5, 6)
+	acknowledge(1) // an old one
+	acknowledge(6)
+	require.Eventually(t, func() bool { return strings.Contains(s.log.String(), `msg="sent a file"`) }, 30*time.Second, time.Millisecond)
+	assert.Equal(t, fmt.Sprint(len(content)), s.counted("netboot_sent_bytes_total", "tftp"))
+}
+
+// TestRequestIsRepeated by a client that has not heard of its transfer in time.
+func TestRequestIsRepeated(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.put("ipxe.efi", 100)
+	c := s.client("127.0.0.1")
+	c.read("ipxe.efi")
+	packet, from := c.receive()
+	c.read("ipxe.efi")
+	other := s.client("127.0.0.1") // whose answer comes when the server has seen the request before
+	other.read("absent")
+	other.receive()
+	c.send(from, acknowledgement, "\x00\x01")
+	require.Eventually(t, func() bool { return strings.Contains(s.log.String(), `msg="sent a file"`) }, 30*time.Second, time.Millisecond)
+	c.read("absent")
+	next, _ := c.receive()
+	assert.True(t, strings.HasPrefix(packet, data))
+	assert.True(t, strings.HasPrefix(next, failure), "the repeated request has begun another transfer")
+}
+
+// TestNumbersGoRound loads a file of more blocks than there are numbers.
+func TestNumbersGoRound(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	content := s.put("large.efi", 9*70_000)
+	c := s.client("127.0.0.1")
+	c.read("large.efi", "blksize", "9", "windowsize", "16")
+	_, from := c.receive()
+	c.send(from, acknowledgement, "\x00\x00")
+	var got []byte
+	for block := uint16(1); ; block++ {
+		packet, _ := c.receive()
+		require.Equal(t, string([]byte{0, 3, byte(block >> 8), byte(block)}), packet[:4])
+		got = append(got, packet[4:]...)
+		last := len(packet) < 4+9
+		if block%16 == 0 || last {
+			c.send(from, acknowledgement, packet[2:4])
+		}
+		if last {
+			break
+		}
+	}
+	assert.True(t, bytes.Equal(content, got))
+}
+
+// TestNetascii is the mode that tftp(1) asks for if it is not told otherwise.
+func TestNetascii(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	require.NoError(t, os.WriteFile(filepath.Join(s.folder, "own.ipxe"), []byte("#!ipxe\nshell\n"), 0o600))
+	c := s.client("127.0.0.1")
+	c.send(s.address, "\x00\x01own.ipxe\x00NetASCII\x00")
+	packet, _ := c.receive()
+	assert.Equal(t, data+"\x00\x01#!ipxe\r\nshell\r\n", packet)
 }
 
 // TestPacketsGetLost fetches through a network that loses every sixth packet.
@@ -401,14 +492,15 @@ func TestRefusals(t *testing.T) {
 		return answer
 	}
 	for name, test := range map[string]struct{ local, packet, answer, metric, labels string }{
-		"a network that may not": {"127.0.0.2", "\x00\x01ipxe.efi\x00octet\x00", "this network may not boot from here", "netboot_refused_requests_total", "tftp network"},
-		"no such file":           {"127.0.0.1", "\x00\x01absent\x00octet\x00", "no such file", "netboot_tftp_errors_total", "not found"},
-		"a path that leads out":  {"127.0.0.1", "\x00\x01../secret\x00octet\x00", "no such file", "netboot_tftp_errors_total", "not found"},
-		"a folder":               {"127.0.0.1", "\x00\x01/\x00octet\x00", "no such file", "netboot_tftp_errors_total", "not found"},
-		"a write request":        {"127.0.0.1", "\x00\x02new\x00octet\x00", "this server is read-only", "netboot_tftp_errors_total", "write request"},
+		"a network that may not": {"127.0.0.2", "\x00\x01ipxe.efi\x00octet\x00", "\x00\x02this network may not boot from here", "netboot_refused_requests_total", "tftp network"},
+		"no such file":           {"127.0.0.1", "\x00\x01absent\x00octet\x00", "\x00\x01no such file", "netboot_tftp_errors_total", "not found"},
+		"a path that leads out":  {"127.0.0.1", "\x00\x01../secret\x00octet\x00", "\x00\x01no such file", "netboot_tftp_errors_total", "not found"},
+		"a folder":               {"127.0.0.1", "\x00\x01/\x00octet\x00", "\x00\x01no such file", "netboot_tftp_errors_total", "not found"},
+		"a mode of 1981":         {"127.0.0.1", "\x00\x01ipxe.efi\x00mail\x00", "\x00\x00ask for it in octet mode", "netboot_tftp_errors_total", "refused"},
+		"a write request":        {"127.0.0.1", "\x00\x02new\x00octet\x00", "\x00\x02this server is read-only", "netboot_tftp_errors_total", "write request"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			assert.Equal(t, failure+"\x00\x01"+test.answer+"\x00", ask(test.local, test.packet))
+			assert.Equal(t, failure+test.answer+"\x00", ask(test.local, test.packet))
 			assert.NotEqual(t, "0", s.counted(test.metric, test.labels))
 		})
 	}
@@ -426,24 +518,27 @@ func TestLimitPerClient(t *testing.T) {
 	s := start(t, nil)
 	s.put("ipxe.efi", 1000)
 	const limit = 8
-	var begun []net.Addr
-	c := s.client("127.0.0.2")
+	begun := map[*client]net.Addr{}
 	for range limit {
+		c := s.client("127.0.0.2")
 		c.read("ipxe.efi", "tsize", "0")
 		packet, from := c.receive()
 		require.True(t, strings.HasPrefix(packet, optionsTaken))
-		begun = append(begun, from)
+		begun[c] = from
 	}
 	further := s.client("127.0.0.2")
 	further.read("ipxe.efi")
 	packet, _ := further.receive()
-	assert.Equal(t, failure+"\x00\x01too many transfers\x00", packet)
+	assert.Equal(t, failure+"\x00\x00too many transfers\x00", packet)
 	assert.Equal(t, "1", s.counted("netboot_refused_requests_total", "tftp limit"))
 
 	_, err := s.fetch(s.address.String(), "ipxe.efi", 0)
 	require.NoError(t, err, "another client is not concerned")
 
-	c.send(begun[0], failure, "\x00\x00enough\x00")
+	for c, server := range begun {
+		c.send(server, failure, "\x00\x00enough\x00")
+		break
+	}
 	require.EventuallyWithT(t, func(t *assert.CollectT) {
 		further.read("ipxe.efi")
 		packet, _ := further.receive()

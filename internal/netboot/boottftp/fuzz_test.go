@@ -44,9 +44,6 @@ func FuzzDatagram(f *testing.F) {
 	}
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	require.NoError(f, err)
-	server.once.Do(server.init)
-	server.server.SetTimeout(time.Millisecond) // nobody answers the server
-	server.server.SetRetries(1)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(conn) }()
 	f.Cleanup(func() {
@@ -104,7 +101,7 @@ func FuzzName(f *testing.F) {
 	f.Cleanup(func() { assert.NoError(f, opened.Close()) })
 	server := &Server{Loaders: opened, Scripts: func(netip.Addr) []string { return nil }}
 	f.Fuzz(func(t *testing.T, name string) {
-		file, err := server.open(name, request{}, netip.Addr{})
+		file, err := server.open(name, netip.Addr{}, netip.Addr{})
 		if err != nil {
 			return
 		}

@@ -13,7 +13,7 @@ import (
 func TestSecondWithin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := requests{active: map[netip.Addr]int{}, sent: map[request]time.Time{}}
+		r := requests{sent: map[request]time.Time{}}
 		first := request{netip.MustParseAddr("10.20.30.100"), "ipxe.efi"}
 		r.completed(first)
 		time.Sleep(time.Minute)
