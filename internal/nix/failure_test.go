@@ -28,7 +28,7 @@ func TestBuildErrorNamesImageDerivationAndLog(t *testing.T) {
 	assert.Equal(t, "initrd-linux-6.18.13-broken", nix.Name(dependency.Derivation))
 	assert.True(t, dependency.Dependency)
 	assert.Equal(t, nix.BuilderFailed, dependency.Kind)
-	require.EqualError(t, dependency, "broken-dependency was not built: the dependency initrd-linux-6.18.13-broken: the builder ended with exit code 1")
+	require.Equal(t, "broken-dependency was not built: the dependency initrd-linux-6.18.13-broken: the builder ended with exit code 1", dependency.Sentence())
 	require.Len(t, dependency.Log, 25)
 	assert.Equal(t, "copying module 17 of 41", dependency.Log[0])
 	assert.Equal(t, "modprobe: FATAL: Module r8169 not found in directory lib/modules/6.18.13", dependency.Log[24])
@@ -36,12 +36,12 @@ func TestBuildErrorNamesImageDerivationAndLog(t *testing.T) {
 		"  the end of its log (all of it: nix log %s):\n  > copying module 17 of 41\n", dependency.Derivation))
 
 	own := failed.Failures[1]
-	require.EqualError(t, own, "broken-iso was not built: nixos-broken.iso: the builder ended with exit code 5")
+	require.Equal(t, "broken-iso was not built: nixos-broken.iso: the builder ended with exit code 5", own.Sentence())
 	assert.False(t, own.Dependency)
 	assert.Equal(t, []string{"xorriso : FAILURE : Cannot determine attributes of source file 'isolinux.bin'"}, own.Log)
 
 	machine := failed.Failures[2]
-	require.EqualError(t, machine, "other-machine was not built: nixos-other-machine.iso: it must be built on pdp11-unix, and this machine is x86_64-linux")
+	require.Equal(t, "other-machine was not built: nixos-other-machine.iso: it must be built on pdp11-unix, and this machine is x86_64-linux", machine.Sentence())
 	assert.Equal(t, nix.WrongMachine, machine.Kind)
 	assert.Contains(t, machine.Hint, "--builders")
 
@@ -59,7 +59,7 @@ func TestBuildErrorCanBeMadeByManyImages(t *testing.T) {
 	var failed *nix.BuildError
 	require.ErrorAs(t, err, &failed)
 	require.Len(t, failed.Failures, 1)
-	require.EqualError(t, failed.Failures[0], "broken-dependency, another were not built: the dependency initrd-linux-6.18.13-broken: the builder ended with exit code 1")
+	require.Equal(t, "broken-dependency, another were not built: the dependency initrd-linux-6.18.13-broken: the builder ended with exit code 1", failed.Failures[0].Sentence())
 	assert.Empty(t, failed.Built)
 }
 
@@ -71,6 +71,6 @@ func TestBuildErrorTellsOfALimit(t *testing.T) {
 	_, err := b.Build(t.Context(), request)
 	var failed *nix.BuildError
 	require.ErrorAs(t, err, &failed)
-	require.EqualError(t, failed.Failures[0], "slow was not built: nixos-slow.iso: the builder was ended after 1 seconds, which is the limit")
+	require.Equal(t, "slow was not built: nixos-slow.iso: the builder was ended after 1 seconds, which is the limit", failed.Failures[0].Sentence())
 	assert.Equal(t, []string{"compressing the squashfs"}, failed.Failures[0].Log)
 }
