@@ -26,6 +26,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"regexp"
 	"strings"
 	"time"
 
@@ -187,6 +188,9 @@ func (a *answer) script() error {
 		return err
 	}
 	script = ipxe.Bind(script, a.folder(which))
+	if plainTag.MatchString(which.tag) {
+		script = ipxe.AddParameter(script, ipxe.TagParameter+"="+which.tag)
+	}
 	if !query.Has(chain.QueryMAC) {
 		return a.small(string(chain.AskAgain(state.Script, script)))
 	}
@@ -195,6 +199,9 @@ func (a *answer) script() error {
 	}
 	return a.small(string(script))
 }
+
+// plainTag matches tags that a script can say as they are.
+var plainTag = regexp.MustCompile(`^[A-Za-z0-9._/+-]+$`)
 
 // firmware returns the client's firmware for people, from what iPXE says of its
 // platform (https://ipxe.org/cfg/platform).

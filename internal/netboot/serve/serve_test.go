@@ -171,12 +171,12 @@ func TestTheFirstScriptHasIPXESayWhatItRunsOn(t *testing.T) {
 	assert.Equal(t, "#!ipxe\n"+
 		"chain --replace --autofree netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||\n"+
 		"#!ipxe\n# a release\n"+
-		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
+		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/kernel runner-images.release_tag=boot-v1 init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
 		"initrd r/boot-v1/x86_64/aaaaaaaaaaaa/initrd\n"+
 		"boot\n", s.mustGet("/netboot.ipxe"))
 	script := s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56&arch=i386&platform=pcbios")
 	assert.Equal(t, "#!ipxe\n# a release\n"+
-		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
+		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel runner-images.release_tag=boot-v1 init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
 		"initrd r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd\n"+
 		"boot\n", script)
 	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet("/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel"))
