@@ -28,6 +28,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"every.channel/runner-images/internal/ipxe"
@@ -64,18 +65,23 @@ type Handler struct {
 	// Began, if set, is called when a client asks for netboot.ipxe.
 	Began func(client netip.Addr)
 
-	begun begun
+	begun   begun
+	serving sync.RWMutex // held by each answer that is under way
 }
 
-// Close lets go of the releases that are held for machines that have begun to
-// boot them.
+// Close waits until all answers have ended, and lets go of the releases that are
+// held for machines that have begun to boot them. The connections must be closed.
 func (h *Handler) Close() error {
+	h.serving.Lock()
+	defer h.serving.Unlock()
 	h.begun.close()
 	return nil
 }
 
 // ServeHTTP answers a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.serving.RLock()
+	defer h.serving.RUnlock()
 	client := journal.Client{Address: remote(r)}
 	if !h.Networks.Allow(client.Address) {
 		h.Journal.Refused(journal.HTTP, "network", client.Address)

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
 	"every.channel/runner-images/internal/netboot/proxydhcp"
@@ -93,7 +94,7 @@ func TestOnTheWire(t *testing.T) {
 			arguments = append(arguments, "--user", "--map-root-user")
 		}
 		arguments = append(arguments, os.Args[0], "-test.run=^TestOnTheWire$", "-test.v")
-		command := exec.CommandContext(t.Context(), "unshare", arguments...)
+		command := exec.CommandContext(t.Context(), lab.Tool(t, "boot", "unshare"), arguments...)
 		command.Env = append(os.Environ(), inside+"=1")
 		out, err := command.CombinedOutput()
 		require.NoError(t, err, "%s", out)
@@ -107,7 +108,7 @@ func TestOnTheWire(t *testing.T) {
 		"address add 10.77.0.1/24 dev server",
 		"link set server up", "link set client up", "link set other up", "link set otherclient up",
 	} {
-		out, err := exec.CommandContext(t.Context(), "ip", strings.Fields(line)...).CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), lab.Tool(t, "boot", "ip"), strings.Fields(line)...).CombinedOutput()
 		require.NoError(t, err, "ip %s: %s", line, out)
 	}
 	// Both ends are on this one host, and packets come from an address of its own.

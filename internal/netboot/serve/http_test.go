@@ -183,14 +183,21 @@ func TestAllowedNetworks(t *testing.T) {
 			assert.Equal(t, want, response.StatusCode, "%s from %s", path, from)
 		}
 	}
-	_, err := s.tftp("ec-ipxe.efi", "--interface", "127.0.0.1")
-	assert.Error(t, err)
-	got, err := s.tftp("ec-ipxe.efi", "--interface", "127.0.0.2")
-	require.NoError(t, err)
-	assert.Equal(t, "iPXE", got)
+	for from, want := range map[string]string{"127.0.0.2": "\x00\x03\x00\x01iPXE", "127.0.0.1": "\x00\x05\x00\x02this network may not boot from here\x00"} {
+		client, err := net.ListenPacket("udp4", from+":0")
+		require.NoError(t, err)
+		defer client.Close()
+		_, err = client.WriteTo([]byte("\x00\x01ec-ipxe.efi\x00octet\x00"), s.server.TFTPAddr())
+		require.NoError(t, err)
+		require.NoError(t, client.SetReadDeadline(time.Now().Add(30*time.Second)))
+		buffer := make([]byte, 1500)
+		n, _, err := client.ReadFrom(buffer)
+		require.NoError(t, err)
+		assert.Equal(t, want, string(buffer[:n]), from)
+	}
 	metrics := s.metrics()
 	assert.Contains(t, metrics, `netboot_refused_requests_total{protocol="http",reason="network"} 8`)
-	assert.Contains(t, metrics, `netboot_refused_requests_total{protocol="tftp",reason="network"}`)
+	assert.Contains(t, metrics, `netboot_refused_requests_total{protocol="tftp",reason="network"} 1`)
 }
 
 func TestRings(t *testing.T) {

@@ -27,7 +27,7 @@ func (s *Server) listenProxy() error {
 		return err
 	}
 	address, subnet := own.Addr(), own.Masked()
-	if s.config.ListenIP.IsValid() {
+	if s.config.ListenIP.IsValid() && !s.config.ListenIP.IsUnspecified() {
 		address = s.config.ListenIP
 	}
 	if text := s.config.ProxyDHCPSubnet; text != "" {
@@ -72,7 +72,7 @@ func (b boot) Program(firmware proxydhcp.Firmware) (string, error) {
 			continue
 		}
 		if firmware.HTTP {
-			return b.server.addresses(b.address, name)[0], nil
+			return b.server.byIP(b.address, name), nil
 		}
 		return name, nil
 	}
@@ -104,7 +104,7 @@ func (b boot) Script(mac net.HardwareAddr, firmware proxydhcp.Firmware) string {
 		chain.QueryPlatform:     {platform},
 	}
 	const most = 127 // bytes of a boot file's name in the fixed part of a DHCP packet
-	address := b.server.scripts(b.address)[0]
+	address := b.server.byIP(b.address, state.Script)
 	if asked := address + "?" + query.Encode(); len(asked) <= most {
 		return asked
 	}

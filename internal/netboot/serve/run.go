@@ -136,3 +136,9 @@ func (s *Server) addresses(local netip.Addr, name string) []string {
 	}
 	return addresses
 }
+
+// byIP returns the address of a file on the HTTP server that needs no DNS.
+func (s *Server) byIP(local netip.Addr, name string) string {
+	addresses := s.addresses(local, name)
+	return addresses[len(addresses)-1]
+}
