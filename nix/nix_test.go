@@ -49,7 +49,7 @@ type commands struct {
 func evaluateCommands(t *testing.T) commands {
 	t.Helper()
 	var c commands
-	require.NoError(t, json.Unmarshal(evaluate(t, `import ./testdata/commands.nix`), &c))
+	require.NoError(t, json.Unmarshal(evaluate(t, `removeAttrs (import ./testdata/commands.nix) [ "scriptTo" ]`), &c))
 	return c
 }
 
@@ -95,13 +95,17 @@ func TestEmbeddedScript(t *testing.T) {
 	c := evaluateCommands(t)
 	assert.Equal(t, `#!ipxe
 echo every.channel: booting from 10.20.30.2
-dhcp || dhcp || goto failed
+set tries:int32 0
+:again
+dhcp || goto wait
 chain --autofree http://10.20.30.2:8080/netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||
 chain --autofree tftp://10.20.30.2/autoexec.ipxe ||
-:failed
-echo The boot server at 10.20.30.2 does not answer
+:wait
+inc tries
+iseq ${tries} 30 && exit 1 ||
+echo The boot server at 10.20.30.2 does not answer, trying again in 10 seconds
 sleep 10
-exit 1
+goto again
 `, c.Script)
 	// Without the token the script is not at its address, and the token must not
 	// be in the store.
@@ -133,6 +137,21 @@ func TestWrongOptions(t *testing.T) {
 			assert.Contains(t, wrong[name][0], want, name)
 		}
 	}
+}
+
+// docs/OPTIONS.md has the options that the modules declare, and no others. Where
+// there is a nixpkgs, its whole text is compared too.
+func TestOptionsHaveTheirNamesInTheReference(t *testing.T) {
+	t.Parallel()
+	var declared, documented []string
+	require.NoError(t, json.Unmarshal(evaluate(t, "import ./testdata/option-names.nix"), &declared))
+	require.NotEmpty(t, declared)
+	for line := range strings.Lines(readFile(t, "../docs/OPTIONS.md")) {
+		if name, ok := strings.CutPrefix(line, "### "); ok {
+			documented = append(documented, strings.TrimSpace(name))
+		}
+	}
+	assert.ElementsMatch(t, declared, documented, "run scripts/update-options")
 }
 
 // A change of go.mod, or of what is imported, needs a new vendorHash.

@@ -225,7 +225,7 @@ in
       inherit (systemd) config;
     in
     {
-      journal = config.services.journald.storage;
+      journal = config.services.journald.settings.Journal.Storage or config.services.journald.storage;
       gc = { inherit (config.nix.gc) automatic dates options; };
       entries = config.boot.loader.systemd-boot.configurationLimit;
       passwords = config.services.openssh.settings.PasswordAuthentication;

@@ -153,7 +153,9 @@ in
     }
   ];
 
-  # The script inside iPXE. With a chain token the address of the release's script
+  # The script inside iPXE. After a power cut the machines are up before the server,
+  # so it goes on for some minutes before it leaves the machine to the next boot
+  # device. With a chain token the address of the release's script
   # is a secret, which must not be in the Nix store: the server writes the token
   # into the autoexec.ipxe that it has by TFTP.
   embeddedScript =
@@ -165,7 +167,9 @@ in
     ''
       #!ipxe
       echo every.channel: booting from ${cfg.listenIP}
-      dhcp || dhcp || goto failed
+      set tries:int32 0
+      :again
+      dhcp || goto wait
     ''
     + (
       if cfg.chainTokenFile == null then
@@ -177,9 +181,11 @@ in
     )
     + ''
       chain --autofree tftp://${cfg.listenIP}/autoexec.ipxe ||
-      :failed
-      echo The boot server at ${cfg.listenIP} does not answer
+      :wait
+      inc tries
+      iseq ''${tries} 30 && exit 1 ||
+      echo The boot server at ${cfg.listenIP} does not answer, trying again in 10 seconds
       sleep 10
-      exit 1
+      goto again
     '';
 }

@@ -3,6 +3,7 @@
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
@@ -107,14 +108,21 @@ in
       generic-extlinux-compatible.configurationLimit = mkDefault 10;
     };
 
-    services.journald.storage = mkDefault "volatile";
+    services = {
+      # Newer nixpkgs has all of journald.conf in one option.
+      journald =
+        if options.services.journald ? settings then
+          { settings.Journal.Storage = mkDefault "volatile"; }
+        else
+          { storage = mkDefault "volatile"; };
 
-    services.openssh = {
-      enable = mkDefault true;
-      settings = {
-        PasswordAuthentication = false;
-        KbdInteractiveAuthentication = false;
-        PermitRootLogin = mkDefault "prohibit-password";
+      openssh = {
+        enable = mkDefault true;
+        settings = {
+          PasswordAuthentication = false;
+          KbdInteractiveAuthentication = false;
+          PermitRootLogin = mkDefault "prohibit-password";
+        };
       };
     };
 

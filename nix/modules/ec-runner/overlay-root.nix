@@ -29,16 +29,16 @@ let
     checkPhase = "${pkgs.stdenv.shellDryRun} $target";
   };
 
-  below = lib.filter (
-    fs: fs.mountPoint != "/" && utils.fsNeededForBoot fs
-  ) config.system.build.fileSystems;
+  below = lib.filter (fs: fs.mountPoint != "/" && utils.fsNeededForBoot fs) (
+    lib.attrValues config.fileSystems
+  );
 
   # A mount of a device of its own, or of memory: not a part of the root that is
   # bound to another place.
   ownMount =
     path:
     lib.any (
-      fs: fs.mountPoint == path && !(lib.elem "bind" fs.options || lib.elem "rbind" fs.options)
+      fs: fs.enable or true && fs.mountPoint == path && !(lib.elem "bind" fs.options || lib.elem "rbind" fs.options)
     ) (lib.attrValues config.fileSystems);
   bootsFromOwnMount =
     ownMount "/boot"
