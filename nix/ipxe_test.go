@@ -45,7 +45,7 @@ func TestEmbeddedScriptInIPXE(t *testing.T) {
 	server.Start()
 	t.Cleanup(server.Close)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	// The address of the script stands for its being inside.
 	vm := lab.StartMachine(t, lab.Machine{Firmware: lab.BIOS, MAC: "52:54:00:12:34:56", Bootfile: fmt.Sprintf("http://10.0.2.2:%d/embedded", port)})
