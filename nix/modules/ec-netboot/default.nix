@@ -84,45 +84,13 @@ let
 
   credential = file: credentialName: optional (file != null) "${credentialName}:${file}";
 
-  # What both units may not do.
-  sandbox = {
+  # What both units have.
+  confined = import ../sandbox.nix // {
     User = name;
     Group = name;
     StateDirectory = name;
     StateDirectoryMode = "0750";
     UMask = "0027";
-
-    DevicePolicy = "closed";
-    LockPersonality = true;
-    MemoryDenyWriteExecute = true;
-    NoNewPrivileges = true;
-    PrivateDevices = true;
-    PrivateTmp = true;
-    # No ProcSubset=pid: how many connections may wait is in /proc/sys/net.
-    ProtectClock = true;
-    ProtectControlGroups = true;
-    ProtectHome = true;
-    ProtectHostname = true;
-    ProtectKernelLogs = true;
-    ProtectKernelModules = true;
-    ProtectKernelTunables = true;
-    ProtectProc = "invisible";
-    ProtectSystem = "strict";
-    RemoveIPC = true;
-    RestrictAddressFamilies = [
-      "AF_INET"
-      "AF_INET6"
-      "AF_UNIX"
-      "AF_NETLINK" # to look up the interface's addresses
-    ];
-    RestrictNamespaces = true;
-    RestrictRealtime = true;
-    RestrictSUIDSGID = true;
-    SystemCallArchitectures = "native";
-    SystemCallFilter = [
-      "@system-service"
-      "~@privileged"
-    ];
   };
 in
 {
@@ -381,7 +349,7 @@ in
       restartTriggers = optional (ringsFile != null) ringsFile;
       # The forge may not be there yet when everything comes up after a power cut.
       startLimitIntervalSec = 0;
-      serviceConfig = sandbox // {
+      serviceConfig = confined // {
         Type = "oneshot";
         ExecStart =
           map
@@ -426,7 +394,7 @@ in
       after = [ "network-online.target" ];
       reloadTriggers = optional (ringsFile != null) ringsFile;
       startLimitIntervalSec = 0;
-      serviceConfig = sandbox // {
+      serviceConfig = confined // {
         Type = "notify-reload";
         ExecStart =
           utils.escapeSystemdExecArgs (

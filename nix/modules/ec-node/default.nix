@@ -66,7 +66,7 @@ let
       # A tuner or a relay may be away for days.
       startLimitIntervalSec = 0;
       path = lib.optional (hdhomerun.host == null) pkgs.libhdhomerun;
-      serviceConfig = {
+      serviceConfig = import ../sandbox.nix // {
         ExecStart = utils.escapeSystemdExecArgs words;
         Restart = "always";
         RestartSec = "2s";
@@ -75,38 +75,8 @@ let
 
         DynamicUser = true;
         CapabilityBoundingSet = "";
-        DevicePolicy = "closed";
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        NoNewPrivileges = true;
-        PrivateDevices = true;
-        PrivateTmp = true;
         PrivateUsers = true;
         ProcSubset = "pid";
-        ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHome = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        ProtectProc = "invisible";
-        ProtectSystem = "strict";
-        RemoveIPC = true;
-        RestrictAddressFamilies = [
-          "AF_INET"
-          "AF_INET6"
-          "AF_UNIX"
-          "AF_NETLINK" # to list the network's interfaces
-        ];
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        SystemCallArchitectures = "native";
-        SystemCallFilter = [
-          "@system-service"
-          "~@privileged"
-        ];
         UMask = "0077";
       };
     };
