@@ -85,6 +85,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	client := journal.Client{Address: remote(r)}
 	if !h.Networks.Allow(client.Address) {
 		h.Journal.Refused(journal.HTTP, "network", client.Address)
+		w.Header().Set("Connection", "close")
 		refuse(w, http.StatusForbidden, "this network may not boot from here")
 		return
 	}
@@ -329,7 +330,7 @@ func (a *answer) loader(name string) error {
 		return a.autoexec()
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%.100q: %w", clean, err)
 	}
 	defer file.Close()
 	return a.send(file, func(size int64) *journal.Transfer {

@@ -210,11 +210,7 @@ func (s *Server) begin(transfer func()) {
 
 // answer sends a client the file that it asks for, from a port of its own.
 func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAddr, q question) {
-	var own *net.UDPAddr
-	if local.IsValid() && !local.IsMulticast() && local != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-		own = net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
-	}
-	conn, err := net.DialUDP("udp", own, from)
+	conn, err := dial(local, from)
 	if err != nil {
 		s.Journal.TFTPFailed("unreachable", client.Address, err)
 		return
@@ -231,7 +227,7 @@ func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAd
 		return
 	case errors.Is(err, fs.ErrNotExist):
 		told = errNotFound
-		s.Journal.TFTPFailed("not found", client.Address, errNotFound)
+		s.Journal.TFTPFailed("not found", client.Address, fmt.Errorf("%.100q: %w", q.name, errNotFound))
 	case errors.Is(err, errMode), errors.Is(err, errStopping):
 		errors.As(err, &told)
 		s.Journal.TFTPFailed("refused", client.Address, err)
@@ -249,6 +245,18 @@ func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAd
 		s.Journal.TFTPFailed("unreachable", client.Address, err)
 	}
 	_, _ = conn.Write(told.packet()) // the client may have gone
+}
+
+// dial returns a connection to a client from the address that it asked, or from
+// what the system takes for one if that was a broadcast address.
+func dial(local netip.Addr, client *net.UDPAddr) (*net.UDPConn, error) {
+	if local.IsValid() {
+		conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)), client)
+		if err == nil {
+			return conn, nil
+		}
+	}
+	return net.DialUDP("udp", nil, client)
 }
 
 // A file is what a request is answered with.

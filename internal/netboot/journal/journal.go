@@ -250,6 +250,6 @@ func (j *Journal) TFTPFailed(reason string, address netip.Addr, err error) {
 // Trouble notes what keeps a machine from what it should boot.
 func (j *Journal) Trouble(client Client, err error) {
 	j.trouble.Do(func() {
-		j.log.Error("cannot serve a machine", "mac", client.MAC, "address", client.Address, "error", err)
+		j.log.Warn("cannot serve a machine", "mac", client.MAC, "address", client.Address, "error", err)
 	})
 }

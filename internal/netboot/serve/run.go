@@ -64,6 +64,9 @@ func (s *Server) Run(ctx context.Context) error {
 		draining.Go(func() error { tftp.Shutdown(limit); return nil })
 		return draining.Wait()
 	})
+	if s.proxy != nil {
+		s.log.Info("answering PXE clients", "interface", s.config.Interface, "subnet", s.proxy.Subnet, "address", s.proxy.Address)
+	}
 	s.log.Info("serving", "state", s.config.StateDir, "http", s.HTTPAddr().String(), "tftp", s.TFTPAddr().String(), "status", s.StatusAddr().String())
 	return errors.Join(group.Wait(), s.Close())
 }
