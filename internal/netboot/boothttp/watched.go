@@ -38,9 +38,6 @@ type watched struct {
 	err      error
 }
 
-// Unwrap lets http.ResponseController find the connection.
-func (w *watched) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
 // WriteHeader begins the transfer if the response has bytes of the file.
 func (w *watched) WriteHeader(status int) {
 	if status == http.StatusOK || status == http.StatusPartialContent {

@@ -216,7 +216,7 @@ func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAd
 		return
 	}
 	defer conn.Close()
-	file, err := s.open(q.name, client.Address, local)
+	file, err := s.open(q.name, client.Address, access.Address(conn.LocalAddr()))
 	if err == nil {
 		defer file.content.Close()
 		err = s.send(conn, client, q, file)

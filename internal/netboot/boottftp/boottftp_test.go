@@ -20,7 +20,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/net/ipv4"
 
 	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/boottftp"
@@ -58,6 +57,11 @@ func (b *lockedBuffer) String() string {
 
 func start(t *testing.T, configure func(*boottftp.Server)) *site {
 	t.Helper()
+	return startAt(t, "udp4", "127.0.0.1:0", configure)
+}
+
+func startAt(t *testing.T, network, address string, configure func(*boottftp.Server)) *site {
+	t.Helper()
 	s := &site{t: t, folder: t.TempDir(), registry: prometheus.NewRegistry(), log: &lockedBuffer{}}
 	opened, err := loaders.Open(s.folder)
 	require.NoError(t, err)
@@ -70,12 +74,9 @@ func start(t *testing.T, configure func(*boottftp.Server)) *site {
 	if configure != nil {
 		configure(s.server)
 	}
-	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	conn, err := net.ListenPacket(network, address)
 	require.NoError(t, err)
 	s.address = conn.LocalAddr().(*net.UDPAddr)
-	// As Serve does, but before a test's first request can be in the socket: what
-	// comes without it gets blocks of 512 bytes.
-	require.NoError(t, ipv4.NewPacketConn(conn).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true))
 	ended := make(chan error, 1)
 	go func() { ended <- s.server.Serve(conn) }()
 	t.Cleanup(func() {
@@ -240,6 +241,29 @@ func TestOptions(t *testing.T) {
 			require.True(t, strings.HasPrefix(packet, data+"\x00\x01"), "%q", packet)
 			assert.Len(t, packet, 4+test.first)
 			c.send(from, failure, "\x00\x00enough\x00")
+		})
+	}
+}
+
+// TestAddressOfTheAnswer is about a host with several addresses: the answer comes
+// from the one that was asked, and names it.
+func TestAddressOfTheAnswer(t *testing.T) {
+	t.Parallel()
+	for _, any := range []struct{ network, address string }{{"udp4", "0.0.0.0:0"}, {"udp", "[::]:0"}} {
+		t.Run(any.network, func(t *testing.T) {
+			t.Parallel()
+			s := startAt(t, any.network, any.address, nil)
+			for _, asked := range []string{"127.0.0.5", "127.0.0.6"} {
+				c := s.client("127.0.0.1")
+				c.to = &net.UDPAddr{IP: net.ParseIP(asked), Port: s.address.Port}
+				c.read("autoexec.ipxe", "blksize", "1468")
+				_, from := c.receive()
+				assert.Equal(t, asked, from.(*net.UDPAddr).IP.String())
+				c.send(from, acknowledgement, "\x00\x00")
+				script, from := c.receive()
+				assert.Contains(t, script, "chain --autofree http://"+asked+"/T/netboot.ipxe?")
+				c.send(from, acknowledgement, "\x00\x01")
+			}
 		})
 	}
 }

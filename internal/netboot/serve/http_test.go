@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -355,6 +357,63 @@ func TestConnectionsOfOneClient(t *testing.T) {
 		answer, _ := io.ReadAll(conn)
 		return strings.HasSuffix(string(answer), "ok\n")
 	}, 30*time.Second, time.Millisecond)
+}
+
+// TestProxyDHCP asks by unicast, over the loopback interface, for what is at the
+// addresses and names of this site.
+func TestProxyDHCP(t *testing.T) {
+	t.Parallel()
+	listen := func() net.PacketConn {
+		conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		require.NoError(t, err)
+		return conn
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	long := strings.Repeat("0123456789abcdef", 4)
+	require.NoError(t, os.WriteFile(file, []byte("T"), 0o600))
+	pxe := listen()
+	s := start(t, func(c *serve.Config) {
+		c.ProxyDHCP, c.Interface, c.Hostname, c.ChainTokenFile = true, "lo", "boot.example", file
+		c.Listeners = serve.Listeners{ProxyDHCP: listen(), PXE: pxe}
+	}, "boot-v1")
+	s.putLoader("ec-ipxe.efi", []byte("iPXE"))
+	s.putLoader("ipxe.efi", []byte("another iPXE"))
+	s.putLoader("undionly.kpxe", []byte("iPXE"))
+
+	asks := func(class string, architecture iana.Arch, more ...dhcpv4.Modifier) string {
+		t.Helper()
+		client, err := net.Dial("udp4", pxe.LocalAddr().String())
+		require.NoError(t, err)
+		defer client.Close()
+		request, err := dhcpv4.New(append(more,
+			dhcpv4.WithHwAddr(net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}),
+			dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest),
+			dhcpv4.WithOption(dhcpv4.OptClassIdentifier(class)),
+			dhcpv4.WithOption(dhcpv4.OptClientArch(architecture)))...)
+		require.NoError(t, err)
+		_, err = client.Write(request.ToBytes())
+		require.NoError(t, err)
+		require.NoError(t, client.SetReadDeadline(time.Now().Add(30*time.Second)))
+		buffer := make([]byte, 1500)
+		n, err := client.Read(buffer)
+		require.NoError(t, err)
+		answer, err := dhcpv4.FromBytes(buffer[:n])
+		require.NoError(t, err)
+		return answer.BootFileNameOption()
+	}
+	ipxe := dhcpv4.WithOption(dhcpv4.OptUserClass("iPXE"))
+	site := "http://" + s.server.HTTPAddr().String()
+	assert.Equal(t, "undionly.kpxe", asks("PXEClient", iana.INTEL_X86PC))
+	assert.Equal(t, "ec-ipxe.efi", asks("PXEClient", iana.EFI_X86_64))
+	assert.Equal(t, site+"/T/ec-ipxe.efi", asks("HTTPClient", iana.EFI_X86_64_HTTP))
+	script := asks("PXEClient", iana.INTEL_X86PC, ipxe)
+	assert.Equal(t, site+"/T/netboot.ipxe?arch=x86_64&mac=52-54-00-12-34-56&platform=pcbios", script)
+	assert.Contains(t, s.mustGet(strings.TrimPrefix(script, site)), "kernel r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel ")
+	assert.Contains(t, asks("PXEClient", iana.EFI_ARM64, ipxe), "arch=aarch64&mac=52-54-00-12-34-56&platform=efi")
+
+	require.NoError(t, os.WriteFile(file, []byte(long), 0o600))
+	require.NoError(t, s.server.Reload())
+	assert.Equal(t, site+"/"+long+"/netboot.ipxe", asks("PXEClient", iana.INTEL_X86PC, ipxe), "with its query the address is too long for a packet's field")
 }
 
 func TestConfigurationThatCannotBe(t *testing.T) {
