@@ -37,8 +37,6 @@ type gate struct {
 
 type call struct{ method, path, name string }
 
-type numberKey struct{}
-
 // newGate returns a gate to the server at target. Set its functions before use.
 func newGate(t *testing.T, target string) *gate {
 	t.Helper()
