@@ -152,6 +152,7 @@ func (f *folder) Publish(ctx context.Context, p Publication) (Published, error) 
 	if err := os.MkdirAll(f.root, 0o755); err != nil {
 		return Published{}, err
 	}
+	p.Files = slices.Clone(p.Files) // missing checksums are filled in
 	unlock, err := f.lock(ctx, p.Tag)
 	if err != nil {
 		return Published{}, err
@@ -228,8 +229,9 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		return result, about, err
 	}
 	lines := maps.Clone(sums) // that stay true meanwhile
-	var changed []File
-	for _, file := range p.Files {
+	var changed []*File
+	for i := range p.Files {
+		file := &p.Files[i]
 		same, there, err := sameFile(ctx, path, file, sums)
 		if err != nil {
 			return result, about, err
@@ -237,7 +239,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		switch {
 		case same:
 			result.Unchanged = append(result.Unchanged, file.Name)
-			p.progress(file, file.Size)
+			p.progress(*file, file.Size)
 			continue
 		case there && f.config.Replace == ReplaceNever:
 			return result, about, &Error{
@@ -289,12 +291,15 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 
 // sameFile tells whether the release has these bytes: by its checksums, or by
 // its own where there is no line for it.
-func sameFile(ctx context.Context, path string, file File, sums checksum.Sums) (same, there bool, err error) {
+func sameFile(ctx context.Context, path string, file *File, sums checksum.Sums) (same, there bool, err error) {
 	info, err := os.Stat(filepath.Join(path, file.Name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, false, nil
 	}
 	if err != nil || info.Size() != file.Size {
+		return false, true, err
+	}
+	if err := hash(ctx, file); err != nil {
 		return false, true, err
 	}
 	if sum, ok := sums[file.Name]; ok {
@@ -366,8 +371,8 @@ func readSums(path string) (checksum.Sums, error) {
 func staging(path, name string) string { return filepath.Join(path, "."+temporaryPrefix+name) }
 
 // copyFile copies a file beside its asset, and checks it on the way.
-func copyFile(ctx context.Context, p Publication, path string, file File) (err error) {
-	source, err := openFile(file)
+func copyFile(ctx context.Context, p Publication, path string, file *File) (err error) {
+	source, err := openFile(*file)
 	if err != nil {
 		return err
 	}
@@ -377,12 +382,16 @@ func copyFile(ctx context.Context, p Publication, path string, file File) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
-	hash := sha256.New()
-	reader := &copying{ctx: ctx, content: source, done: func(done int64) { p.progress(file, done) }}
-	if _, err := io.CopyBuffer(io.MultiWriter(target, hash), reader, make([]byte, 1<<20)); err != nil {
+	digest := sha256.New()
+	reader := &copying{ctx: ctx, content: source, done: func(done int64) { p.progress(*file, done) }}
+	if _, err := io.CopyBuffer(io.MultiWriter(target, digest), reader, make([]byte, 1<<20)); err != nil {
 		return err
 	}
-	if sum := hex.EncodeToString(hash.Sum(nil)); sum != file.SHA256 {
+	sum := hex.EncodeToString(digest.Sum(nil))
+	if file.SHA256 == "" {
+		file.SHA256 = sum
+	}
+	if sum != file.SHA256 {
 		return fmt.Errorf("%s has the SHA-256 %s now and had %s: package it again", file.Path, sum, file.SHA256)
 	}
 	return target.Sync()

@@ -98,7 +98,7 @@ type File struct {
 	Name   string // the asset's name, without a folder
 	Path   string
 	Size   int64  // bytes
-	SHA256 string // lower-case hexadecimal
+	SHA256 string // lower-case hexadecimal; left empty, Publish finds it while it uploads
 }
 
 // A Publication is what Publish makes of a release.

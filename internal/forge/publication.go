@@ -1,6 +1,7 @@
 package forge
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -28,7 +29,8 @@ func (p Publication) check() error {
 			errs = append(errs, fmt.Errorf("asset %q: two files have this name", file.Name))
 		}
 		names[file.Name] = true
-		if sum, err := hex.DecodeString(file.SHA256); err != nil || len(sum) != sha256.Size || strings.ToLower(file.SHA256) != file.SHA256 {
+		if sum, err := hex.DecodeString(file.SHA256); file.SHA256 != "" &&
+			(err != nil || len(sum) != sha256.Size || strings.ToLower(file.SHA256) != file.SHA256) {
 			errs = append(errs, fmt.Errorf("asset %q: its SHA-256 %q is not 64 lower-case hexadecimal digits", file.Name, file.SHA256))
 		}
 		if file.Size < 0 {
@@ -50,6 +52,19 @@ func checkName(name string) error {
 		return fmt.Errorf("asset %q: use a name of at most 200 bytes", name)
 	}
 	return nil
+}
+
+// hash finds the checksum of a file that came without.
+func hash(ctx context.Context, file *File) error {
+	if file.SHA256 != "" {
+		return nil
+	}
+	sum, size, err := checksum.File(ctx, file.Path)
+	if err == nil && size != file.Size {
+		err = fmt.Errorf("%s has %d bytes now and had %d before: let nothing write to it meanwhile", file.Path, size, file.Size)
+	}
+	file.SHA256 = sum
+	return err
 }
 
 // sign returns the files that go with a list of checksums.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,7 +21,8 @@ import (
 type publishing struct {
 	client
 	Publication
-	turn   *turn // nil until it is this run's
+	turn   *turn            // nil until it is this run's
+	small  map[int64][]byte // contents of small assets that are known; an asset's never changes
 	result Published
 }
 
@@ -49,13 +51,13 @@ func (w *publishing) run(ctx context.Context) (Published, error) {
 		return Published{}, err
 	}
 
-	turnContext, turn, err := w.takeTurn(ctx, release.ID)
+	turnContext, turn, release, err := w.takeTurn(ctx, release.ID)
 	if err != nil {
 		return Published{}, err
 	}
 	defer turn.end(ctx)
 	w.turn = turn
-	if err := w.converge(turnContext, release.ID); err != nil {
+	if err := w.converge(turnContext, release); err != nil {
 		return Published{}, cause(turnContext, err)
 	}
 	return w.result, nil
@@ -63,27 +65,25 @@ func (w *publishing) run(ctx context.Context) (Published, error) {
 
 // converge brings the release to what it should be, and again if another hand,
 // a person's for example, has changed it meanwhile.
-func (w *publishing) converge(ctx context.Context, id int64) error {
-	for range 3 {
-		now, err := w.look(ctx, id)
+func (w *publishing) converge(ctx context.Context, release apiRelease) error {
+	for attempt := 1; ; attempt++ {
+		now, err := w.read(ctx, release)
 		if err != nil {
 			return err
 		}
 		if done, err := w.complete(ctx, now); done || err != nil {
 			return err
 		}
+		if attempt > 3 {
+			return fmt.Errorf("publish %s: the release changes under this run's hands; let nothing else edit it, and run again", w.Tag)
+		}
 		if err := w.bring(ctx, now); err != nil {
 			return err
 		}
+		if release, err = w.releaseByID(ctx, release.ID); err != nil {
+			return err
+		}
 	}
-	now, err := w.look(ctx, id)
-	if err != nil {
-		return err
-	}
-	if done, err := w.complete(ctx, now); done || err != nil {
-		return err
-	}
-	return fmt.Errorf("publish %s: the release changes under this run's hands; let nothing else edit it, and run again", w.Tag)
 }
 
 // create makes the draft of a new release. What would stop its publication
@@ -119,14 +119,6 @@ func (w *publishing) create(ctx context.Context) (apiRelease, error) {
 	return release, err
 }
 
-func (w *publishing) look(ctx context.Context, id int64) (state, error) {
-	release, err := w.releaseByID(ctx, id)
-	if err != nil {
-		return state{}, err
-	}
-	return w.read(ctx, release)
-}
-
 // read adds the newest SHA256SUMS.txt to a release. Where there are two, a run
 // died between renaming the new and deleting the old one.
 func (w *publishing) read(ctx context.Context, release apiRelease) (state, error) {
@@ -135,7 +127,7 @@ func (w *publishing) read(ctx context.Context, release apiRelease) (state, error
 	if len(lists) == 0 {
 		return now, nil
 	}
-	text, err := w.readSmall(ctx, lists[len(lists)-1])
+	text, err := w.readKnown(ctx, lists[len(lists)-1])
 	if err != nil {
 		return state{}, err
 	}
@@ -147,11 +139,38 @@ func (w *publishing) read(ctx context.Context, release apiRelease) (state, error
 	return now, nil
 }
 
+// readKnown reads a small asset once.
+func (w *publishing) readKnown(ctx context.Context, asset apiAsset) (content []byte, err error) {
+	content, known := w.small[asset.ID]
+	if !known {
+		if content, err = w.readSmall(ctx, asset); err == nil {
+			w.small[asset.ID] = content
+		}
+	}
+	return content, err
+}
+
+// resolve finds the checksums that are missing of files that may be there. Of
+// the others they are found while they are uploaded.
+func (w *publishing) resolve(ctx context.Context, now state) error {
+	for i := range w.Files {
+		file := &w.Files[i]
+		if file.SHA256 == "" && slices.ContainsFunc(now.Assets, func(a apiAsset) bool {
+			return a.Size == file.Size && (a.Name == file.Name || isUploadOf(file.Name, a.Name))
+		}) {
+			if err := hash(ctx, file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // listed reports whether SHA256SUMS.txt and the server's sizes say that the one
 // asset of this name is this file.
 func (s state) listed(file File) bool {
 	assets := s.byName[file.Name]
-	return len(assets) == 1 && assets[0].Size == file.Size && s.sums[file.Name] == file.SHA256
+	return len(assets) == 1 && assets[0].Size == file.Size && file.SHA256 != "" && s.sums[file.Name] == file.SHA256
 }
 
 // union is the checksums of what is there and stays, and of what is published.
@@ -183,6 +202,9 @@ func (w *publishing) files(sums checksum.Sums, now state) []File {
 
 // complete tells whether the release is as it should be, and then what it is.
 func (w *publishing) complete(ctx context.Context, now state) (bool, error) {
+	if err := w.resolve(ctx, now); err != nil {
+		return false, err
+	}
 	if now.Draft || w.Prerelease && !now.apiRelease.Prerelease {
 		return false, nil
 	}
@@ -247,7 +269,11 @@ func (w *publishing) bring(ctx context.Context, now state) error {
 	if err := w.switchAssets(ctx, now, moves); err != nil {
 		return err
 	}
-	if now, err = w.look(ctx, now.ID); err != nil {
+	release, err := w.releaseByID(ctx, now.ID)
+	if err != nil {
+		return err
+	}
+	if now, err = w.read(ctx, release); err != nil {
 		return err
 	}
 	sums := w.union(now)
@@ -257,7 +283,7 @@ func (w *publishing) bring(ctx context.Context, now state) error {
 	if err := w.publishRelease(ctx, now, w.files(sums, now)); err != nil {
 		return err
 	}
-	return w.cleanUp(ctx, now.ID)
+	return w.cleanUp(ctx, now)
 }
 
 // A move is what has to happen behind an asset's name.
@@ -272,12 +298,13 @@ type move struct {
 // not in it.
 func (w *publishing) plan(ctx context.Context, now state) ([]*move, error) {
 	var moves []*move
-	for _, file := range w.Files {
-		if now.listed(file) {
+	for i := range w.Files {
+		file := &w.Files[i]
+		if now.listed(*file) {
 			continue
 		}
 		same := now.byName[file.Name]
-		present, err := w.find(ctx, now, file, same)
+		present, err := w.find(ctx, now, *file, same)
 		if err != nil {
 			return nil, err
 		}
@@ -294,13 +321,15 @@ func (w *publishing) plan(ctx context.Context, now state) ([]*move, error) {
 				Advice: "use another tag, or allow to replace it",
 			}
 		}
-		staged, err := w.find(ctx, now, file, now.byName[temporaryName(file.Name, file.SHA256)])
+		staged, err := w.find(ctx, now, *file, slices.DeleteFunc(slices.Clone(now.Assets), func(a apiAsset) bool {
+			return !isUploadOf(file.Name, a.Name)
+		}))
 		if err != nil {
 			return nil, err
 		}
 		next := &move{name: file.Name, staged: staged, old: same}
 		if staged == nil {
-			next.file = &file
+			next.file = file
 		}
 		moves = append(moves, next)
 		w.note(file.Name, len(same) > 0)
@@ -338,10 +367,10 @@ func without(assets []apiAsset, one apiAsset) []apiAsset {
 // to send it again and proves more.
 func (w *publishing) find(ctx context.Context, now state, file File, assets []apiAsset) (*apiAsset, error) {
 	for _, asset := range slices.Backward(assets) {
-		if asset.Size != file.Size {
+		if asset.Size != file.Size || file.SHA256 == "" {
 			continue
 		}
-		if isOurs(asset.Name) && w.config.VerifyUploads == VerifySize {
+		if asset.Name == temporaryName(file.Name, file.SHA256) && w.config.VerifyUploads == VerifySize {
 			return &asset, nil
 		}
 		if sum, ok := now.sums[asset.Name]; ok && len(assets) == 1 && sum != file.SHA256 {
@@ -362,7 +391,8 @@ func (w *publishing) find(ctx context.Context, now state, file File, assets []ap
 	return nil, nil
 }
 
-// stage uploads what is not there yet, under temporary names.
+// stage uploads what is not there yet, under temporary names. Missing checksums
+// are found beside it.
 func (w *publishing) stage(ctx context.Context, release int64, moves []*move) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(w.config.Parallel)
@@ -371,9 +401,16 @@ func (w *publishing) stage(ctx context.Context, release int64, moves []*move) er
 			continue
 		}
 		group.Go(func() error {
-			asset, err := w.upload(ctx, release, w.fileUpload(*move.file))
+			file := *move.file
+			sum := make(chan error, 1)
+			go func() { sum <- hash(ctx, move.file) }()
+			hashed := sync.OnceValue(func() error { return <-sum })
+			asset, err := w.upload(ctx, release, w.fileUpload(file, func() (string, error) {
+				err := hashed()
+				return move.file.SHA256, err
+			}))
 			move.staged = &asset
-			return err
+			return errors.Join(err, hashed())
 		})
 	}
 	return group.Wait()
@@ -462,7 +499,7 @@ func (w *publishing) sameContent(ctx context.Context, now state, name string, co
 	if len(same) != 1 || same[0].Size != int64(len(content)) {
 		return false, nil
 	}
-	there, err := w.readSmall(ctx, same[0])
+	there, err := w.readKnown(ctx, same[0])
 	return bytes.Equal(there, content), err
 }
 
@@ -479,6 +516,7 @@ func (w *publishing) replaceSmall(ctx context.Context, now state, files ...small
 		upload := bytesUpload(file.name, file.content)
 		if left := now.byName[upload.name]; len(left) > 0 && left[0].Size == upload.size {
 			staged[i] = left[0]
+			w.small[left[0].ID] = file.content
 			continue
 		}
 		asset, err := w.upload(ctx, now.ID, upload)
@@ -486,6 +524,7 @@ func (w *publishing) replaceSmall(ctx context.Context, now state, files ...small
 			return err
 		}
 		staged[i] = asset
+		w.small[asset.ID] = file.content
 	}
 	if err := w.turn.hold(ctx); err != nil {
 		return err
@@ -539,14 +578,10 @@ func (w *publishing) publishRelease(ctx context.Context, now state, files []File
 
 // cleanUp deletes uploads that nobody needs any more: a repeated upload of this
 // run, or those of a run that died.
-func (w *publishing) cleanUp(ctx context.Context, id int64) error {
-	now, err := w.releaseByID(ctx, id)
-	if err != nil {
-		return err
-	}
+func (w *publishing) cleanUp(ctx context.Context, now state) error {
 	for _, asset := range now.Assets {
-		if strings.HasPrefix(asset.Name, temporaryPrefix) {
-			if err := w.deleteAsset(ctx, id, asset); err != nil {
+		if _, used := w.small[asset.ID]; !used && strings.HasPrefix(asset.Name, temporaryPrefix) {
+			if err := w.deleteAsset(ctx, now.ID, asset); err != nil {
 				return err
 			}
 		}

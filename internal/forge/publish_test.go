@@ -185,10 +185,20 @@ func TestPublish(t *testing.T) {
 			assert.Empty(t, again.Replaced)
 			assert.Equal(t, published.Release, again.Release)
 
+			unknown := p
+			unknown.Files = []forge.File{bundle, image}
+			unknown.Files[0].SHA256, unknown.Files[1].SHA256 = "", ""
+			again, err = store.Publish(t.Context(), unknown)
+			require.NoError(t, err)
+			assert.Equal(t, []string{bundle.Name, image.Name}, again.Unchanged)
+
 			other := newFile(t, image.Name, content(3, 100))
 			aarch64 := newFile(t, "ec-runner-aarch64-sdimage-boot-v1.img.zst", content(4, 1000))
-			merged, err := store.Publish(t.Context(), forge.Publication{Tag: "boot-v1", Files: []forge.File{other, aarch64}, Notes: notes})
+			unknown.Files = []forge.File{other, aarch64} // of the same size, and new
+			unknown.Files[0].SHA256, unknown.Files[1].SHA256 = "", ""
+			merged, err := store.Publish(t.Context(), unknown)
 			require.NoError(t, err)
+			assert.Empty(t, unknown.Files[1].SHA256, "the caller's own")
 			assert.Equal(t, []string{aarch64.Name}, merged.Uploaded)
 			assert.Equal(t, []string{other.Name}, merged.Replaced)
 			assert.Len(t, merged.Files, 3)

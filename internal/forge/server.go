@@ -95,7 +95,8 @@ func (s *server) Publish(ctx context.Context, p Publication) (Published, error) 
 			Advice: "give a token with the scope write:repository",
 		}
 	}
-	return (&publishing{client: s.client(), Publication: p}).run(ctx)
+	p.Files = slices.Clone(p.Files) // missing checksums are filled in
+	return (&publishing{client: s.client(), Publication: p, small: map[int64][]byte{}}).run(ctx)
 }
 
 var errNoToken = fmt.Errorf("publishing needs a token (%d without one)", http.StatusUnauthorized)

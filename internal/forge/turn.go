@@ -35,42 +35,44 @@ type turn struct {
 	stopped chan struct{} // closed when the signs of life have ended
 }
 
-// takeTurn waits until no other run is publishing this release. The returned
-// context ends when the turn is lost.
-func (c client) takeTurn(ctx context.Context, release int64) (context.Context, *turn, error) {
+// takeTurn waits until no other run is publishing this release, and returns the
+// release as it is then. The returned context ends when the turn is lost.
+func (c client) takeTurn(ctx context.Context, release int64) (context.Context, *turn, apiRelease, error) {
 	random := make([]byte, 4)
 	_, _ = rand.Read(random) // never fails since Go 1.24
 	t := &turn{client: c, release: release, run: hex.EncodeToString(random), stopped: make(chan struct{})}
-	if err := t.queue(ctx); err != nil {
+	now, err := t.queue(ctx)
+	if err != nil {
 		t.giveBack(ctx)
-		return nil, nil, err
+		return nil, nil, apiRelease{}, err
 	}
 	ctx, t.cancel = context.WithCancelCause(ctx)
 	go t.live(ctx)
-	return ctx, t, nil
+	return ctx, t, now, nil
 }
 
-// queue attaches a ticket and returns when it is the oldest.
-func (t *turn) queue(ctx context.Context) error {
+// queue attaches a ticket and returns when it is the oldest, with the release
+// of that moment.
+func (t *turn) queue(ctx context.Context) (apiRelease, error) {
 	if err := t.attach(ctx); err != nil {
-		return err
+		return apiRelease{}, err
 	}
 	var watched apiAsset // the oldest ticket, as it was
 	var since time.Time
 	for {
 		state, err := t.releaseByID(ctx, t.release)
 		if err != nil {
-			return err
+			return apiRelease{}, err
 		}
 		oldest, mine := tickets(state, t.ticket.ID)
 		switch {
 		case !mine: // taken for dead while this machine slept
 			if err := t.attach(ctx); err != nil {
-				return err
+				return apiRelease{}, err
 			}
 			continue
 		case oldest.ID == t.ticket.ID:
-			return nil
+			return state, nil
 		case oldest.ID != watched.ID || oldest.Name != watched.Name:
 			if oldest.ID != watched.ID {
 				t.config.Log("another run is publishing this release; waiting for it to end")
@@ -79,16 +81,16 @@ func (t *turn) queue(ctx context.Context) error {
 		case t.since(since) > t.lease():
 			t.config.Log("the other run gives no sign of life; going on without it")
 			if err := t.deleteAsset(ctx, t.release, oldest); err != nil {
-				return err
+				return apiRelease{}, err
 			}
 			continue
 		}
 		if err := t.config.wait(ctx, t.config.beat/5); err != nil {
-			return err
+			return apiRelease{}, err
 		}
 		if t.since(t.seen) > t.config.beat {
 			if err := t.sign(ctx); err != nil && !errors.Is(err, ErrNotFound) {
-				return err
+				return apiRelease{}, err
 			}
 		}
 	}

@@ -21,7 +21,7 @@ type upload struct {
 	name   string // that it gets on the server first
 	asset  string // that it is for
 	size   int64
-	sha256 string
+	sha256 func() (string, error)
 	open   func() (io.ReadCloser, error) // anew for each attempt
 	done   func(bytes int64)             // is told how many have been accepted
 }
@@ -33,12 +33,23 @@ const temporaryPrefix = "uploading-"
 // what they are, and ends as the asset's name does, because forges judge the
 // type of a file by that.
 func temporaryName(asset, sha256 string) string {
-	return temporaryPrefix + sha256[:16] + "-" + asset
+	const enough = 16
+	return temporaryPrefix + sha256[:min(enough, len(sha256))] + "-" + asset
 }
 
-func (p Publication) fileUpload(file File) upload {
+// isUploadOf tells whether a name is that of an upload for this asset, of
+// whatever bytes.
+func isUploadOf(asset, name string) bool {
+	rest, ok := strings.CutPrefix(name, temporaryPrefix)
+	_, of, _ := strings.Cut(rest, "-")
+	return ok && of == asset
+}
+
+// fileUpload is the upload of a file, of which the checksum may become known
+// only meanwhile.
+func (p Publication) fileUpload(file File, sha256 func() (string, error)) upload {
 	return upload{
-		name: temporaryName(file.Name, file.SHA256), asset: file.Name, size: file.Size, sha256: file.SHA256,
+		name: temporaryName(file.Name, file.SHA256), asset: file.Name, size: file.Size, sha256: sha256,
 		open: func() (io.ReadCloser, error) { return openFile(file) },
 		done: func(bytes int64) { p.progress(file, bytes) },
 	}
@@ -63,9 +74,10 @@ func bytesUpload(asset string, content []byte) upload {
 	sum := sha256.Sum256(content)
 	text := hex.EncodeToString(sum[:])
 	return upload{
-		name: temporaryName(asset, text), asset: asset, size: int64(len(content)), sha256: text,
-		open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
-		done: func(int64) {},
+		name: temporaryName(asset, text), asset: asset, size: int64(len(content)),
+		sha256: func() (string, error) { return text, nil },
+		open:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
+		done:   func(int64) {},
 	}
 }
 
@@ -132,14 +144,18 @@ func (c client) check(ctx context.Context, release int64, asset apiAsset, u uplo
 	if asset.Size != u.size {
 		failed.Err = fmt.Errorf("%d of %d bytes have been stored", asset.Size, u.size)
 	} else if c.config.VerifyUploads == VerifySHA256 {
+		want, err := u.sha256()
+		if err != nil {
+			return err
+		}
 		sum, err := c.readBack(ctx, asset)
 		if err != nil {
 			return err
 		}
-		if sum == u.sha256 {
+		if sum == want {
 			return nil
 		}
-		failed.Err = fmt.Errorf("it has the SHA-256 %s in place of %s", sum, u.sha256)
+		failed.Err = fmt.Errorf("it has the SHA-256 %s in place of %s", sum, want)
 	} else {
 		return nil
 	}
