@@ -42,9 +42,9 @@ func (c client) open(ctx context.Context, name, from string, offset int64) (io.R
 	}
 	response, err := c.send(request)
 	if err != nil {
-		stall.stop()
 		failed.Err = cause(ctx, networkError(err))
 		failed.Advice = networkAdvice(failed.Err)
+		stall.stop()
 		return nil, failed
 	}
 	content := &download{ctx: ctx, body: response.Body, stall: stall, failed: failed}
