@@ -90,8 +90,9 @@ func openStore(cmd *cobra.Command, r *report.Report, p plan.Plan, token string, 
 	})
 }
 
-// readFiles hashes the files that are to be attached. All that cannot be
-// attached come back in one error.
+// readFiles looks at the files that are to be attached. All that cannot be
+// attached come back in one error. Those that a SHA256SUMS.txt among them lists are
+// compared with it; the others are hashed while they are uploaded.
 func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.File, error) {
 	var (
 		files  []forge.File
@@ -122,16 +123,21 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.F
 			}
 		case name == signature.SumsFileName: // is made anew, for what the release then lists
 		default:
-			sum, size, err := checksum.File(ctx, path)
-			if err != nil {
-				return nil, err
-			}
-			files = append(files, forge.File{Name: name, Path: path, Size: size, SHA256: sum})
+			files = append(files, forge.File{Name: name, Path: path, Size: info.Size()})
 		}
 		seen[name] = true
 	}
-	for _, file := range files {
-		if sum, ok := listed[file.Name]; ok && sum != file.SHA256 {
+	for i := range files {
+		file := &files[i]
+		want, ok := listed[file.Name]
+		if !ok {
+			continue
+		}
+		var err error
+		if file.SHA256, file.Size, err = checksum.File(ctx, file.Path); err != nil {
+			return nil, err
+		}
+		if file.SHA256 != want {
 			fail(file.Path, "is not what the %s beside it lists; package it again", checksum.FileName)
 		}
 	}

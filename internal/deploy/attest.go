@@ -206,7 +206,13 @@ func staysSigned(ctx context.Context, store forge.Store, p plan.Plan, files []fo
 	if err != nil {
 		return false, err
 	}
-	for _, file := range files {
+	for i := range files {
+		file := &files[i]
+		if file.SHA256 == "" { // else it would be found during the upload
+			if file.SHA256, file.Size, err = checksum.File(ctx, file.Path); err != nil {
+				return false, err
+			}
+		}
 		if published[file.Name] != file.SHA256 {
 			return false, fmt.Errorf("the release %s is signed, and with another %s its signature would not hold any more; give %s, or delete %s from the release first",
 				p.ReleaseTag, file.Name, plan.SigningKey, signature.SumsFileName)

@@ -168,7 +168,8 @@ func (d Deployment) pack(ctx context.Context, source nix.Metadata, results []nix
 }
 
 func (d Deployment) publish(ctx context.Context, files []forge.File, flakeRevision string) (forge.Release, error) {
-	return publish(ctx, d.Report, d.Store, d.Plan, files, origin(d.Plan, flakeRevision), d.Key)
+	published, err := publish(ctx, d.Report, d.Store, d.Plan, files, origin(d.Plan, flakeRevision), d.Key)
+	return published.Release, err
 }
 
 // tell shows the outcome: a table at a terminal and in the log, the same in

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -85,11 +86,15 @@ func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Pla
 	if err != nil && !errors.Is(err, forge.ErrNotFound) {
 		return err
 	}
-	release, err := publish(ctx, r, store, p, files, originIn(before.Notes), key)
+	published, err := publish(ctx, r, store, p, files, originIn(before.Notes), key)
 	if err != nil {
 		return err
 	}
-	r.Result(Table(files) + "Release " + release.URL + "\n")
+	// Those that came without a checksum have one now.
+	attached := slices.DeleteFunc(published.Files, func(of forge.File) bool {
+		return !slices.ContainsFunc(files, func(f forge.File) bool { return f.Name == of.Name })
+	})
+	r.Result(Table(attached) + "Release " + published.Release.URL + "\n")
 	return nil
 }
 
@@ -105,12 +110,12 @@ func mergeProvenance(ctx context.Context, store forge.Store, tag string, file fo
 	return writeProvenance(ctx, folder, published, provenance.Parse(content), key)
 }
 
-func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin string, key *signature.Key) (forge.Release, error) {
+func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin string, key *signature.Key) (forge.Published, error) {
 	signed := key != nil
 	if !signed {
 		var err error
 		if signed, err = staysSigned(ctx, store, p, files); err != nil {
-			return forge.Release{}, err
+			return forge.Published{}, err
 		}
 	}
 	defer r.Group(fmt.Sprintf("Publish release %s at %s %s", p.ReleaseTag, p.ForgeURL, p.Repository))()
@@ -126,7 +131,7 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 		Progress:   progress.Bytes,
 	})
 	if err != nil {
-		return forge.Release{}, err
+		return forge.Published{}, err
 	}
 	if key != nil {
 		r.Line("signed for %s with the key %s", p.ReleaseTag, key.AuthorizedKey())
@@ -139,7 +144,7 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 			r.Line("%s: %s", what.done, strings.Join(what.names, ", "))
 		}
 	}
-	return published.Release, nil
+	return published, nil
 }
 
 // Table is a table of files for a terminal.
