@@ -34,10 +34,11 @@ var _ Store = (*server)(nil)
 type client struct {
 	*server
 	budget *budget
+	line   *sync.RWMutex // locked by an upload that wants no others beside it
 }
 
 func (s *server) client() client {
-	return client{server: s, budget: newBudget(s.config.RetryBudget)}
+	return client{server: s, budget: newBudget(s.config.RetryBudget), line: &sync.RWMutex{}}
 }
 
 // apiRelease and apiAsset are the parts of the API's answers in use here,

@@ -136,22 +136,24 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// newTransport trusts config.CAFile besides the system's certificates. (These
+// net/http reads by itself, when it first needs them.)
 func newTransport(config Config) (*http.Transport, error) {
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("the system's certificates: %w", err)
-	}
+	trust := &tls.Config{}
 	if config.CAFile != "" {
 		pem, err := os.ReadFile(config.CAFile)
 		if err != nil {
 			return nil, fmt.Errorf("ca_file: %w", err)
 		}
-		if !roots.AppendCertsFromPEM(pem) {
+		if trust.RootCAs, err = x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("the system's certificates: %w", err)
+		}
+		if !trust.RootCAs.AppendCertsFromPEM(pem) {
 			return nil, fmt.Errorf("ca_file %s: no certificate in PEM form in it", config.CAFile)
 		}
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone() // with the proxies of the environment
-	transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	transport.TLSClientConfig = trust
 	// One request a connection at a time: an upload over HTTP/2 is slower, and
 	// its flow control hides whether bytes are accepted.
 	transport.ForceAttemptHTTP2 = false

@@ -277,6 +277,22 @@ func TestSlowLine(t *testing.T) {
 	assert.Len(t, gate.uploads(), 1)
 }
 
+// A server with SQLite, as the real one here, takes one upload after the other.
+// The ones that it keeps waiting are no failures.
+func TestServerThatTakesOneUploadAtATime(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, false)
+	proxy, address := wire(t, config.URL)
+	config.URL = address
+	config.StallTimeout = 2 * time.Second
+	addToxic(t, proxy, "bandwidth", "upstream", `{"rate": 10000}`) // KB/s of each connection
+	clock := &fakeClock{time: time.Now()}
+	const size = 48 << 20 // more than the buffers on the way take
+	files := []forge.File{newFile(t, "a.iso", content(1, size)), newFile(t, "b.iso", content(2, size))}
+	published(t, config.WithClock(clock.now, clock.wait), files...)
+	assert.NotEmpty(t, clock.waits, "the uploads were taken at once")
+}
+
 // A server that takes nothing more is given up after the stall timeout, in the
 // middle of an upload.
 func TestStalledUpload(t *testing.T) {

@@ -36,9 +36,9 @@
 //
 // The API has no locks. A run attaches a small asset, its ticket, and the oldest
 // ticket has the turn: the server numbers assets in order. A run renames its
-// ticket every few seconds for as long as it lives. A ticket whose name has not
-// changed for half a minute belongs to a run that died, and the next one
-// deletes it.
+// ticket every few seconds for as long as it lives. A ticket that keeps its name
+// while the next run has renamed its own for half a minute belongs to a run that
+// died, and the next one deletes it.
 package forge
 
 import (

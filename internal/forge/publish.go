@@ -438,20 +438,22 @@ func (w *publishing) withdrawLines(ctx context.Context, now state, moves []*move
 // switchAssets gives uploads the names of their assets, and deletes the assets
 // that had them.
 func (w *publishing) switchAssets(ctx context.Context, now state, moves []*move) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(w.config.Parallel)
 	for _, move := range moves {
-		if err := w.turn.hold(ctx); err != nil {
-			return err
-		}
-		if move.staged != nil {
-			if err := w.renameAsset(ctx, now.ID, *move.staged, move.name); err != nil {
+		group.Go(func() error {
+			if err := w.turn.hold(ctx); err != nil {
 				return err
 			}
-		}
-		if err := w.deleteAssets(ctx, now.ID, move.old); err != nil {
-			return err
-		}
+			if move.staged != nil {
+				if err := w.renameAsset(ctx, now.ID, *move.staged, move.name); err != nil {
+					return err
+				}
+			}
+			return w.deleteAssets(ctx, now.ID, move.old)
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
 func (w *publishing) deleteAssets(ctx context.Context, release int64, assets []apiAsset) error {

@@ -58,7 +58,7 @@ func (t *turn) queue(ctx context.Context) (apiRelease, error) {
 		return apiRelease{}, err
 	}
 	var watched apiAsset // the oldest ticket, as it was
-	var since time.Time
+	signs := 0           // of this run's own life since then
 	for {
 		state, err := t.releaseByID(ctx, t.release)
 		if err != nil {
@@ -77,8 +77,8 @@ func (t *turn) queue(ctx context.Context) (apiRelease, error) {
 			if oldest.ID != watched.ID {
 				t.config.Log("another run is publishing this release; waiting for it to end")
 			}
-			watched, since = oldest, t.config.now()
-		case t.since(since) > t.lease():
+			watched, signs = oldest, 0
+		case signs >= enoughSigns:
 			t.config.Log("the other run gives no sign of life; going on without it")
 			if err := t.deleteAsset(ctx, t.release, oldest); err != nil {
 				return apiRelease{}, err
@@ -88,16 +88,24 @@ func (t *turn) queue(ctx context.Context) (apiRelease, error) {
 		if err := t.config.wait(ctx, t.config.beat/5); err != nil {
 			return apiRelease{}, err
 		}
-		if t.since(t.seen) > t.config.beat {
-			if err := t.sign(ctx); err != nil && !errors.Is(err, ErrNotFound) {
+		if t.since(t.seen) >= t.config.beat {
+			switch err := t.sign(ctx); {
+			case err == nil:
+				signs++
+			case !errors.Is(err, ErrNotFound) && !passes(err):
 				return apiRelease{}, err
 			}
 		}
 	}
 }
 
-// lease is how long a ticket counts without a sign of life.
-func (t *turn) lease() time.Duration { return 6 * t.config.beat }
+// enoughSigns is how many signs of life a run must have got through itself
+// before it takes another one for dead: a server that writes nothing for a while,
+// as one with SQLite does during an upload, keeps the other's back as well.
+const enoughSigns = 6
+
+// lease is how long a ticket counts without a sign of life, at least.
+func (t *turn) lease() time.Duration { return enoughSigns * t.config.beat }
 
 func (t *turn) since(then time.Time) time.Duration { return t.config.now().Sub(then) }
 

@@ -84,10 +84,19 @@ func bytesUpload(asset string, content []byte) upload {
 // upload attaches content to a release, in as many attempts as it takes. After
 // a failure the release's list of assets decides whether the server has stored
 // it all the same.
+//
+// Only the first attempt shares the line with other uploads. Some servers take
+// uploads one after the other (with SQLite, Gitea and Forgejo do), so that of
+// those at once all but one stand still.
 func (c client) upload(ctx context.Context, release int64, u upload) (asset apiAsset, err error) {
 	attempts := 0
 	err = c.retry(ctx, func() error {
-		if attempts++; attempts > 1 {
+		if attempts++; attempts == 1 {
+			c.line.RLock()
+			defer c.line.RUnlock()
+		} else {
+			c.line.Lock()
+			defer c.line.Unlock()
 			if found, err := c.findUpload(ctx, release, u); err != nil || found != nil {
 				if found != nil {
 					asset = *found
