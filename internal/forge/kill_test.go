@@ -165,6 +165,7 @@ func TestKilledAfterEachRequest(t *testing.T) {
 				}
 				require.ErrorContains(t, err, "signal: killed", "%s", output.String())
 
+				gate.Close() // what was under way has come through, or not
 				watcher := &reader{server: server, repository: config.Repository, tag: tag}
 				require.NoError(t, watcher.look(), "killed after request %d", n)
 				_, left := assetsOf(t, config, tag)
@@ -189,7 +190,6 @@ func TestKilledAfterEachRequest(t *testing.T) {
 					again := slices.ContainsFunc(second.uploads(), func(name string) bool { return strings.HasSuffix(name, "-"+file.Name) })
 					assert.Equal(t, was < 0 && survived < 0, again, "killed after request %d: uploads of %s", n, file.Name)
 				}
-				gate.Close()
 				second.Close()
 			}
 		})
