@@ -219,7 +219,11 @@ func (c client) retry(ctx context.Context, attempt func() error) error {
 			delay = max(delay, asked.after)
 		}
 		if !c.budget.spend(delay) {
-			return fmt.Errorf("%w (given up: the waits between attempts have used up their %s)", plain(err), c.budget.whole)
+			why := fmt.Sprintf("the waits between attempts have used up their %s", c.budget.whole)
+			if asked != nil && asked.after > c.budget.whole {
+				why = fmt.Sprintf("the server asks to wait for %s", asked.after)
+			}
+			return fmt.Errorf("%w (given up: %s)", plain(err), why)
 		}
 		c.config.Log(fmt.Sprintf("%v; next attempt in %s", err, delay.Round(time.Second/10)))
 		if waited := c.config.wait(ctx, delay); waited != nil {

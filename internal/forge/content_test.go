@@ -2,6 +2,7 @@ package forge_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -55,6 +56,35 @@ func TestNamesThatNeedEscaping(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, "boot/v1", latest.Tag)
 		})
+	}
+}
+
+// The tag may be made at a branch, of whatever name, or at a commit.
+func TestTagIsMadeAt(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, false)
+	g := gitea(t)
+	require.Equal(t, http.StatusCreated, g.API(t, http.MethodPost, "/repos/"+config.Repository+"/contents/new", map[string]any{
+		"content": "", "branch": "main", "new_branch": "images/next", "message": "next",
+	}, nil))
+	commit := func(of string) string {
+		var found struct {
+			Commit struct{ ID, SHA string } // of a branch, of a tag
+		}
+		require.Equal(t, http.StatusOK, g.API(t, http.MethodGet, "/repos/"+config.Repository+of, nil, &found))
+		return found.Commit.ID + found.Commit.SHA
+	}
+	main, next := commit("/branches/main"), commit("/branches/images%2Fnext")
+	require.NotEqual(t, main, next)
+	store := open(t, config)
+	for tag, at := range map[string]string{"boot-v1": "", "boot-v2": "images/next", "boot-v3": next, "boot-v4": main} {
+		_, err := store.Publish(t.Context(), forge.Publication{Tag: tag, Commit: at, Files: []forge.File{newFile(t, "a.iso", nil)}})
+		require.NoError(t, err)
+		want := next
+		if at == "" || at == main {
+			want = main
+		}
+		assert.Equal(t, want, commit("/tags/"+tag), tag)
 	}
 }
 

@@ -193,6 +193,7 @@ func TestRetryBudget(t *testing.T) {
 	calls := len(gate.calls)
 	_, err = store.Publish(t.Context(), forge.Publication{Tag: "boot-v1", Files: []forge.File{file}})
 	require.ErrorContains(t, err, "429 Too Many Requests")
+	require.ErrorContains(t, err, "given up: the server asks to wait for 1h0m0s")
 	assert.Len(t, gate.calls, calls+1)
 }
 

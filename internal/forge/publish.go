@@ -46,6 +46,9 @@ func (w *publishing) run(ctx context.Context) (Published, error) {
 				return w.result, err
 			}
 		}
+		if err == nil && release.Draft {
+			err = w.findCommit(ctx)
+		}
 	}
 	if err != nil {
 		return Published{}, err
@@ -101,10 +104,9 @@ func (w *publishing) create(ctx context.Context) (apiRelease, error) {
 	case repository.Empty:
 		failed.Err, failed.Advice = errors.New("the repository is empty"), "push a first commit to this repository"
 		return apiRelease{}, failed
-	case w.Commit != "" && !w.exists(ctx, "tags/", w.Tag) && !w.exists(ctx, "git/commits/", w.Commit) && !w.exists(ctx, "branches/", w.Commit):
-		failed.Err = fmt.Errorf("neither the tag %s nor the commit %s is in the repository", w.Tag, w.Commit)
-		failed.Advice = "push one of them before publishing"
-		return apiRelease{}, failed
+	}
+	if err := w.findCommit(ctx); err != nil {
+		return apiRelease{}, err
 	}
 
 	title := w.Title
@@ -117,6 +119,19 @@ func (w *publishing) create(ctx context.Context) (apiRelease, error) {
 		return w.releaseByTag(ctx, w.Tag) // another run, or an attempt whose answer was lost, has made it
 	}
 	return release, err
+}
+
+// findCommit makes sure that the draft's tag is there or can be made. Forges look
+// only when the draft is published, after all uploads.
+func (w *publishing) findCommit(ctx context.Context) error {
+	if w.Commit == "" || w.exists(ctx, "tags/", w.Tag) || w.exists(ctx, "git/commits/", w.Commit) || w.exists(ctx, "branches/", w.Commit) {
+		return nil
+	}
+	return &Error{
+		Operation: "create the release " + w.Tag, URL: withoutSecrets(w.apiURL("releases")),
+		Err:    fmt.Errorf("neither the tag %s nor the commit %s is in the repository", w.Tag, w.Commit),
+		Advice: "push one of them before publishing",
+	}
 }
 
 // read adds the newest SHA256SUMS.txt to a release. Where there are two, a run
