@@ -161,7 +161,7 @@ func newTransport(config Config) (*http.Transport, error) {
 	transport.MaxIdleConnsPerHost = config.Parallel + 2
 	// How long an upload waits for leave to send its body, see upload.
 	transport.ExpectContinueTimeout = 5 * time.Second
-	transport.WriteBufferSize = 256 << 10 // with the 4 KiB by default, uploads of files wake the server too often
+	transport.WriteBufferSize = 256 << 10
 	transport.ReadBufferSize = 64 << 10
 	return transport, nil
 }

@@ -250,7 +250,7 @@ func TestBadLine(t *testing.T) {
 			config := shared
 			proxy, address := wire(t, config.URL)
 			config.URL = address
-			config.StallTimeout = 2 * time.Second
+			config.StallTimeout = 8 * time.Second
 			clock := &fakeClock{time: time.Now()}
 			var cured sync.Once
 			clock.onWait = func() {
@@ -307,13 +307,13 @@ func TestStalledUpload(t *testing.T) {
 	})
 	t.Cleanup(func() { close(release) })
 	config.URL = gate.URL
-	config.StallTimeout = 2 * time.Second
+	config.StallTimeout = 8 * time.Second
 	var said []string
 	config.Log = func(message string) { said = append(said, message) }
 	clock := &fakeClock{time: time.Now()}
 	published(t, config.WithClock(clock.now, clock.wait), newFile(t, "a.iso", content(1, 64<<20)))
 	assert.True(t, slices.ContainsFunc(said, func(message string) bool {
-		return strings.HasPrefix(message, "upload a.iso ") && strings.Contains(message, "no byte has moved for 2s")
+		return strings.HasPrefix(message, "upload a.iso ") && strings.Contains(message, "no byte has moved for 8s")
 	}), "%q", said)
 	assert.Len(t, gate.uploads(), 2)
 }
@@ -333,7 +333,7 @@ func TestDownloadGoesOn(t *testing.T) {
 			release := published(t, config, file).Release
 			proxy, address := wire(t, config.URL)
 			config.URL = address
-			config.StallTimeout = 2 * time.Second
+			config.StallTimeout = 8 * time.Second
 			store := open(t, config)
 			addToxic(t, proxy, toxic[0], toxic[1], toxic[2])
 			asset := release.Assets[slices.IndexFunc(release.Assets, func(a forge.Asset) bool { return a.Name == "a.iso" })]
