@@ -136,7 +136,8 @@ func TestScriptThatCannotBoot(t *testing.T) {
 		"\xef\xbb\xbf#!ipxe\nkernel bzImage\n":   "want #!ipxe",
 		"#!ipxe\nkernel bzImage\x00\n":           "want #!ipxe",
 		"#!ipxe\nkernel bzImage initrd=initrd\n": "the script does not load the initrd: want a line such as `initrd initrd.zst`",
-		"#!ipxe\n# kernel bzImage\ninitrd initrd": "the script does not load the kernel: want a line such as `kernel bzImage`",
+
+		"#!ipxe\n# kernel bzImage\ninitrd initrd\n": "the script does not load the kernel: want a line such as `kernel bzImage`",
 	} {
 		_, err := ipxe.RewriteScript([]byte(in), names)
 		assert.ErrorContains(t, err, want, "%q", in)
