@@ -43,18 +43,10 @@ func (r Rings) For(mac net.HardwareAddr) (Ring, bool) {
 	return r.Rings[index], true
 }
 
-// ParseRings reads rings.yaml. A key that it does not know, a ring without a name
-// or release_tag, a name used twice, what is not a MAC, and a MAC that stands
+// ParseRings reads a file of rings. A key that it does not know, a ring without a
+// name or release_tag, a name used twice, what is not a MAC, and a MAC that stands
 // twice are errors that cite the line.
 func ParseRings(r io.Reader) (Rings, error) {
-	rings, err := parseRings(r)
-	if err != nil {
-		return Rings{}, fmt.Errorf("%s: %w", RingsFile, err)
-	}
-	return rings, nil
-}
-
-func parseRings(r io.Reader) (Rings, error) {
 	rings := Rings{byMAC: map[string]int{}}
 	var file ringsFile
 	err := yaml.NewDecoder(r).Decode(&file)

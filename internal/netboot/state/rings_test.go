@@ -26,6 +26,9 @@ func TestRings(t *testing.T) {
 	rings, err = dir.Rings(elsewhere)
 	require.NoError(t, err)
 	assert.Len(t, rings.Rings, 1)
+	require.NoError(t, os.WriteFile(elsewhere, []byte("ring: []"), 0o600))
+	_, err = dir.Rings(elsewhere)
+	require.ErrorContains(t, err, elsewhere+": line 1")
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir.Path(), "rings.yaml"), []byte(`
 # the three on the bench
@@ -52,12 +55,16 @@ rings:
 	require.NoError(t, err)
 	_, ok := rings.For(mac)
 	assert.False(t, ok)
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir.Path(), "rings.yaml"), []byte("ring: []"), 0o600))
+	_, err = dir.Rings("")
+	require.ErrorContains(t, err, filepath.Join(dir.Path(), "rings.yaml")+": line 1")
 }
 
 func TestRingsErrorsCiteTheLine(t *testing.T) {
 	t.Parallel()
 	for _, wrong := range []struct{ rings, want string }{
-		{"rings:\n- name: a\n  release: x\n", `rings.yaml: line 3: unknown key "release"`},
+		{"rings:\n- name: a\n  release: x\n", `line 3: unknown key "release"`},
 		{"ring: []\n", `line 1: unknown key "ring"`},
 		{"- name: a\n", "line 1: want the keys"},
 		{"rings:\n- a\n", "line 2: want the keys"},
@@ -70,7 +77,7 @@ func TestRingsErrorsCiteTheLine(t *testing.T) {
 		{"rings:\n- name: a\n  release_tag: x\n  macs: [02:00:5e:10:00:00:00:01]\n", "is no MAC address"},
 		{"rings:\n- name: a\n  release_tag: x\n  macs: [0200.5e10.0000]\n", "is no MAC address"},
 		{"rings:\n- {name: a, release_tag: x, macs: [\"00:11:22:33:44:aa\"]}\n- {name: b, release_tag: y, macs: [\"00-11-22-33-44-AA\"]}\n", "line 3: 00:11:22:33:44:aa stands twice: in ring a and in ring b"},
-		{"rings:\n\t- a", "rings.yaml: yaml:"},
+		{"rings:\n\t- a", "yaml: line 2"},
 	} {
 		_, err := state.ParseRings(strings.NewReader(wrong.rings))
 		assert.ErrorContains(t, err, wrong.want, "rings %q", wrong.rings)

@@ -201,7 +201,11 @@ func readRings(file *os.File, err error) (Rings, error) {
 		return Rings{}, err
 	}
 	defer file.Close()
-	return ParseRings(file)
+	rings, err := ParseRings(file)
+	if err != nil {
+		return Rings{}, fmt.Errorf("%s: %w", file.Name(), err)
+	}
+	return rings, nil
 }
 
 func (d *Dir) linked(link string) (Release, error) {
