@@ -11,6 +11,7 @@ import (
 )
 
 func newDeploy(r *report.Report) *cobra.Command {
+	var store storeFlags
 	cmd := &cobra.Command{
 		Use:   "deploy",
 		Short: "Build images, package them and publish them as a release",
@@ -44,7 +45,7 @@ from git. Every flag is an input of the action too.`,
 				}
 			}
 			if p.Publish {
-				if deployment.Store, err = openStore(cmd, r, p, given[plan.Token], forge.ReplaceAlways); err != nil {
+				if deployment.Store, err = store.open(r, p, given[plan.Token], forge.ReplaceAlways); err != nil {
 					return err
 				}
 			}
@@ -52,6 +53,6 @@ from git. Every flag is an input of the action too.`,
 		},
 	}
 	addInputs(cmd)
-	addStoreFlags(cmd)
+	store.add(cmd.Flags())
 	return cmd
 }

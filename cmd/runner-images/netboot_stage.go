@@ -177,7 +177,6 @@ func changeStaged(ctx context.Context, r *report.Report, stager stage.Stager, op
 
 func (o stageOptions) store(r *report.Report, help string) (forge.Store, error) {
 	config := o.from
-	config.Log = func(message string) { r.Line("%s", message) }
 	config.Token = tokenFromEnvironment()
 	if o.tokenFile != "" {
 		token, err := readSecret(plan.Input{Name: plan.Token}, o.tokenFile)
@@ -186,8 +185,7 @@ func (o stageOptions) store(r *report.Report, help string) (forge.Store, error) 
 		}
 		config.Token = token
 	}
-	r.Mask(config.Token)
-	store, err := forge.Open(config)
+	store, err := openStore(r, config)
 	if err != nil {
 		return nil, &usageError{err, help}
 	}

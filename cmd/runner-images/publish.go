@@ -19,7 +19,10 @@ import (
 )
 
 func newPublish(r *report.Report) *cobra.Command {
-	var replace string
+	var (
+		store   storeFlags
+		replace string
+	)
 	cmd := &cobra.Command{
 		Use:   "publish FILE...",
 		Short: "Attach files to a release, new or existing",
@@ -46,7 +49,7 @@ signature is made anew with the signing key. Provenance among the files
 			if replace != string(forge.ReplaceAlways) && replace != string(forge.ReplaceNever) {
 				return plan.InputErrors{{Input: "replace", Value: replace, Why: "takes always or never"}}
 			}
-			store, err := openStore(cmd, r, p, given[plan.Token], forge.Replace(replace))
+			releases, err := store.open(r, p, given[plan.Token], forge.Replace(replace))
 			if err != nil {
 				return err
 			}
@@ -58,36 +61,13 @@ signature is made anew with the signing key. Provenance among the files
 			if err != nil {
 				return err
 			}
-			return deploy.Attach(cmd.Context(), r, store, p, files, key)
+			return deploy.Attach(cmd.Context(), r, releases, p, files, key)
 		},
 	}
 	addInputs(cmd, plan.ReleaseTag, plan.ForgeURL, plan.Repository, plan.Token, plan.Prerelease, plan.VerifyUploads, plan.SigningKey)
-	addStoreFlags(cmd)
+	store.add(cmd.Flags())
 	cmd.Flags().StringVar(&replace, "replace", string(forge.ReplaceAlways), "what to do about an asset that is there with other bytes: always replace it, or never and fail")
 	return cmd
-}
-
-// addStoreFlags adds what every command that reaches a forge takes.
-func addStoreFlags(cmd *cobra.Command) {
-	cmd.Flags().String("ca-file", "", "certificates (PEM) to trust besides the system's, for a forge with its own authority")
-}
-
-// openStore opens the plan's forge or folder of releases.
-func openStore(cmd *cobra.Command, r *report.Report, p plan.Plan, token string, replace forge.Replace) (forge.Store, error) {
-	caFile, err := cmd.Flags().GetString("ca-file")
-	if err != nil {
-		return nil, err
-	}
-	return forge.Open(forge.Config{
-		URL:           p.ForgeURL,
-		Repository:    p.Repository,
-		Token:         token,
-		CAFile:        caFile,
-		UserAgent:     "runner-images/" + version(),
-		Replace:       replace,
-		VerifyUploads: forge.VerifyUploads(p.VerifyUploads),
-		Log:           func(message string) { r.Line("%s", message) },
-	})
 }
 
 // readFiles looks at the files that are to be attached. All that cannot be

@@ -26,6 +26,7 @@ const (
 
 // verifyOptions are what the flags of verify say, besides inputs.
 type verifyOptions struct {
+	store        storeFlags
 	trust        trust
 	downloadOnly bool
 	against      string
@@ -75,8 +76,8 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 		},
 	}
 	addInputs(cmd, plan.ReleaseTag, plan.Flake, plan.Images, plan.NixArgs, plan.ForgeURL, plan.Repository, plan.Token)
-	addStoreFlags(cmd)
 	flags := cmd.Flags()
+	options.store.add(flags)
 	options.trust.addFlag(flags)
 	flags.BoolVar(&options.downloadOnly, "download-only", false, "compare the published files with SHA256SUMS.txt only; build nothing")
 	flags.StringVar(&options.against, "against", "", "compare with the files in this `folder`, all or some of a release's, instead of a release")
@@ -112,7 +113,7 @@ func (o verifyOptions) source(cmd *cobra.Command, r *report.Report, p plan.Plan,
 	if o.against != "" {
 		return verify.InFolder(o.against), nil
 	}
-	store, err := openStore(cmd, r, p, token, forge.ReplaceNever)
+	store, err := o.store.open(r, p, token, forge.ReplaceNever)
 	if err != nil {
 		return nil, err
 	}
