@@ -17,12 +17,14 @@ import (
 // step knows neither the one before nor the one after it. One that is not
 // listed imports none of them.
 var imports = map[string][]string{
+	"archive":    {"interrupt"},
+	"checksum":   {"interrupt"},
 	"forge":      {"checksum"},
 	"image":      {"archive", "checksum", "ipxe"},
 	"signature":  {"checksum"},
 	"provenance": {"checksum", "signature"},
 	"verify":     {"checksum", "forge", "image", "ipxe", "provenance", "signature"},
-	"netboot":    {"archive", "checksum", "forge", "ipxe", "netboot"},
+	"netboot":    {"archive", "checksum", "forge", "interrupt", "ipxe", "netboot"},
 	// Strings the steps together.
 	"deploy": {"checksum", "forge", "image", "nix", "plan", "provenance", "report", "signature", "verify"},
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
+
+	"every.channel/runner-images/internal/interrupt"
 )
 
 // Limits are what Walk takes of a bundle at most. The zero value means
@@ -47,7 +49,7 @@ func Walk(ctx context.Context, r io.Reader, limits Limits, visit func(entry Entr
 	if limits == (Limits{}) {
 		limits = DefaultLimits
 	}
-	decompressor, err := gzip.NewReader(contextReader{ctx, r})
+	decompressor, err := gzip.NewReader(interrupt.Reader(ctx, r))
 	if err != nil {
 		return broken(ctx, err)
 	}
@@ -113,7 +115,7 @@ func atEnd(ctx context.Context, r io.Reader) error {
 
 func broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	if err == io.EOF { // of an empty file
 		err = io.ErrUnexpectedEOF
@@ -121,21 +123,11 @@ func broken(ctx context.Context, err error) error {
 	return fmt.Errorf("bundle: not a whole .tar.gz: %w", err)
 }
 
-// contextReader makes a long read end with its context.
-type contextReader struct {
+// contentReader says of a file's content that it is broken as Walk says it.
+type contentReader struct {
 	ctx context.Context
 	io.Reader
 }
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
-}
-
-// contentReader says of a file's content that it is broken as Walk says it.
-type contentReader contextReader
 
 func (r contentReader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)

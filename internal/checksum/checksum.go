@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"every.channel/runner-images/internal/interrupt"
 )
 
 // FileName is the name of the checksum file in an output folder and in a release.
@@ -87,22 +89,9 @@ func File(ctx context.Context, path string) (sum string, size int64, err error) 
 	}
 	defer file.Close()
 	hash := sha256.New()
-	size, err = io.Copy(hash, contextReader{ctx, file})
+	size, err = io.Copy(hash, interrupt.Reader(ctx, file))
 	if err != nil {
 		return "", 0, fmt.Errorf("hash %s: %w", path, err)
 	}
 	return hex.EncodeToString(hash.Sum(nil)), size, nil
-}
-
-// contextReader makes a long read end with its context.
-type contextReader struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }

@@ -3,8 +3,6 @@ package forge
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -163,7 +161,7 @@ func (f *folder) Publish(ctx context.Context, p Publication) (Published, error) 
 	about, err := readDescription(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		path, draft = f.hidden(p.Tag, "draft"), true
-		about, err = f.draft(p, path)
+		about, err = f.draft(ctx, p, path)
 	}
 	if err != nil {
 		return Published{}, fmt.Errorf("release %s: %w", p.Tag, err)
@@ -183,7 +181,7 @@ func (f *folder) Publish(ctx context.Context, p Publication) (Published, error) 
 
 // draft makes the folder of a release that nobody sees yet, or finds the one of
 // a run that died.
-func (f *folder) draft(p Publication, path string) (description, error) {
+func (f *folder) draft(ctx context.Context, p Publication, path string) (description, error) {
 	title := p.Title
 	if title == "" {
 		title = p.Tag
@@ -194,7 +192,7 @@ func (f *folder) draft(p Publication, path string) (description, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return description{}, err
 	}
-	return about, writeDescription(path, about)
+	return about, writeDescription(ctx, path, about)
 }
 
 // lock makes one run at a time publish a tag. The operating system ends it with
@@ -262,7 +260,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		}
 	}
 	if len(lines) < len(sums) {
-		if _, err := writeWhole(path, checksum.FileName, lines.Bytes()); err != nil {
+		if _, err := writeWhole(ctx, path, checksum.FileName, lines.Bytes()); err != nil {
 			return result, about, err
 		}
 	}
@@ -277,7 +275,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 	if result.Files, err = listFiles(path, p, lines); err != nil {
 		return result, about, err
 	}
-	if err := f.publishLists(p, path, lines); err != nil {
+	if err := f.publishLists(ctx, p, path, lines); err != nil {
 		return result, about, err
 	}
 	about.Prerelease = about.Prerelease || p.Prerelease
@@ -286,7 +284,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 			about.Notes = mergeNotes(about.Notes, block)
 		}
 	}
-	return result, about, errors.Join(writeDescription(path, about), removeLeftOvers(path))
+	return result, about, errors.Join(writeDescription(ctx, path, about), removeLeftOvers(path))
 }
 
 // sameFile tells whether the release has these bytes: by its checksums, or by
@@ -331,12 +329,12 @@ func listFiles(path string, p Publication, sums checksum.Sums) ([]File, error) {
 }
 
 // publishLists writes SHA256SUMS.txt and what signs it.
-func (f *folder) publishLists(p Publication, path string, sums checksum.Sums) error {
+func (f *folder) publishLists(ctx context.Context, p Publication, path string, sums checksum.Sums) error {
 	signed, err := p.sign(sums.Bytes())
 	if err != nil {
 		return err
 	}
-	changed, err := writeWhole(path, checksum.FileName, sums.Bytes())
+	changed, err := writeWhole(ctx, path, checksum.FileName, sums.Bytes())
 	if err != nil {
 		return err
 	}
@@ -346,7 +344,7 @@ func (f *folder) publishLists(p Publication, path string, sums checksum.Sums) er
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(signed)) {
-		if _, err := writeWhole(path, name, signed[name]); err != nil {
+		if _, err := writeWhole(ctx, path, name, signed[name]); err != nil {
 			return err
 		}
 	}
@@ -371,48 +369,27 @@ func readSums(path string) (checksum.Sums, error) {
 func staging(path, name string) string { return filepath.Join(path, "."+temporaryPrefix+name) }
 
 // copyFile copies a file beside its asset, and checks it on the way.
-func copyFile(ctx context.Context, p Publication, path string, file *File) (err error) {
+func copyFile(ctx context.Context, p Publication, path string, file *File) error {
 	source, err := openFile(*file)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	target, err := os.Create(staging(path, file.Name))
+	content := &countingReader{content: source, done: func(done int64) { p.progress(*file, done) }}
+	sum, _, err := checksum.Create(ctx, staging(path, file.Name), func(w io.Writer) error {
+		_, err := io.CopyBuffer(w, content, make([]byte, 1<<20))
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, target.Close()) }()
-	digest := sha256.New()
-	reader := &copying{ctx: ctx, content: source, done: func(done int64) { p.progress(*file, done) }}
-	if _, err := io.CopyBuffer(io.MultiWriter(target, digest), reader, make([]byte, 1<<20)); err != nil {
-		return err
-	}
-	sum := hex.EncodeToString(digest.Sum(nil))
 	if file.SHA256 == "" {
 		file.SHA256 = sum
 	}
 	if sum != file.SHA256 {
 		return fmt.Errorf("%s has the SHA-256 %s now and had %s: package it again", file.Path, sum, file.SHA256)
 	}
-	return target.Sync()
-}
-
-// copying is a file's content that ends with its context.
-type copying struct {
-	ctx     context.Context
-	content io.Reader
-	read    int64
-	done    func(int64)
-}
-
-func (c *copying) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	n, err := c.content.Read(p)
-	c.read += int64(n)
-	c.done(c.read)
-	return n, err
+	return nil
 }
 
 func readDescription(path string) (about description, err error) {
@@ -426,31 +403,36 @@ func readDescription(path string) (about description, err error) {
 	return about, nil
 }
 
-func writeDescription(path string, about description) error {
+func writeDescription(ctx context.Context, path string, about description) error {
 	text, err := json.MarshalIndent(about, "", "  ")
 	if err != nil {
 		return err
 	}
-	_, err = writeWhole(path, descriptionName, append(text, '\n'))
+	_, err = writeWhole(ctx, path, descriptionName, append(text, '\n'))
 	return err
 }
 
 // writeWhole replaces a small file in one step, if it has another content.
-func writeWhole(path, name string, content []byte) (changed bool, err error) {
+func writeWhole(ctx context.Context, path, name string, content []byte) (changed bool, err error) {
 	target := filepath.Join(path, name)
 	if there, err := os.ReadFile(target); err == nil && bytes.Equal(there, content) {
 		return false, nil
 	}
 	temporary := staging(path, name)
-	if err := os.WriteFile(temporary, content, 0o644); err != nil {
+	_, _, err = checksum.Create(ctx, temporary, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+	if err != nil {
 		return false, err
 	}
 	return true, os.Rename(temporary, target)
 }
 
-// removeLeftOvers deletes what runs that died were writing.
+// removeLeftOvers deletes what runs that died were writing: staged files, and the
+// hidden files that checksum.Create makes them from.
 func removeLeftOvers(path string) error {
-	left, err := filepath.Glob(filepath.Join(escapeGlob(path), "."+temporaryPrefix+"*"))
+	left, err := filepath.Glob(filepath.Join(escapeGlob(path), ".*"+temporaryPrefix+"*"))
 	for _, file := range left {
 		err = errors.Join(err, os.Remove(file))
 	}

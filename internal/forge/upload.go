@@ -184,7 +184,14 @@ func (c client) post(ctx context.Context, release int64, u upload, form bool) (a
 	defer content.Close()
 	ctx, stall := watch(ctx, c.config.StallTimeout)
 	defer stall.stop()
-	body := io.Reader(&countingReader{content: content, size: u.size, stall: stall, done: u.done})
+	body := io.Reader(&countingReader{content: content, done: func(bytes int64) {
+		if bytes < u.size {
+			stall.moved()
+		} else {
+			stall.allow(max(answerTimeout, stall.timeout))
+		}
+		u.done(bytes)
+	}})
 	size, contentType := u.size, "application/octet-stream"
 	if form {
 		if body, size, contentType, err = asForm(u.name, body, u.size); err != nil {
@@ -225,28 +232,21 @@ func asForm(name string, content io.Reader, size int64) (body io.Reader, length 
 	return io.MultiReader(bytes.NewReader(head), content, &frame), length, form.FormDataContentType(), nil
 }
 
-// countingReader tells how far an upload is. The transport reads the next piece
-// when the last one has been accepted.
-type countingReader struct {
-	content io.Reader
-	size    int64
-	read    int64
-	stall   *stall
-	done    func(int64)
-}
-
 // answerTimeout is how long a server may take to store an upload after its last
 // byte: a proxy may only then begin to pass it on.
 const answerTimeout = 10 * time.Minute
 
+// countingReader tells how far an upload is. The transport reads the next piece
+// when the last one has been accepted.
+type countingReader struct {
+	content io.Reader
+	read    int64
+	done    func(bytes int64)
+}
+
 func (r *countingReader) Read(p []byte) (int, error) {
 	n, err := r.content.Read(p)
 	r.read += int64(n)
-	if r.read >= r.size {
-		r.stall.allow(max(answerTimeout, r.stall.timeout))
-	} else {
-		r.stall.moved()
-	}
 	r.done(r.read)
 	return n, err
 }

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"every.channel/runner-images/internal/interrupt"
 )
 
 // An Incoming is a release on its way into the state folder. Nobody sees it
@@ -77,7 +79,7 @@ func (in *Incoming) Write(ctx context.Context, architecture Architecture, name s
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	hash := sha256.New()
-	size, err := io.Copy(io.MultiWriter(file, hash), contextReader{ctx, content})
+	size, err := io.Copy(io.MultiWriter(file, hash), interrupt.Reader(ctx, content))
 	if err != nil {
 		return fmt.Errorf("write %s: %w", filepath.Join(in.root.Name(), string(architecture), name), err)
 	}
@@ -372,17 +374,4 @@ func syncFolder(root *os.Root, name string) error {
 		return err
 	}
 	return errors.Join(folder.Sync(), folder.Close())
-}
-
-// contextReader makes a long copy end with its context.
-type contextReader struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }
