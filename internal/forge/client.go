@@ -123,7 +123,7 @@ func (c client) exchange(request *http.Request, failed *Error, result any) error
 		failed.Advice = networkAdvice(failed.Err)
 		return failed
 	}
-	defer response.Body.Close()
+	defer finish(response.Body)
 	if response.StatusCode/100 != 2 {
 		return c.refusal(response, failed)
 	}
@@ -136,6 +136,13 @@ func (c client) exchange(request *http.Request, failed *Error, result any) error
 		return failed
 	}
 	return nil
+}
+
+// finish reads the little that is left of an answer, so that the next request can
+// have its connection.
+func finish(body io.ReadCloser) {
+	_, _ = io.CopyN(io.Discard, body, 64<<10)
+	_ = body.Close()
 }
 
 // send follows the redirects of requests that only read. Others are not

@@ -4,12 +4,14 @@ import (
 	"context"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +24,8 @@ import (
 type gate struct {
 	*httptest.Server
 	target *url.URL
+
+	connections atomic.Int32 // that clients have made
 
 	mutex sync.Mutex
 	calls []call
@@ -44,7 +48,13 @@ func newGate(t *testing.T, target string) *gate {
 	var err error
 	g.target, err = url.Parse(target)
 	require.NoError(t, err)
-	g.Server = httptest.NewServer(g)
+	g.Server = httptest.NewUnstartedServer(g)
+	g.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			g.connections.Add(1)
+		}
+	}
+	g.Start()
 	t.Cleanup(g.Close)
 	return g
 }

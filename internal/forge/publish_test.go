@@ -141,6 +141,20 @@ func notes(assets []forge.File) string {
 	return b.String()
 }
 
+// A connection costs more than most requests do, over TLS above all.
+func TestRequestsShareAConnection(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, false)
+	g := newGate(t, config.URL)
+	config.URL = g.URL
+	_, err := open(t, config).Publish(t.Context(), forge.Publication{
+		Tag: "v1", Files: []forge.File{newFile(t, "kernel", content('k', 2<<20))},
+	})
+	require.NoError(t, err)
+	assert.Greater(t, len(g.calls), 10)
+	assert.EqualValues(t, 1, g.connections.Load())
+}
+
 func TestPublish(t *testing.T) {
 	t.Parallel()
 	stores := map[string]func(t *testing.T) forge.Config{
