@@ -1,5 +1,5 @@
-// Measure runs shell commands in turns, so that what else the machine does meets
-// all of them alike, and prints a line for each: its name, the shortest and the
+// Measure runs shell commands in turns, each turn in the other order than the one
+// before, so that what else the machine does meets all of them alike, and prints a line for each: its name, the shortest and the
 // median time in seconds, and the most memory that one of its processes has used,
 // in KiB, with tabs between them. Further arguments are NAME=COMMAND.
 package main
@@ -29,7 +29,11 @@ func run(turns int, before string, commands []string) error {
 	seconds := map[string][]float64{}
 	memory := map[string]int64{}
 	for turn := range turns {
-		for _, argument := range commands {
+		order := slices.Clone(commands)
+		if turn%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, argument := range order {
 			name, command, ok := strings.Cut(argument, "=")
 			if !ok {
 				return fmt.Errorf("%q: want NAME=COMMAND", argument)
@@ -53,8 +57,9 @@ func run(turns int, before string, commands []string) error {
 	}
 	for _, argument := range commands {
 		name, _, _ := strings.Cut(argument, "=")
-		slices.Sort(seconds[name])
-		fmt.Printf("%s\t%.3f\t%.3f\t%d\n", name, seconds[name][0], seconds[name][turns/2], memory[name])
+		sorted := slices.Sorted(slices.Values(seconds[name]))
+		all := strings.Trim(fmt.Sprintf("%.3f", seconds[name]), "[]")
+		fmt.Printf("%s\t%.3f\t%.3f\t%d\t%s\n", name, sorted[0], sorted[turns/2], memory[name], all)
 	}
 	return nil
 }

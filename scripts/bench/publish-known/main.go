@@ -3,13 +3,14 @@
 //
 //	publish-known URL OWNER/NAME SHA256SUMS FILE…
 //
-// It prints the seconds from the first byte of the uploads to the last. The token
-// is in the environment's TOKEN.
+// It prints the seconds from the first request that uploads a file to the answer
+// to the last one. The token is in the environment's TOKEN.
 package main
 
 import (
 	"context"
 	"fmt"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"sync"
@@ -52,16 +53,42 @@ func run(ctx context.Context, arguments []string) error {
 		name := filepath.Base(path)
 		files = append(files, forge.File{Name: name, Path: path, Size: info.Size(), SHA256: sums[name]})
 	}
-	var mutex sync.Mutex
-	var first, last time.Time
-	_, err = store.Publish(ctx, forge.Publication{Tag: "bench", Files: files, Progress: func(string, int64, int64) {
-		mutex.Lock()
-		defer mutex.Unlock()
-		last = time.Now()
-		if first.IsZero() {
-			first = last
-		}
-	}})
-	fmt.Printf("%.3f\n", last.Sub(first).Seconds())
+	var uploads stopwatch
+	ctx = httptrace.WithClientTrace(ctx, uploads.trace())
+	_, err = store.Publish(ctx, forge.Publication{Tag: "bench", Files: files})
+	fmt.Printf("%.3f\n", uploads.last.Sub(uploads.first).Seconds())
 	return err
+}
+
+// A stopwatch takes the time of the requests that upload large files. These alone
+// ask for leave to send their body.
+type stopwatch struct {
+	mutex       sync.Mutex
+	asked       int
+	left        int // of them, how many have not been answered
+	first, last time.Time
+}
+
+func (s *stopwatch) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		WroteHeaderField: func(name string, _ []string) {
+			s.mutex.Lock()
+			defer s.mutex.Unlock()
+			if name != "Expect" {
+				return
+			}
+			if s.asked++; s.asked == 1 {
+				s.first = time.Now()
+			}
+			s.left += 2 // the leave, and the answer
+		},
+		GotFirstResponseByte: func() {
+			s.mutex.Lock()
+			defer s.mutex.Unlock()
+			if s.left > 0 {
+				s.left--
+				s.last = time.Now()
+			}
+		},
+	}
 }
