@@ -58,6 +58,8 @@ func givenInputs(flags *pflag.FlagSet) (map[string]string, error) {
 		if !input.Secret {
 			continue
 		}
+		// A newline at its end is no part of it: secrets are often stored with one.
+		given[input.Name] = strings.TrimSpace(given[input.Name])
 		// Nix, git and what they run have no use for it.
 		if err := os.Unsetenv(input.Variable()); err != nil {
 			return nil, err
@@ -109,12 +111,12 @@ func signingKey(r *report.Report, given map[string]string) (*signature.Key, erro
 // at a terminal it is a token for another server, which must not be sent here.
 func tokenFromEnvironment() string {
 	for _, name := range []string{"FORGEJO_TOKEN", "GITEA_TOKEN"} {
-		if token := os.Getenv(name); token != "" {
+		if token := strings.TrimSpace(os.Getenv(name)); token != "" {
 			return token
 		}
 	}
 	if inRunner() {
-		return os.Getenv("GITHUB_TOKEN")
+		return strings.TrimSpace(os.Getenv("GITHUB_TOKEN"))
 	}
 	return ""
 }

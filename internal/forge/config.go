@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -111,6 +112,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("replace %q: use %s or %s", c.Replace, ReplaceAlways, ReplaceNever)
 	case c.VerifyUploads != VerifySize && c.VerifyUploads != VerifySHA256:
 		return c, fmt.Errorf("verify_uploads %q: use %s or %s", c.VerifyUploads, VerifySize, VerifySHA256)
+	case strings.ContainsFunc(c.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return c, errors.New("token: it has a space, a line break or another character that no token has; give the token alone")
 	case c.Parallel < 0 || c.StallTimeout < 0 || c.RetryBudget < 0:
 		return c, fmt.Errorf("parallel uploads, stall timeout and retry budget must not be negative")
 	}

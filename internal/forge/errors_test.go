@@ -222,15 +222,16 @@ func TestWrongConfigurations(t *testing.T) {
 	t.Parallel()
 	good := forge.Config{URL: "https://forge.example", Repository: "every/channel"}
 	for want, change := range map[string]func(*forge.Config){
-		`forge address "forge.example": use https://HOST, http://HOST or file:///FOLDER`:              func(c *forge.Config) { c.URL = "forge.example" },
-		`forge address "file:releases": use https://HOST, http://HOST or file:///FOLDER`:              func(c *forge.Config) { c.URL = "file:releases" },
-		`forge address https://me:xxxxx@forge.example: leave the user and password out; give a token`: func(c *forge.Config) { c.URL = "https://me:secret@forge.example" },
-		`forge address: invalid port ":x" after host`:                                                 func(c *forge.Config) { c.URL = "https://me:secret@forge.example:x" },
-		`repository "channel": use owner/name`:                                                        func(c *forge.Config) { c.Repository = "channel" },
-		`repository "a/b/c": use owner/name`:                                                          func(c *forge.Config) { c.Repository = "a/b/c" },
-		`replace "sometimes": use always or never`:                                                    func(c *forge.Config) { c.Replace = "sometimes" },
-		`verify_uploads "md5": use size or sha256`:                                                    func(c *forge.Config) { c.VerifyUploads = "md5" },
-		`parallel uploads, stall timeout and retry budget must not be negative`:                       func(c *forge.Config) { c.Parallel = -1 },
+		`forge address "forge.example": use https://HOST, http://HOST or file:///FOLDER`:                   func(c *forge.Config) { c.URL = "forge.example" },
+		`forge address "file:releases": use https://HOST, http://HOST or file:///FOLDER`:                   func(c *forge.Config) { c.URL = "file:releases" },
+		`forge address https://me:xxxxx@forge.example: leave the user and password out; give a token`:      func(c *forge.Config) { c.URL = "https://me:secret@forge.example" },
+		`forge address: invalid port ":x" after host`:                                                      func(c *forge.Config) { c.URL = "https://me:secret@forge.example:x" },
+		`repository "channel": use owner/name`:                                                             func(c *forge.Config) { c.Repository = "channel" },
+		`repository "a/b/c": use owner/name`:                                                               func(c *forge.Config) { c.Repository = "a/b/c" },
+		`replace "sometimes": use always or never`:                                                         func(c *forge.Config) { c.Replace = "sometimes" },
+		`verify_uploads "md5": use size or sha256`:                                                         func(c *forge.Config) { c.VerifyUploads = "md5" },
+		`token: it has a space, a line break or another character that no token has; give the token alone`: func(c *forge.Config) { c.Token = "se\ncret" },
+		`parallel uploads, stall timeout and retry budget must not be negative`:                            func(c *forge.Config) { c.Parallel = -1 },
 	} {
 		config := good
 		change(&config)
@@ -255,6 +256,9 @@ func TestWrongPublications(t *testing.T) {
 		`asset "dir/a.iso": use a plain file name, without a folder`:                                                            with(func(f *forge.File) { f.Name = "dir/a.iso" }),
 		`asset "SHA256SUMS.txt": this file is made from the others; leave it out`:                                               with(func(f *forge.File) { f.Name = "SHA256SUMS.txt" }),
 		`asset "a.iso": its SHA-256 "ABC" is not 64 lower-case hexadecimal digits`:                                              with(func(f *forge.File) { f.SHA256 = "ABC" }),
+		`asset "a\tb.iso": use a name of UTF-8 text without control characters`:                                                 with(func(f *forge.File) { f.Name = "a\tb.iso" }),
+		`asset "a\xff.iso": use a name of UTF-8 text without control characters`:                                                with(func(f *forge.File) { f.Name = "a\xff.iso" }),
+		`asset ".release.json": names that begin with a dot are not for readers of a release; rename the file`:                  with(func(f *forge.File) { f.Name = ".release.json" }),
 		`asset "a.iso": its size -1 is negative`:                                                                                with(func(f *forge.File) { f.Size = -1 }),
 		`asset "uploading-a.iso": names that begin with uploading- or publishing- belong to uploads under way; rename the file`: with(func(f *forge.File) { f.Name = "uploading-a.iso" }),
 	} {

@@ -355,3 +355,28 @@ func TestLostTurn(t *testing.T) {
 	names, _ := rawAssets(t, config, "boot-v1")
 	assert.Empty(t, names)
 }
+
+// A run looks at SHA256SUMS.txt in the moment in which another one replaces it.
+func TestChecksumsReplacedDuringTheFirstLook(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, false)
+	p := forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 10))}, Notes: notes}
+	direct := open(t, config)
+	_, err := direct.Publish(t.Context(), p)
+	require.NoError(t, err)
+
+	other := p
+	other.Files = []forge.File{newFile(t, "b.iso", content(2, 10))}
+	gate := newGate(t, config.URL)
+	gate.before = once(func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/attachments/") },
+		func(w http.ResponseWriter, r *http.Request) {
+			_, err := direct.Publish(context.Background(), other)
+			assert.NoError(t, err)
+			gate.forward(0, w, r)
+		})
+	config.URL = gate.URL
+	p.Files = []forge.File{newFile(t, "a.iso", content(3, 20))}
+	_, err = open(t, config).Publish(t.Context(), p)
+	require.NoError(t, err)
+	requireWhole(t, direct, "boot-v1", p.Files[0], other.Files[0])
+}

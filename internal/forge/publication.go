@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"every.channel/runner-images/internal/checksum"
 )
@@ -42,8 +44,12 @@ func (p Publication) check() error {
 
 func checkName(name string) error {
 	switch {
-	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\\r\n\x00"):
+	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, `/\`):
 		return fmt.Errorf("asset %q: use a plain file name, without a folder", name)
+	case strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name):
+		return fmt.Errorf("asset %q: use a name of UTF-8 text without control characters", name)
+	case strings.HasPrefix(name, "."):
+		return fmt.Errorf("asset %q: names that begin with a dot are not for readers of a release; rename the file", name)
 	case name == checksum.FileName:
 		return fmt.Errorf("asset %q: this file is made from the others; leave it out", name)
 	case isOurs(name):

@@ -42,9 +42,13 @@ func (w *publishing) run(ctx context.Context) (Published, error) {
 	case err == nil:
 		var now state
 		if now, err = w.read(ctx, release); err == nil {
-			if done, err := w.complete(ctx, now); done || err != nil {
-				return w.result, err
+			var done bool
+			if done, err = w.complete(ctx, now); done {
+				return w.result, nil
 			}
+		}
+		if errors.Is(err, ErrNotFound) {
+			err = nil // another run has just replaced what this one meant to read: wait for it
 		}
 		if err == nil && release.Draft {
 			err = w.findCommit(ctx)
