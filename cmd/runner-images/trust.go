@@ -23,7 +23,22 @@ type trust struct {
 }
 
 func (t *trust) addFlag(flags *pflag.FlagSet) {
-	flags.StringVar(&t.file, "allowed-signers", "", "refuse what is not signed by one of the keys in this `file` (ssh-keygen(1), ALLOWED SIGNERS)")
+	flags.Var((*signersFile)(&t.file), "allowed-signers", "refuse what is not signed by one of the keys in this `file` (ssh-keygen(1), ALLOWED SIGNERS)")
+}
+
+// signersFile is a flag that cannot be empty: an empty variable in a script must
+// not turn the check off in silence.
+type signersFile string
+
+func (f *signersFile) String() string { return string(*f) }
+func (f *signersFile) Type() string   { return "string" }
+
+func (f *signersFile) Set(path string) error {
+	if path == "" {
+		return errors.New("give the path of the file, or leave the flag out to believe what is not signed")
+	}
+	*f = signersFile(path)
+	return nil
 }
 
 // signers reads the file. It returns nil where no signature is asked for.

@@ -66,6 +66,9 @@ func (f *folder) Release(_ context.Context, tag string) (Release, error) {
 	if err != nil {
 		return Release{}, fmt.Errorf("release %s: %w", tag, err)
 	}
+	if about.Tag != tag { // a copy of another one, truly signed perhaps, must not pass for it
+		return Release{}, f.notFound("find the release "+tag, path, fmt.Sprintf("by its description this folder is the release %s; give that tag, or publish %s anew", about.Tag, tag))
+	}
 	return releaseAt(path, about)
 }
 

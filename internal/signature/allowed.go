@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,6 +60,9 @@ func parseAllowedSigner(line string) (allowedSigner, error) {
 	if err != nil {
 		return allowedSigner{}, err
 	}
+	if err := checkPrincipals(principals); err != nil {
+		return allowedSigner{}, err
+	}
 	key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(rest))
 	if err != nil {
 		return allowedSigner{}, fmt.Errorf("want principals, options, key type and key; for example: release@example.org ssh-ed25519 AAAA…: %w", err)
@@ -92,6 +96,22 @@ func cutPrincipals(line string) (principals, rest string, err error) {
 		return "", "", errors.New("only one field; want principals, key type and key")
 	}
 	return line[:end], line[end:], nil
+}
+
+// checkPrincipals refuses what ssh-keygen takes for principals that nobody is
+// called by: then the key counts for nobody, whatever the rest of the line says.
+// An option in their place would be lost, and with it the limit that it sets.
+func checkPrincipals(principals string) error {
+	name, _, _ := strings.Cut(strings.ToLower(principals), "=")
+	if slices.Contains([]string{"cert-authority", "namespaces", "valid-after", "valid-before"}, name) {
+		return fmt.Errorf("the line begins with the option %q; principals come first, for example: release@example.org %[1]s ssh-ed25519 AAAA…", principals)
+	}
+	for pattern := range strings.SplitSeq(principals, ",") {
+		if pattern != "" && !strings.HasPrefix(pattern, "!") {
+			return nil
+		}
+	}
+	return fmt.Errorf("the principals %q name nobody; give who signs, for example release@example.org", principals)
 }
 
 func (s *allowedSigner) set(option string) error {

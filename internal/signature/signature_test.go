@@ -212,6 +212,12 @@ func TestAllowedSignersAreReadAsOpenSSHReadsThem(t *testing.T) {
 		identity + " " + other:                                                                                false,
 		public:                                                                                                false,
 		identity:                                                                                              false,
+		`namespaces="git" ` + public:                                                                          false,
+		`namespaces="git file" ` + public:                                                                     false,
+		`VALID-BEFORE="20200101" ` + public:                                                                   false,
+		`cert-authority ` + public:                                                                            false,
+		"!" + identity + " " + public:                                                                         false,
+		`"" ` + public:                                                                                        false,
 		`"` + identity + " " + public:                                                                         false,
 		"# nothing\n":                                                                                         false,
 	} {
@@ -233,6 +239,8 @@ func TestAllowedSignersErrorsCiteTheLine(t *testing.T) {
 		identity + " ssh-ed25519 AAAA":                 "want principals, options, key type and key",
 		identity + ` valid-after="20261301" ` + public: "want YYYYMMDD",
 		identity + ` restrict ` + public:               `unknown option "restrict"`,
+		`valid-before="20200101" ` + public:            "principals come first",
+		"!somebody,!nobody " + public:                  "name nobody",
 	} {
 		_, err := signature.ParseAllowedSigners(strings.NewReader("# keys\n" + line + "\n"))
 		assert.ErrorContains(t, err, "allowed signers line 2: ", line)
