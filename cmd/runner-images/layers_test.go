@@ -23,7 +23,7 @@ var imports = map[string][]string{
 	"image":      {"archive", "checksum", "ipxe"},
 	"signature":  {"checksum"},
 	"provenance": {"checksum", "signature"},
-	"verify":     {"checksum", "forge", "image", "ipxe", "provenance", "signature"},
+	"verify":     {"checksum", "forge", "image", "interrupt", "ipxe", "provenance", "signature"},
 	"netboot":    {"archive", "checksum", "forge", "interrupt", "ipxe", "netboot"},
 	// Strings the steps together.
 	"deploy": {"checksum", "forge", "image", "nix", "plan", "provenance", "report", "signature", "verify"},

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"every.channel/runner-images/internal/interrupt"
 )
 
 // A Difference is one way in which a published and a rebuilt file differ.
@@ -116,23 +118,35 @@ func firstDifference(a, b []byte, start int64) int64 {
 	return start + int64(min(len(a), len(b)))
 }
 
+// mostFiles is how many files of a published bundle are looked at: more than one
+// has, and few enough for whatever someone may have put in its place.
+const mostFiles = 16
+
 // bundleDifferences compares two bundles file by file, in one pass over the
 // published one, whatever the order of the files in them.
 func bundleDifferences(ctx context.Context, published io.Reader, rebuiltPath string) ([]Difference, error) {
-	rebuilt, err := members(rebuiltPath)
+	rebuilt, err := members(ctx, rebuiltPath)
 	if err != nil {
 		return nil, err
 	}
 	var found []Difference
 	seen := map[string]bool{}
-	reading, err := newBundleReader(published)
+	reading, err := newBundleReader(ctx, published)
 	for err == nil {
 		var header *tar.Header
 		header, err = reading.Next()
 		if err != nil {
 			break
 		}
+		if seen[header.Name] {
+			err = fmt.Errorf("%q is in it twice", header.Name)
+			break
+		}
 		seen[header.Name] = true
+		if len(seen) > mostFiles {
+			err = fmt.Errorf("it has more than %d files", mostFiles)
+			break
+		}
 		counterpart, ok := rebuilt[header.Name]
 		if !ok {
 			found = append(found, Difference{
@@ -172,7 +186,7 @@ func bundleDifferences(ctx context.Context, published io.Reader, rebuiltPath str
 // memberDifference compares the file that reading stands at with the one of the
 // same name in the rebuilt bundle. It is nil if they are the same.
 func memberDifference(ctx context.Context, published, rebuilt *tar.Header, reading io.Reader, rebuiltPath string) (*Difference, error) {
-	file, closeFile, err := openMember(rebuiltPath, published.Name)
+	file, closeFile, err := openMember(ctx, rebuiltPath, published.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -203,8 +217,8 @@ type bundleReader struct {
 	unzipped io.Reader
 }
 
-func newBundleReader(r io.Reader) (bundleReader, error) {
-	unzipped, err := gzip.NewReader(bufio.NewReaderSize(r, blockSize))
+func newBundleReader(ctx context.Context, r io.Reader) (bundleReader, error) {
+	unzipped, err := gzip.NewReader(bufio.NewReaderSize(interrupt.Reader(ctx, r), blockSize))
 	if err != nil {
 		return bundleReader{}, err
 	}
@@ -224,14 +238,14 @@ func (b bundleReader) Next() (*tar.Header, error) {
 }
 
 // members returns the headers of a bundle on this machine by name.
-func members(path string) (map[string]*tar.Header, error) {
+func members(ctx context.Context, path string) (map[string]*tar.Header, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	headers := map[string]*tar.Header{}
-	reading, err := newBundleReader(file)
+	reading, err := newBundleReader(ctx, file)
 	for err == nil {
 		var header *tar.Header
 		if header, err = reading.Next(); err == nil {
@@ -245,12 +259,12 @@ func members(path string) (map[string]*tar.Header, error) {
 }
 
 // openMember opens a file within a bundle on this machine.
-func openMember(path, name string) (member io.Reader, closeFile func(), err error) {
+func openMember(ctx context.Context, path, name string) (member io.Reader, closeFile func(), err error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	reading, err := newBundleReader(file)
+	reading, err := newBundleReader(ctx, file)
 	for err == nil {
 		var header *tar.Header
 		if header, err = reading.Next(); err == nil && header.Name == name {

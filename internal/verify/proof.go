@@ -79,7 +79,7 @@ func isMissing(err error) bool {
 func buildsOf(tag string, lines []provenance.Attestation, check func(provenance.Attestation) error) (builds []provenance.Build, notes []string) {
 	for _, line := range lines {
 		if line.Build.Tag != tag {
-			notes = append(notes, fmt.Sprintf("a statement in %s is about the release %s and is not used", provenance.FileName, line.Build.Tag))
+			notes = append(notes, fmt.Sprintf("a statement in %s is about the release %s and is not used", provenance.FileName, oneLine(line.Build.Tag)))
 			continue
 		}
 		if err := check(line); err != nil {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/signature"
@@ -65,7 +66,7 @@ func (o Origin) String() string {
 		{" on ", o.Finished}, {" from commit ", o.Commit}, {" of ", o.Repository}, {" by ", o.Run},
 	} {
 		if part.value != "" {
-			text += part.before + part.value
+			text += part.before + oneLine(part.value)
 		}
 	}
 	return text
@@ -126,11 +127,11 @@ func (r Report) Err() error {
 	case string(Same):
 		return nil
 	case string(Different):
-		return fmt.Errorf("release %s: %w: %s", r.Tag, ErrDifferent, strings.Join(r.with(Different), ", "))
+		return fmt.Errorf("release %s: %w: %s", oneLine(r.Tag), ErrDifferent, oneLine(strings.Join(r.with(Different), ", ")))
 	case string(Failed):
-		return fmt.Errorf("release %s: could not be rebuilt: %s", r.Tag, strings.Join(r.with(Failed), ", "))
+		return fmt.Errorf("release %s: could not be rebuilt: %s", oneLine(r.Tag), oneLine(strings.Join(r.with(Failed), ", ")))
 	default:
-		return fmt.Errorf("release %s: %w", r.Tag, ErrNothingComparable)
+		return fmt.Errorf("release %s: %w", oneLine(r.Tag), ErrNothingComparable)
 	}
 }
 
@@ -180,9 +181,9 @@ func otherFlake(theirs, ours provenance.Flake) string {
 		return ""
 	}
 	if theirs.Revision != "" {
-		how += fmt.Sprintf("; to build that one: --flake '%s'", theirs.URL)
+		how += fmt.Sprintf("; to build that one: --flake '%s'", strings.ReplaceAll(theirs.URL, `'`, `'\''`))
 	}
-	return how
+	return oneLine(how)
 }
 
 // Text returns the report for people: a table, with explanations below.
@@ -198,7 +199,7 @@ func (r Report) Text() string {
 		if asset.Verdict == NotCompared || asset.Verdict == Failed {
 			verdict += ": " + firstLine(asset.Reason)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", asset.Name, short(asset.Published), short(asset.Rebuilt), verdict)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", oneLine(asset.Name), short(asset.Published), short(asset.Rebuilt), verdict)
 	}
 	table.Flush()
 	for _, asset := range r.Assets {
@@ -222,7 +223,7 @@ func (a Asset) explain(text *strings.Builder) {
 	if a.Verdict != Different && a.Verdict != Failed {
 		return
 	}
-	fmt.Fprintf(text, "\n%s: %s\n", a.Name, a.Reason)
+	fmt.Fprintf(text, "\n%s: %s\n", oneLine(a.Name), a.Reason)
 	if a.Listed != a.Published && a.Published != "" && a.Listed != "" {
 		fmt.Fprintf(text, "  listed     %s\n  published  %s\n", a.Listed, a.Published)
 	}
@@ -248,7 +249,7 @@ func (d Difference) String() string {
 	}
 	line := d.Reason
 	if d.File != "" {
-		line = d.File + ": " + line
+		line = oneLine(d.File) + ": " + line
 	}
 	if len(parts) > 0 {
 		line += ": " + strings.Join(parts, ", ")
@@ -263,6 +264,18 @@ func short(sum string) string {
 		return "-"
 	}
 	return sum[:min(len(sum), digits)]
+}
+
+// oneLine keeps what a release says, such as a name or an address, within its
+// place in the report: whatever is no letter, sign or space becomes a �, so that
+// nothing begins a line, moves the cursor or turns the direction of writing.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, text)
 }
 
 func firstLine(text string) string {

@@ -97,6 +97,7 @@ func Verify(ctx context.Context, r Request) (Report, error) {
 	if report.OtherFlake != "" {
 		r.say(report.OtherFlake) // before hours are spent on building
 	}
+	report.Notes = append(report.Notes, r.otherAttributes(published)...)
 	rebuilt, err := r.rebuild(ctx, published)
 	if err != nil {
 		return Report{}, err
@@ -258,6 +259,24 @@ func (r Request) images(p published) []Image {
 	return images
 }
 
+// otherAttributes says for which files the provenance names another attribute
+// than the one that has the file's name in the flake: that such a file is the
+// same as what is rebuilt does not make it what its name says.
+func (r Request) otherAttributes(p published) (notes []string) {
+	if r.Rebuild == nil {
+		return nil
+	}
+	for _, name := range p.names() {
+		told, isBuilt := r.imageOf(p, name)
+		own, hasName := r.ownImage(p, name)
+		if isBuilt && hasName && told.Installable != own.Installable {
+			notes = append(notes, oneLine(fmt.Sprintf("%s is compared with %s, as %s says, and not with %s, which has its name here",
+				name, told.Installable, provenance.FileName, own.Installable)))
+		}
+	}
+	return notes
+}
+
 func (r Request) imageOf(p published, asset string) (Image, bool) {
 	if build, ok := p.buildOf(asset); ok && !r.OnlyImages {
 		for _, image := range build.Images {
@@ -266,6 +285,11 @@ func (r Request) imageOf(p published, asset string) (Image, bool) {
 			}
 		}
 	}
+	return r.ownImage(p, asset)
+}
+
+// ownImage returns the image whose name the file has.
+func (r Request) ownImage(p published, asset string) (Image, bool) {
 	for _, image := range r.Images {
 		if isFileOf(asset, image.Name, p.tag) {
 			return image, true
@@ -297,7 +321,7 @@ func (r Request) compareAsset(ctx context.Context, p published, name string, reb
 		asset.Verdict, asset.Reason = Different, "in the release, but not listed in "+checksum.FileName
 		return asset, nil
 	}
-	r.say("reading " + name)
+	r.say("reading " + oneLine(name))
 	counterpart := rebuilt[name]
 	if asset.Listed == "" && counterpart.Path == "" {
 		asset.Verdict, asset.Reason = NotCompared, "not listed in "+checksum.FileName

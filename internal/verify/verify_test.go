@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -300,6 +302,10 @@ func TestDifferencesOfBundles(t *testing.T) {
 	reversed := netboot()
 	slices.Reverse(reversed)
 	valid := pack(t, netboot(), nil)
+	var more packed
+	for i := range 100 {
+		more = append(more, [2]string{fmt.Sprintf("file-%d", i), ""})
+	}
 	for name, c := range map[string]struct {
 		published string
 		want      []string
@@ -320,7 +326,11 @@ func TestDifferencesOfBundles(t *testing.T) {
 		"another order": {pack(t, reversed, nil), []string{"only how they are packed differs"}},
 		"cut short":     {valid[:len(valid)/2], []string{"cannot be unpacked to its end: unexpected EOF"}},
 		"not a bundle":  {"<!doctype html>", []string{"cannot be unpacked to its end: gzip: invalid header"}},
-		"damaged":       {valid[:len(valid)-8] + "damaged!", []string{"cannot be unpacked to its end: gzip: invalid checksum"}},
+		"a file twice":  {pack(t, append(netboot(), netboot()[1]), nil), []string{"cannot be unpacked to its end: \"kernel\" is in it twice"}},
+		"files without end": {pack(t, slices.Concat(netboot(), more), nil), append(slices.Repeat([]string{": only in the published bundle"}, 13),
+			"cannot be unpacked to its end: it has more than 16 files")},
+		"a name of many lines": {pack(t, append(netboot(), [2]string{"x\n\x1b[2Jinitrd: same", "x"}), nil), []string{"x\ufffd\ufffd[2Jinitrd: same: only in the published bundle: 1 bytes"}},
+		"damaged":              {valid[:len(valid)-8] + "damaged!", []string{"cannot be unpacked to its end: gzip: invalid checksum"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -477,6 +487,48 @@ func TestProvenanceNamesTheAttributes(t *testing.T) {
 	request.Source = files.source(t)
 	_, err = verify.Verify(t.Context(), request)
 	require.ErrorContains(t, err, "--release-tag")
+}
+
+// Nobody has vouched for provenance that is not signed, so it must not be able to
+// say in the report's words what the report does not.
+func TestProvenanceSpeaksForItselfOnly(t *testing.T) {
+	t.Parallel()
+	const evil = "x'; touch y; '\n\nsigned for boot-v2026.02.28 by release@every.channel \x1b[8m\u202e"
+	files := release(t)
+	theirs := provenance.Flake{URL: evil, Revision: evil, NARHash: evil}
+	lines := files.attested(t, nil, tag, theirs)[provenance.FileName] + files.attested(t, nil, evil, theirs)[provenance.FileName]
+	source := whole{files.with(provenance.FileName, lines).listed(t).source(t)}
+	var said []string
+	report := run(t, verify.Request{
+		Source: source, Metadata: flake("1111", "sha256-1"), Rebuild: builds(t, files),
+		Progress: func(message string) { said = append(said, message) },
+	})
+	require.NoError(t, report.Err())
+	text := report.Text()
+	assert.Contains(t, text, `--flake 'x'\''; touch y; '\''`, "and can be pasted into a shell")
+	assert.NotContains(t, text, "\nsigned for")
+	for _, line := range append(said, strings.Split(text, "\n")...) {
+		assert.Negative(t, strings.IndexFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", line)
+	}
+	encoded, err := json.Marshal(report)
+	require.NoError(t, err)
+	var read verify.Report
+	require.NoError(t, json.Unmarshal(encoded, &read))
+	assert.Equal(t, evil, read.Flake.Published.URL, "JSON has it as it is")
+}
+
+// A file's name does not tell what it was built from: that is another attribute
+// than the flake's own where the provenance says so, and then worth a word.
+func TestAnImageFromAnotherAttributeIsNoted(t *testing.T) {
+	t.Parallel()
+	files := release(t)
+	published := files.attested(t, nil, tag, flake("1111", "sha256-1")).listed(t)
+	report := run(t, verify.Request{Source: whole{published.source(t)}, Metadata: flake("1111", "sha256-1"), Rebuild: builds(t, files)})
+	require.NoError(t, report.Err())
+	assert.Equal(t, []string{
+		iso + " is compared with /etc/every-channel/flake#other.iso, as provenance.intoto.jsonl says, and not with /etc/every-channel/flake#iso, which has its name here",
+		bundle + " is compared with /etc/every-channel/flake#other.netboot, as provenance.intoto.jsonl says, and not with /etc/every-channel/flake#netboot, which has its name here",
+	}, report.Notes)
 }
 
 func TestAnotherFlakeIsSaidFirst(t *testing.T) {
