@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -127,10 +128,12 @@ func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, s
 		Store: store, Keep: options.keep, StayOnCurrent: !options.switches, Refresh: options.refresh, RingsFile: options.rings,
 		Tell: func(sentence string) { r.Line("%s", sentence) },
 	}
-	if stager.Dir, err = state.Create(options.stateDir); err != nil {
+	if stager.Dir, err = options.state(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stager.Dir.Close()) }()
+	if stager.Dir != nil {
+		defer func() { err = errors.Join(err, stager.Dir.Close()) }()
+	}
 	signers, err := options.trust.signers()
 	if err != nil {
 		return err
@@ -148,6 +151,19 @@ func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, s
 	}
 	r.Result(describeStaged(outcome))
 	return nil
+}
+
+// state opens the state folder, and makes it if there is something to put in it.
+// It returns nil for a check of a folder that is not there.
+func (o stageOptions) state() (*state.Dir, error) {
+	if !o.check && !o.rollback {
+		return state.Create(o.stateDir)
+	}
+	dir, err := state.Open(o.stateDir)
+	if o.check && errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return dir, err
 }
 
 // changeStaged does what the options say and shows the progress of a download, if

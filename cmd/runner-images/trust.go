@@ -65,7 +65,7 @@ func (t trust) bad(err error) error {
 // stagedTrust decides which releases a boot server believes.
 type stagedTrust struct {
 	ctx      context.Context
-	dir      *state.Dir
+	dir      *state.Dir // nil: nothing has been staged
 	signers  signature.AllowedSigners
 	goesBack bool // to an older release, on purpose
 }
@@ -101,6 +101,9 @@ func (t stagedTrust) notOlder(proof verify.Proof) error {
 // current returns what is proved of the current release. That is nothing if there
 // is none, or if it was staged without a signature that counts.
 func (t stagedTrust) current() (tag string, proof verify.Proof, err error) {
+	if t.dir == nil {
+		return "", verify.Proof{}, nil
+	}
 	hold, err := t.dir.HoldCurrent()
 	if errors.Is(err, state.ErrNotStaged) {
 		return "", verify.Proof{}, nil

@@ -32,6 +32,7 @@ const TagPrefix = "boot-"
 // A Stager stages into one state folder. Its methods wait for another stager of
 // the same folder, but for Check, which changes nothing.
 type Stager struct {
+	// Dir is the state folder. For Check it may be nil: there is none yet.
 	Dir *state.Dir
 
 	// Store has the releases; Tarball and Rollback need none.
@@ -84,6 +85,9 @@ func (s Stager) Release(ctx context.Context, tag string) (Outcome, error) {
 	return s.alone(ctx, func() (Outcome, error) {
 		if tag != "" && !s.Refresh {
 			outcome, err := s.switchTo(tag, false)
+			if err == nil {
+				return s.pruned(outcome), nil
+			}
 			if !errors.Is(err, state.ErrNotStaged) {
 				return outcome, err
 			}
@@ -205,8 +209,10 @@ func (o offer) isStagedAs(release state.Release) bool {
 	return !o.complete || len(o.bundles) == len(release.Bundles)
 }
 
-// stage makes the state folder have what is offered, and switches to it.
+// stage makes the state folder have what is offered, and switches to it. What no
+// longer has to stay goes before that, for the room that it takes, and after it.
 func (s Stager) stage(ctx context.Context, offer offer) (Outcome, error) {
+	before, _ := s.prune() // what keeps it from going will be told in the end
 	staged, err := s.staged(offer.tag)
 	if err != nil {
 		return Outcome{}, err
@@ -222,10 +228,11 @@ func (s Stager) stage(ctx context.Context, offer offer) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	outcome.Pruned = before
 	if changed || outcome.Switched {
-		outcome.Pruned = s.cleanUp()
+		s.notRemoved(s.clearDownloads(nil))
 	}
-	return outcome, nil
+	return s.pruned(outcome), nil
 }
 
 // unpack puts the release that is offered in its place, beside the current one.
@@ -281,6 +288,9 @@ func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, arch
 		if !slices.Contains(state.FileNames(), entry.Name) {
 			return fmt.Errorf("it has a file %q; a netboot bundle has only %s", entry.Name, strings.Join(state.FileNames(), ", "))
 		}
+		if entry.Name == state.Script && entry.Size > maxScript {
+			return fmt.Errorf("its %s has %d bytes, more than the %d that a script may have", entry.Name, entry.Size, maxScript)
+		}
 		return incoming.Write(ctx, architecture, entry.Name, content)
 	})
 	if err != nil {
@@ -292,6 +302,10 @@ func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, arch
 // limits let through more than iPXE can boot, and keep a hostile bundle from
 // filling the disk.
 var limits = archive.Limits{Files: len(state.FileNames()), FileSize: 4 << 30, TotalSize: 5 << 30}
+
+// maxScript is how many bytes a script may have. The boot server has it in memory
+// for each machine that asks for it.
+const maxScript = 1 << 20
 
 // switchTo makes a staged release current unless it shall only be staged. What
 // has been staged just now need not be verified again.
@@ -316,22 +330,34 @@ func (s Stager) switchTo(tag string, justStaged bool) (Outcome, error) {
 	return outcome, err
 }
 
-// cleanUp removes what is no longer needed. That it could not is no reason to
-// call the stage a failure.
-func (s Stager) cleanUp() []state.Release {
+// pruned returns the outcome with what has been removed after it.
+func (s Stager) pruned(outcome Outcome) Outcome {
+	removed, err := s.prune()
+	s.notRemoved(err)
+	outcome.Pruned = append(outcome.Pruned, removed...)
+	return outcome
+}
+
+// prune removes the releases that no longer have to stay, and what a stage that
+// was killed has left behind.
+func (s Stager) prune() ([]state.Release, error) {
 	keep := s.Keep
 	if keep == 0 {
 		keep = DefaultKeep
 	}
-	var pruned []state.Release
 	rings, err := s.Dir.Rings(s.RingsFile)
-	if err == nil {
-		pruned, err = s.Dir.Prune(keep, rings)
+	if err != nil {
+		return nil, err
 	}
-	if err := errors.Join(err, s.clearDownloads(nil)); err != nil {
+	return s.Dir.Prune(keep, rings)
+}
+
+// notRemoved tells why something that is no longer needed is still there, which
+// is no reason to call the stage a failure.
+func (s Stager) notRemoved(err error) {
+	if err != nil {
 		s.tell("not everything that is no longer needed was removed: %v", err)
 	}
-	return pruned
 }
 
 // verifyStaged has a staged release verified by what was staged with it.
@@ -368,6 +394,9 @@ func (s Stager) verifyStaged(tag string) (err error) {
 
 // currentTag returns the current release's tag, if there is one.
 func (s Stager) currentTag() (string, error) {
+	if s.Dir == nil {
+		return "", nil
+	}
 	release, err := s.Dir.Current()
 	if errors.Is(err, state.ErrNotStaged) {
 		return "", nil
@@ -377,6 +406,9 @@ func (s Stager) currentTag() (string, error) {
 
 // staged returns a tag's release as it is staged, or the zero release.
 func (s Stager) staged(tag string) (state.Release, error) {
+	if s.Dir == nil {
+		return state.Release{}, nil
+	}
 	release, err := s.Dir.Release(tag)
 	if errors.Is(err, state.ErrNotStaged) {
 		return state.Release{}, nil

@@ -292,6 +292,60 @@ func TestOldReleasesGo(t *testing.T) {
 	assert.Contains(t, strings.Join(s.told, "\n"), "rings.yaml: line 2")
 }
 
+// Fewer releases are kept from the next stage on, whatever else that changes, and
+// those that go make room for what comes.
+func TestKeepFewer(t *testing.T) {
+	t.Parallel()
+	stageAll := func(t *testing.T) *site {
+		s := newSite(t)
+		for _, tag := range []string{"boot-v1", "boot-v2", "boot-v3", "boot-v4"} {
+			s.publish(tag)
+			s.changes = func(stager *stage.Stager) { stager.Keep = 4 }
+			_, err := s.stager().Release(t.Context(), "")
+			require.NoError(t, err)
+		}
+		s.changes = func(stager *stage.Stager) { stager.Keep = 1 }
+		return s
+	}
+	want := []string{"boot-v2", "boot-v1"} // boot-v3 is the previous one
+	for name, tag := range map[string]string{"the latest is current": "", "a tag that is staged": "boot-v4"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := stageAll(t)
+			require.NoError(t, os.Mkdir(filepath.Join(s.dir.Path(), "releases", ".incoming-killed"), 0o755))
+			partial := filepath.Join(s.dir.Path(), "downloads", "of-another-release.partial")
+			require.NoError(t, os.WriteFile(partial, nil, 0o600))
+			outcome, err := s.stager().Release(t.Context(), tag)
+			require.NoError(t, err)
+			assert.Equal(t, want, tagsOf(outcome.Pruned))
+			assert.NoDirExists(t, filepath.Join(s.dir.Path(), "releases", ".incoming-killed"))
+			assert.FileExists(t, partial, "it goes on where it broke off")
+			requireCurrent(t, s.dir, "boot-v4")
+		})
+	}
+	t.Run("before the download", func(t *testing.T) {
+		t.Parallel()
+		s := stageAll(t)
+		s.publish("boot-v5")
+		asset := filepath.Join(s.folder, "boot-v5", bundleName(state.X86_64, "boot-v5"))
+		require.NoError(t, os.Truncate(asset, 100))
+		_, err := s.stager().Release(t.Context(), "")
+		require.Error(t, err)
+		requireCurrent(t, s.dir, "boot-v4")
+		staged, err := s.dir.Releases()
+		require.NoError(t, err)
+		assert.Equal(t, []string{"boot-v4", "boot-v3"}, tagsOf(staged))
+	})
+}
+
+func tagsOf(releases []state.Release) []string {
+	var tags []string
+	for _, release := range releases {
+		tags = append(tags, release.Tag)
+	}
+	return tags
+}
+
 func TestStagedForARing(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -466,6 +520,9 @@ func TestWrongReleasesChangeNothing(t *testing.T) {
 			whole := tarball(small("initrd"), small("kernel"), small("netboot.ipxe"))
 			repack(t, s, whole[:len(whole)-12])
 		}, "unpack " + asset},
+		"a script too long": {func(t *testing.T, s *site) {
+			repack(t, s, tarball(small("kernel"), small("initrd"), tar.Header{Name: "netboot.ipxe", Size: 1<<20 + 1}))
+		}, "its netboot.ipxe has 1048577 bytes"},
 		"cut off, and its header lies about the size": {func(t *testing.T, s *site) {
 			var packed bytes.Buffer
 			compressor := gzip.NewWriter(&packed)
