@@ -149,7 +149,28 @@ func (r *reader) release(c Context) Plan {
 }
 
 func (r *reader) fail(input, value, why string, args ...any) {
-	r.errors = append(r.errors, &InputError{Input: input, Value: value, Why: fmt.Sprintf(why, args...)})
+	r.errors = append(r.errors, &InputError{Input: input, Value: withoutSecrets(value), Why: fmt.Sprintf(why, args...)})
+}
+
+// userInfo is what an address may have before its host, up to the last "@": it
+// is also found in an address that cannot be parsed.
+var userInfo = regexp.MustCompile(`://.*@`)
+
+// withoutSecrets returns a value as an error may show it.
+func withoutSecrets(value string) string {
+	if strings.Contains(value, "access-token") {
+		return "***"
+	}
+	return userInfo.ReplaceAllLiteralString(value, "://***@")
+}
+
+// wrongAddress returns a value that should be an address and is none, as an error
+// may show it: what looks like a user is one, though no scheme is before it.
+func wrongAddress(value string) string {
+	if strings.Contains(value, "@") && !strings.Contains(value, "://") {
+		return "***"
+	}
+	return value
 }
 
 // value returns what was given for an input, or its default.
@@ -178,11 +199,11 @@ func (r *reader) boolean(name string) bool {
 }
 
 func (r *reader) oneOf(name string, allowed ...string) string {
-	value := strings.ToLower(r.value(name))
-	if !slices.Contains(allowed, value) {
+	value := r.value(name)
+	if !slices.Contains(allowed, strings.ToLower(value)) {
 		r.fail(name, value, "takes %s", strings.Join(allowed, " or "))
 	}
-	return value
+	return strings.ToLower(value)
 }
 
 func (r *reader) words(name string) []string {
@@ -197,7 +218,7 @@ func (r *reader) words(name string) []string {
 func (r *reader) flake() string {
 	value := r.value(Flake)
 	if flake, _, found := strings.Cut(value, "#"); found {
-		r.fail(Flake, value, "takes a flake without an attribute, for example %q; attributes go into %s", flake, Images)
+		r.fail(Flake, value, "takes a flake without an attribute, for example %q; attributes go into %s", withoutSecrets(flake), Images)
 	}
 	return value
 }
@@ -211,9 +232,9 @@ func (r *reader) store() string {
 	u, err := url.Parse(value)
 	switch {
 	case err != nil || u.Scheme == "" || !strings.Contains(value, "://"):
-		r.fail(NixCopyTo, "", "takes the address of a store, for example s3://bucket?region=eu-central-1, ssh-ng://host or file:///srv/cache")
+		r.fail(NixCopyTo, wrongAddress(value), "takes the address of a store, for example s3://bucket?region=eu-central-1, ssh-ng://host or file:///srv/cache")
 	case u.User != nil && (strings.HasPrefix(u.Scheme, "http") || hasPassword(u)):
-		r.fail(NixCopyTo, u.Redacted(), "an address must not carry a password; Nix takes it from its netrc-file or from the environment")
+		r.fail(NixCopyTo, value, "an address must not carry a password; Nix takes it from its netrc-file or from the environment")
 	}
 	return value
 }
@@ -364,6 +385,14 @@ func inFlake(installable, flake string) string {
 
 var repositoryName = regexp.MustCompile(`^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$`)
 
+// isRepositoryName says whether a text is owner/name, and no path that leads
+// elsewhere.
+func isRepositoryName(text string) bool {
+	owner, name, _ := strings.Cut(text, "/")
+	dots := []string{".", ".."}
+	return repositoryName.MatchString(text) && !slices.Contains(dots, owner) && !slices.Contains(dots, name)
+}
+
 // destination returns where releases are: the forge's address without a
 // trailing slash, and the repository there.
 func (r *reader) destination(c Context, publish bool) (forgeURL, repository string) {
@@ -377,7 +406,7 @@ func (r *reader) destination(c Context, publish bool) (forgeURL, repository stri
 	if forgeURL != "" {
 		r.checkForgeURL(forgeURL)
 	}
-	if repository != "" && !repositoryName.MatchString(repository) {
+	if repository != "" && !isRepositoryName(repository) {
 		r.fail(Repository, repository, "takes owner/name")
 	}
 	if publish && !strings.HasPrefix(forgeURL, "file:") {
@@ -398,14 +427,16 @@ func (r *reader) checkForgeURL(address string) {
 	u, err := url.Parse(address)
 	switch {
 	case err != nil:
-		r.fail(ForgeURL, "", "is not an address; use for example https://forge.example")
+		r.fail(ForgeURL, wrongAddress(address), "is not an address; use for example https://forge.example")
 	case u.User != nil:
 		u.User = nil
 		r.fail(ForgeURL, u.String(), "an address must not carry a user or a password; hand the token over in %s", Token)
-	case u.Scheme == "file" && (u.Host != "" || !path.IsAbs(u.Path)):
+	case u.Scheme == "file" && (u.Host != "" || !path.IsAbs(u.Path) || path.Clean(u.Path) == "/"):
 		r.fail(ForgeURL, address, "a folder of releases is given as file:// and its whole path, for example file:///srv/releases")
 	case u.Scheme != "file" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == ""):
-		r.fail(ForgeURL, address, "takes an http, https or file address, for example https://forge.example")
+		r.fail(ForgeURL, wrongAddress(address), "takes an http, https or file address, for example https://forge.example")
+	case u.Scheme != "file" && strings.ContainsAny(address, "?#"):
+		r.fail(ForgeURL, address, "takes the server's address without ? and #, for example https://forge.example")
 	}
 }
 

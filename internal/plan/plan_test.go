@@ -249,6 +249,47 @@ repository "": there is no repository to publish to; give owner/name`)
 	assert.ErrorContains(t, err, `forge_url "file://releases/x": a folder of releases is given as`)
 }
 
+func TestWrongAddresses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ input, value, want string }{
+		{plan.ForgeURL, "https://forge.example/?page=1", `forge_url "https://forge.example/?page=1": takes the server's address without ? and #, for example https://forge.example`},
+		{plan.ForgeURL, "https://forge.example/#top", `forge_url "https://forge.example/#top": takes the server's address without ? and #, for example https://forge.example`},
+		{plan.ForgeURL, "https://forge.example:x", `forge_url "https://forge.example:x": is not an address; use for example https://forge.example`},
+		{plan.ForgeURL, "file:///", `forge_url "file:///": a folder of releases is given as file:// and its whole path, for example file:///srv/releases`},
+		{plan.Repository, "../..", `repository "../..": takes owner/name`},
+		{plan.Repository, "./channel", `repository "./channel": takes owner/name`},
+		{plan.Repository, "every/..", `repository "every/..": takes owner/name`},
+		{plan.VerifyUploads, "MD5", `verify_uploads "MD5": takes size or sha256`},
+		{plan.NixCopyTo, "bucket", `nix_copy_to "bucket": takes the address of a store, for example s3://bucket?region=eu-central-1, ssh-ng://host or file:///srv/cache`},
+	} {
+		_, err := plan.Make(map[string]string{c.input: c.value}, push)
+		assert.EqualError(t, err, c.want)
+	}
+	p, err := plan.Make(map[string]string{plan.Repository: "every.channel/every.channel", plan.ForgeURL: "https://forge.example/git/"}, push)
+	require.NoError(t, err)
+	assert.Equal(t, "https://forge.example/git", p.ForgeURL)
+}
+
+func TestErrorsKeepPasswordsToThemselves(t *testing.T) {
+	t.Parallel()
+	for _, given := range []map[string]string{
+		{plan.ForgeURL: "https://me:a secret@forge.example"},
+		{plan.ForgeURL: "ftp://me:secret@forge.example"},
+		{plan.ForgeURL: "me:secret@forge.example"},
+		{plan.NixCopyTo: "s3://key:secret@bucket"},
+		{plan.NixCopyTo: "https://secret@cache.example"},
+		{plan.NixCopyTo: "key:secret@bucket"},
+		{plan.Flake: "git+https://me:secret@forge.example/x#netboot"},
+		{plan.Images: "the:iso git+https://me:secret@forge.example/x#iso"},
+		{plan.NixArgs: "--option access-tokens forge.example=secret 'a"},
+		{plan.NixArgs: "--store https://me:secret@cache.example 'a"},
+	} {
+		_, err := plan.Make(given, push)
+		require.Error(t, err, given)
+		assert.NotContains(t, err.Error(), "secret", given)
+	}
+}
+
 func TestNoImage(t *testing.T) {
 	none := map[string]string{plan.BuildX8664Netboot: "false", plan.BuildX8664ISO: "false"}
 	_, err := plan.Make(none, push)
