@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -34,9 +35,10 @@ import (
 
 const (
 	// ethernet is the size in bytes of a packet on most networks. The headers of
-	// TFTP, UDP and IP take headers of them.
+	// TFTP, UDP and IP take some of them.
 	ethernet = 1500
-	headers  = 4 + 8 + 20
+	headers4 = 4 + 8 + 20
+	headers6 = 4 + 8 + 40
 
 	// secondWithin is how long after a client has been sent a boot program a
 	// second request for it comes from that program itself.
@@ -184,6 +186,9 @@ func (s *Server) question(conn net.PacketConn, local netip.Addr, from *net.UDPAd
 		refuse(errReadOnly)
 		return
 	}
+	if isBroadcast(local) { // RFC 1123, section 4.2.3.5
+		return
+	}
 	asked := from.String() + " " + q.name
 	switch s.requests.enter(client.Address, asked) {
 	case tooMany:
@@ -197,6 +202,27 @@ func (s *Server) question(conn net.PacketConn, local netip.Addr, from *net.UDPAd
 		defer s.requests.leave(client.Address, asked)
 		s.answer(client, local, from, q)
 	})
+}
+
+// isBroadcast tells whether what came in at an address may have gone to more hosts
+// than this one.
+func isBroadcast(local netip.Addr) bool {
+	if local.IsMulticast() || local == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return true
+	}
+	addresses, _ := net.InterfaceAddrs() // who cannot tell answers
+	for _, own := range addresses {
+		network, ok := own.(*net.IPNet)
+		if !ok || !local.Is4() || !network.Contains(local.AsSlice()) {
+			continue
+		}
+		ones, bits := network.Mask.Size()
+		host := binary.BigEndian.Uint32(local.AsSlice()) | ^uint32(0)<<(bits-ones)
+		if bits-ones > 1 && host == ^uint32(0) {
+			return true
+		}
+	}
+	return false
 }
 
 // begin begins a transfer, unless none should begin any more.
@@ -248,7 +274,7 @@ func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAd
 }
 
 // dial returns a connection to a client from the address that it asked, or from
-// what the system takes for one if that was a broadcast address.
+// what the system takes for one if that is not known.
 func dial(local netip.Addr, client *net.UDPAddr) (*net.UDPConn, error) {
 	if local.IsValid() {
 		conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)), client)
@@ -311,9 +337,13 @@ func (s *Server) send(conn *net.UDPConn, client journal.Client, q question, file
 	if s.MTU > 0 {
 		packet = min(packet, s.MTU)
 	}
+	headers := headers4
+	if client.Address.Is6() {
+		headers = headers6
+	}
 	var begun *journal.Transfer
 	waiting := int64(0) // bytes that the journal has not been told of
-	t := &transfer{terms: agree(q, size, packet), conn: conn, from: bufio.NewReaderSize(content, readAhead)}
+	t := &transfer{terms: agree(q, size, packet-headers), conn: conn, from: bufio.NewReaderSize(content, readAhead)}
 	t.begin = func() { begun = s.Journal.SendLoader(client, journal.TFTP, file.label, file.size) }
 	t.sent = func(bytes int) {
 		if waiting += int64(bytes); waiting >= readAhead {

@@ -152,7 +152,7 @@ type client struct {
 
 func (s *site) client(local string) *client {
 	s.t.Helper()
-	conn, err := net.ListenPacket("udp4", local+":0")
+	conn, err := net.ListenPacket("udp", net.JoinHostPort(local, "0"))
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { _ = conn.Close() })
 	return &client{s.t, conn, s.address}
@@ -211,6 +211,8 @@ func TestOptions(t *testing.T) {
 	s.put("ipxe.efi", 5000)
 	small := start(t, func(s *boottftp.Server) { s.MTU = 1400 })
 	small.put("ipxe.efi", 5000)
+	six := startAt(t, "udp6", "[::1]:0", nil)
+	six.put("ipxe.efi", 5000)
 	for name, test := range map[string]struct {
 		site    *site
 		options []string
@@ -222,10 +224,13 @@ func TestOptions(t *testing.T) {
 		"EDK2's":       {s, []string{"blksize", "1468", "windowsize", "4"}, "blksize\x001468\x00 windowsize\x004\x00", 1468},
 		"as many":      {s, []string{"blksize", "65464"}, "blksize\x001468\x00", 1468},
 		"small packet": {small, []string{"blksize", "1468"}, "blksize\x001368\x00", 1368},
+		"IPv6":         {six, []string{"blksize", "1468"}, "blksize\x001448\x00", 1448},
 		"wrong":        {s, []string{"blksize", "7"}, "", 512},
+		"U-Boot's":     {s, []string{"timeout", "5"}, "timeout\x005\x00", 512},
+		"patient":      {s, []string{"timeout", "255"}, "", 512},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := test.site.client("127.0.0.1")
+			c := test.site.client(test.site.address.IP.String())
 			c.t = t
 			c.read("ipxe.efi", test.options...)
 			packet, from := c.receive()
@@ -263,6 +268,59 @@ func TestAddressOfTheAnswer(t *testing.T) {
 				script, from := c.receive()
 				assert.Contains(t, script, "chain --autofree http://"+asked+"/T/netboot.ipxe?")
 				c.send(from, acknowledgement, "\x00\x01")
+			}
+		})
+	}
+}
+
+// TestBroadcast is about a request that all hosts on a network hear: it gets no answer.
+func TestBroadcast(t *testing.T) {
+	t.Parallel()
+	s := startAt(t, "udp4", "0.0.0.0:0", nil)
+	c := s.client("127.0.0.1")
+	for _, asked := range []net.IP{net.IPv4(127, 255, 255, 255), net.IPv4(127, 0, 0, 5)} {
+		c.to = &net.UDPAddr{IP: asked, Port: s.address.Port}
+		c.read("absent")
+	}
+	packet, from := c.receive()
+	assert.Equal(t, "127.0.0.5", from.(*net.UDPAddr).IP.String())
+	assert.True(t, strings.HasPrefix(packet, failure), "%q", packet)
+	s.server.Shutdown(t.Context()) // all answers have been given
+	assert.Equal(t, "1", s.counted("netboot_tftp_errors_total", "not found"))
+}
+
+// TestAClientRepeatsItself sooner than the server would send a block again that got
+// lost: it gets that block all the same.
+func TestAClientRepeatsItself(t *testing.T) {
+	t.Parallel()
+	for _, options := range [][]string{nil, {"windowsize", "2"}} {
+		t.Run(fmt.Sprint(options), func(t *testing.T) {
+			t.Parallel()
+			s := start(t, nil)
+			s.put("ipxe.efi", 100)
+			c := s.client("127.0.0.1")
+			c.t = t
+			c.read("ipxe.efi", append([]string{"blksize", "512"}, options...)...)
+			_, from := c.receive()
+			ended := make(chan struct{})
+			var repeating sync.WaitGroup
+			defer repeating.Wait()
+			defer close(ended)
+			repeating.Go(func() {
+				often := time.NewTicker(100 * time.Millisecond)
+				defer often.Stop()
+				for {
+					_, _ = c.conn.WriteTo([]byte(acknowledgement+"\xff\xff"), from)
+					select {
+					case <-ended:
+						return
+					case <-often.C:
+					}
+				}
+			})
+			for range 4 { // the options, as often as they seem to get lost
+				packet, _ := c.receive()
+				assert.True(t, strings.HasPrefix(packet, optionsTaken), "%q", packet)
 			}
 		})
 	}

@@ -24,10 +24,12 @@ const (
 // mostWindow is how many blocks may be on their way at once (RFC 7440).
 const mostWindow = 16
 
-// A lost packet is sent again after resendAfter, or what the client asks for (RFC
-// 2349), this many times.
+// A lost packet is sent again after resendAfter, or the seconds that the client asks
+// for (RFC 2349), this many times. A client that asks for more than mostTimeout is
+// not heard: it could keep all transfers waiting for itself.
 const (
 	resendAfter = time.Second
+	mostTimeout = 10
 	resends     = 8
 )
 
@@ -40,8 +42,8 @@ type terms struct {
 }
 
 // agree takes the options of a request that this server knows. A size of less
-// than zero is not known.
-func agree(q question, size int64, packet int) terms {
+// than zero is not known; most is how many bytes a block may have.
+func agree(q question, size int64, most int) terms {
 	t := terms{block: usualBlock, blocks: 1, resend: resendAfter}
 	take := func(option string, value int64) {
 		if t.options == nil {
@@ -51,13 +53,13 @@ func agree(q question, size int64, packet int) terms {
 		t.options = append(strconv.AppendInt(t.options, value, 10), 0)
 	}
 	if n, ok := q.number("blksize", leastBlock, 1<<16); ok {
-		t.block = min(n, mostBlock, max(packet-headers, usualBlock))
+		t.block = min(n, mostBlock, max(most, usualBlock))
 		take("blksize", int64(t.block))
 	}
 	if _, ok := q.number("tsize", 0, 0); ok && size >= 0 {
 		take("tsize", size)
 	}
-	if n, ok := q.number("timeout", 1, 255); ok {
+	if n, ok := q.number("timeout", 1, mostTimeout); ok {
 		t.resend = time.Duration(n) * time.Second
 		take("timeout", int64(n))
 	}
@@ -159,12 +161,15 @@ func (t *transfer) send(from int) error {
 // takes from the window what it has.
 func (t *transfer) deliver(ctx context.Context) error {
 	lost, complained := 0, false
+	if err := t.wait(); err != nil {
+		return err
+	}
 	for {
 		has, err := t.receive(ctx)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && lost < resends:
 			lost++
-			if err := t.send(0); err != nil {
+			if err := errors.Join(t.send(0), t.wait()); err != nil {
 				return err
 			}
 		case err != nil:
@@ -196,16 +201,22 @@ func (t *transfer) take(has int) {
 	t.window = append(t.window[:0], t.window[has:]...)
 }
 
-// receive waits for an acknowledgement, and returns how many packets of the window
-// the client has. It waits for as long as a packet may take, or a little less: the
-// clock is not set anew for each one.
-func (t *transfer) receive(ctx context.Context) (has int, err error) {
-	if now := time.Now(); t.deadline.Sub(now) < t.resend*3/4 {
-		t.deadline = now.Add(t.resend)
-		if err := t.conn.SetReadDeadline(t.deadline); err != nil {
-			return 0, err
-		}
+// wait has what is received next be in time for as long as a packet may take, or a
+// little less: the clock is not set anew for each packet that is sent. What a client
+// says does not set it: one that repeats itself because a packet was lost would wait
+// for that packet for ever.
+func (t *transfer) wait() error {
+	now := time.Now()
+	if t.deadline.Sub(now) >= t.resend*3/4 {
+		return nil
 	}
+	t.deadline = now.Add(t.resend)
+	return t.conn.SetReadDeadline(t.deadline)
+}
+
+// receive waits for an acknowledgement, and returns how many packets of the window
+// the client has.
+func (t *transfer) receive(ctx context.Context) (has int, err error) {
 	for {
 		if ctx.Err() != nil {
 			return 0, errStopping
