@@ -149,16 +149,24 @@ func TestFirewalls(t *testing.T) {
 	type ports struct{ AllowedTCPPorts, AllowedUDPPorts []int }
 	type firewall struct {
 		ports
-		Interfaces map[string]ports
+		ExtraCommands   []string
+		ExtraInputRules string
+		Interfaces      map[string]ports
 	}
 	none := ports{[]int{}, []int{}}
 	var firewalls map[string]firewall
 	evaluateNixOS(t, "firewalls", &firewalls)
 	assert.Equal(t, map[string]firewall{
-		"nodeByHost":   {none, map[string]ports{}},
-		"nodeByDevice": {ports{[]int{}, []int{65001}}, map[string]ports{}},
-		"netbootPlain": {none, map[string]ports{"enp1s0": {[]int{80}, []int{69}}}},
-		"netbootFull":  {none, map[string]ports{"enp1s0": {[]int{80}, []int{67, 69, 4011}}}},
+		"nodeByHost": {none, []string{}, "", map[string]ports{}},
+		"nodeByDevice": {
+			none,
+			[]string{"iptables -A nixos-fw -p udp --sport 65001 --dport 32768:60999 -j nixos-fw-accept"},
+			"",
+			map[string]ports{},
+		},
+		"nodeByDeviceWithNFTables": {none, []string{}, "udp sport 65001 udp dport 32768-60999 accept", map[string]ports{}},
+		"netbootPlain":             {none, []string{}, "", map[string]ports{"enp1s0": {[]int{80}, []int{69}}}},
+		"netbootFull":              {none, []string{}, "", map[string]ports{"enp1s0": {[]int{80}, []int{67, 69, 4011}}}},
 	}, firewalls)
 }
 

@@ -47,11 +47,15 @@ func TestPublishFindsItsTuner(t *testing.T) {
 	require.Error(t, err, "there is no tuner yet")
 	assert.Contains(t, output, "the HDHomeRun 1038ABCD does not answer on this network; trying again\n")
 
-	answerForTuner(t, 0x1038abcd)
+	// The firewall lets answers in to these ports only.
+	run(t, "/", "sh", "-c", "echo 32768 60999 >/proc/sys/net/ipv4/ip_local_port_range")
+	asked := answerForTuner(t, 0x1038abcd)
 	output, err = publish("1038ABCD")
 	require.NoError(t, err, output)
 	assert.Equal(t, "the HDHomeRun 1038ABCD is at 10.20.30.9\n"+
 		"wt-publish --name a name --input http://10.20.30.9/auto/v9.1 --last \n", output)
+	port := (<-asked).Port
+	assert.True(t, 32768 <= port && port <= 60999, "the question came from port %d", port)
 
 	output, err = publish("10FFFFFF")
 	require.Error(t, err, "another tuner answers")
@@ -75,8 +79,9 @@ func runInOwnNetwork(t *testing.T) {
 
 // answerForTuner answers as a tuner does to those who look for one: a packet is
 // type and length (big endian), fields of tag, length and value, and the Ethernet
-// CRC of all that (little endian). See hdhomerun_pkt.h of libhdhomerun.
-func answerForTuner(t *testing.T, deviceID uint32) {
+// CRC of all that (little endian). See hdhomerun_pkt.h of libhdhomerun. The channel
+// has who asked first.
+func answerForTuner(t *testing.T, deviceID uint32) <-chan *net.UDPAddr {
 	t.Helper()
 	const (
 		port            = 65001
@@ -95,6 +100,7 @@ func answerForTuner(t *testing.T, deviceID uint32) {
 	socket, err := (&net.ListenConfig{}).ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", port))
 	require.NoError(t, err)
 	t.Cleanup(func() { socket.Close() })
+	asked := make(chan *net.UDPAddr, 1)
 	go func() {
 		request := make([]byte, 1500)
 		for {
@@ -104,8 +110,13 @@ func answerForTuner(t *testing.T, deviceID uint32) {
 			}
 			// Whoever looks for it from this machine's loopback is not on the network.
 			if strings.HasPrefix(from.String(), "10.20.30.") {
+				select {
+				case asked <- from.(*net.UDPAddr):
+				default:
+				}
 				_, _ = socket.WriteTo(reply, from)
 			}
 		}
 	}()
+	return asked
 }

@@ -80,6 +80,10 @@ let
     transcode = true;
     extraArgs = [ "--bitrate 5 %" ];
   });
+  nodeByDeviceWithNFTables = machine {
+    imports = [ (node { hdhomerun.deviceId = "1038abcd"; }) ];
+    networking.nftables.enable = true;
+  };
   netbootPlain = machine (netboot { });
   netbootFull = machine (netboot {
     hostname = "boot.every.channel";
@@ -153,7 +157,11 @@ let
 
   text = machine: unit: machine.config.systemd.units.${unit}.text;
   firewall = machine: {
-    inherit (machine.config.networking.firewall) allowedTCPPorts allowedUDPPorts;
+    inherit (machine.config.networking.firewall) allowedTCPPorts allowedUDPPorts extraInputRules;
+    # NixOS has commands of its own.
+    extraCommands = lib.filter (lib.hasInfix "65001") (
+      lib.splitString "\n" machine.config.networking.firewall.extraCommands
+    );
     interfaces = lib.mapAttrs (_: interface: {
       inherit (interface) allowedTCPPorts allowedUDPPorts;
     }) machine.config.networking.firewall.interfaces;
@@ -213,6 +221,7 @@ in
   firewalls = {
     nodeByHost = firewall nodeByHost;
     nodeByDevice = firewall nodeByDevice;
+    nodeByDeviceWithNFTables = firewall nodeByDeviceWithNFTables;
     netbootPlain = firewall netbootPlain;
     netbootFull = firewall netbootFull;
   };

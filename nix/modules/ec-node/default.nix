@@ -118,7 +118,10 @@ in
       openFirewall = mkOption {
         type = types.bool;
         default = true;
-        description = "Whether the firewall lets in the answers of tuners (UDP port 65001) where {option}`deviceId` is set.";
+        description = ''
+          Whether the firewall lets in the answers of tuners where {option}`deviceId`
+          is set: UDP from port 65001 to the ports that Linux gives to programs.
+        '';
       };
     };
 
@@ -174,8 +177,16 @@ in
       map (broadcast: lib.nameValuePair "ec-node-${broadcast.name}" (service broadcast)) cfg.broadcasts
     );
 
-    networking.firewall.allowedUDPPorts = mkIf (
-      cfg.hdhomerun.deviceId != null && cfg.hdhomerun.openFirewall
-    ) [ 65001 ];
+    # The question goes to everybody, so that the firewall does not take a tuner's
+    # answer for one. It comes from the tuners' port to one that Linux chose, from
+    # net.ipv4.ip_local_port_range.
+    networking.firewall = mkIf (cfg.hdhomerun.deviceId != null && cfg.hdhomerun.openFirewall) (
+      if config.networking.nftables.enable then
+        { extraInputRules = "udp sport 65001 udp dport 32768-60999 accept"; }
+      else
+        {
+          extraCommands = "iptables -A nixos-fw -p udp --sport 65001 --dport 32768:60999 -j nixos-fw-accept";
+        }
+    );
   };
 }
