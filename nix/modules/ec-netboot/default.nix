@@ -386,11 +386,9 @@ in
     systemd.services.${name} = {
       description = "Boot server";
       wantedBy = [ "multi-user.target" ];
-      # What was staged before is served while the forge is away.
-      wants = [
-        "network-online.target"
-        "${name}-stage.service"
-      ];
+      # What was staged before is served while the forge is away. And it does not ask
+      # for staging, or each restart would undo a rollback by hand.
+      wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
       reloadTriggers = optional (ringsFile != null) ringsFile;
       startLimitIntervalSec = 0;

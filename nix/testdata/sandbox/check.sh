@@ -31,6 +31,8 @@ report "ipxe: $(cd /run && bb tftp -g -r ec-ipxe.efi -l ipxe 10.20.30.2 && bb ca
 before=$(pid)
 systemctl reload every-channel-netboot.service
 report "reload: $? $([ "$before" = "$(pid)" ] && echo same process)"
+systemctl restart every-channel-netboot.service
+report "staged: $(journalctl --no-pager --output=cat --unit every-channel-netboot-stage.service | bb grep -c '^Starting ')"
 systemctl stop every-channel-netboot.service
 report "stop: $(systemctl show --property Result --value every-channel-netboot.service)"
 journalctl --no-pager --output=cat --unit 'every-channel-*' >/dev/console
