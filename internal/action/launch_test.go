@@ -174,6 +174,13 @@ func TestLauncherSaysWhatIsMissing(t *testing.T) {
 	require.Error(t, err)
 	assert.Equal(t, "::error::this runner has no Nix, which builds the images: install it (https://nixos.org/download) or choose a runner that has it\n", out)
 
+	// Nothing is built where there is no folder for it.
+	l.install("nix", `echo "nix was run: $*"; exit 1`)
+	out, err = l.run("RUNNER_TEMP=/no/such/folder")
+	require.Error(t, err)
+	assert.NotContains(t, out, "nix was run")
+	assert.Contains(t, out, "/no/such/folder")
+
 	l.install("nix", "exit 1")
 	out, err = l.run()
 	require.Error(t, err)
