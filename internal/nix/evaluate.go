@@ -203,7 +203,8 @@ func (s *stream) problem(request Request, failure error) Problem {
 	text := s.errors[len(s.errors)-1].text
 	p.Detail = s.errors[len(s.errors)-1].full
 	flake, _, _ := strings.Cut(image.Installable, "#")
-	fetching := strings.Contains(p.Detail, "while fetching the input")
+	// Of an input that is locked and cannot be fetched, Nix says only that it is not there.
+	fetching := strings.Contains(p.Detail, "while fetching the input") || strings.HasPrefix(text, "Cannot find Git revision")
 	if match := noAttribute.FindStringSubmatch(text); match != nil {
 		p.Kind = NoAttribute
 		p.Reason = "the flake " + match[1] + " has no attribute"

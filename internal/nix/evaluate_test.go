@@ -1,8 +1,10 @@
 package nix_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -24,6 +26,12 @@ func TestEvaluationErrorsAreOneSentence(t *testing.T) {
 	flake("syntax", "{ outputs = _: { x = ; }; }")
 	flake("values", "{ outputs = _: { one = 1; }; }")
 	flake("inputs", `{ inputs.gone.url = "path:/no/such/folder"; outputs = { self, gone }: { x = gone; }; }`)
+	flake("locked", `{ inputs.gone.url = "git+http://127.0.0.1:1/gone"; outputs = { self, gone }: { x = gone.x; }; }`)
+	lock := fmt.Sprintf(`{"version": 7, "root": "root", "nodes": {"root": {"inputs": {"gone": "gone"}}, "gone": {
+		"original": {"type": "git", "url": "http://127.0.0.1:1/gone"},
+		"locked": {"type": "git", "url": "http://127.0.0.1:1/gone", "ref": "main", "rev": %q, "lastModified": 1787101114,
+			"narHash": "sha256-gwrPcFf/rDjHPaVflbDZ040ZDmBTRj/7+s8ZmE2SaIM="}}}}`, strings.Repeat("0", 39)+"1")
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "locked", "flake.lock"), []byte(lock), 0o600))
 	// Git's work trees end the search for flakes, so these are outside of the
 	// repository that holds the others.
 	tracked := flake("git", "{ outputs = _: { x = throw ''has no mercy''; }; }")
@@ -42,6 +50,7 @@ func TestEvaluationErrorsAreOneSentence(t *testing.T) {
 		"no repository":                 {"git+file:///no/such/repository#x", nix.NoFlake, `^there is no flake "git\+file:///no/such/repository": .*/no/such/repository['"] does not (appear to be a git repository|exist\.)$`},
 		"not in the registry":           {"no-such-flake#x", nix.NoFlake, `^there is no flake "no-such-flake": cannot find flake 'flake:no-such-flake' in the flake registries$`},
 		"an input is not there":         {"path:./inputs#x", nix.Mistake, `^image: the flake "path:\./inputs" or one of its inputs cannot be fetched: .*/no/such/folder`},
+		"a locked input is not there":   {"path:./locked#x", nix.Mistake, `^image: the flake "path:\./locked" or one of its inputs cannot be fetched: unable to access 'http://127\.0\.0\.1:1/gone/': .*[Cc]onnect`},
 		"no attribute":                  {"path:values#two", nix.NoAttribute, `^image: the flake path:/.*/values has no attribute two$`},
 		"no attribute but a like one":   {"path:values#onee", nix.NoAttribute, `^image: the flake path:/.*/values has no attribute onee; did you mean one\?$`},
 		"nothing to build":              {"path:values#one", nix.NoAttribute, `^image: the attribute one is nothing that can be built, but an integer: 1$`},
