@@ -107,6 +107,8 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.F
 		}
 		seen[name] = true
 	}
+	progress := r.Progress("hash")
+	defer progress.Close()
 	for i := range files {
 		file := &files[i]
 		want, ok := listed[file.Name]
@@ -114,7 +116,8 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.F
 			continue
 		}
 		var err error
-		if file.SHA256, file.Size, err = checksum.File(ctx, file.Path); err != nil {
+		file.SHA256, file.Size, err = checksum.FileWithProgress(ctx, file.Path, func(done int64) { progress.Bytes(file.Name, done, file.Size) })
+		if err != nil {
 			return nil, err
 		}
 		if file.SHA256 != want {
@@ -127,6 +130,5 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.F
 	if len(wrong) > 0 {
 		return nil, wrong
 	}
-	r.Line("%d files to attach", len(files))
 	return files, nil
 }

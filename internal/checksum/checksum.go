@@ -83,15 +83,35 @@ func parseLine(line string) (sum, name string, err error) {
 // File returns the SHA-256 of the file at path in lower-case hexadecimal, and
 // its size in bytes. It stops early with the context's error.
 func File(ctx context.Context, path string) (sum string, size int64, err error) {
+	return FileWithProgress(ctx, path, func(int64) {})
+}
+
+// FileWithProgress is File, and tells progress again and again how many bytes it
+// has hashed.
+func FileWithProgress(ctx context.Context, path string, progress func(done int64)) (sum string, size int64, err error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return "", 0, err
 	}
 	defer file.Close()
 	hash := sha256.New()
-	size, err = io.Copy(hash, interrupt.Reader(ctx, file))
+	size, err = io.CopyBuffer(&told{hash, 0, progress}, interrupt.Reader(ctx, file), make([]byte, 1<<20))
 	if err != nil {
 		return "", 0, fmt.Errorf("hash %s: %w", path, err)
 	}
 	return hex.EncodeToString(hash.Sum(nil)), size, nil
+}
+
+// told is a writer that tells how much it was given.
+type told struct {
+	io.Writer
+	done     int64
+	progress func(done int64)
+}
+
+func (t *told) Write(p []byte) (int, error) {
+	n, err := t.Writer.Write(p)
+	t.done += int64(n)
+	t.progress(t.done)
+	return n, err
 }

@@ -89,3 +89,15 @@ func FuzzParse(f *testing.F) {
 		assert.Equal(t, sums, again)
 	})
 }
+
+func TestFileWithProgressTellsHowFarItIs(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "image.iso")
+	require.NoError(t, os.WriteFile(path, make([]byte, 5<<20+1), 0o600))
+	var told []int64
+	_, size, err := checksum.FileWithProgress(t.Context(), path, func(done int64) { told = append(told, done) })
+	require.NoError(t, err)
+	assert.Greater(t, len(told), 2)
+	assert.IsIncreasing(t, told)
+	assert.Equal(t, size, told[len(told)-1])
+}

@@ -17,6 +17,7 @@ import (
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/provenance"
+	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/signature"
 )
 
@@ -193,7 +194,7 @@ func sign(key *signature.Key, tag string) func(sums []byte) (map[string][]byte, 
 // without the key, which is only so if it changes nothing. If it would change a
 // signed release, that is an error: those who look for the signature would refuse
 // all of it.
-func staysSigned(ctx context.Context, store forge.Store, p plan.Plan, files []forge.File) (bool, error) {
+func staysSigned(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File) (bool, error) {
 	signed, err := readAsset(ctx, store, p.ReleaseTag, signature.SumsFileName)
 	if err != nil || signed == nil {
 		return false, err
@@ -206,10 +207,13 @@ func staysSigned(ctx context.Context, store forge.Store, p plan.Plan, files []fo
 	if err != nil {
 		return false, err
 	}
+	progress := r.Progress("hash")
+	defer progress.Close()
 	for i := range files {
 		file := &files[i]
 		if file.SHA256 == "" { // else it would be found during the upload
-			if file.SHA256, file.Size, err = checksum.File(ctx, file.Path); err != nil {
+			file.SHA256, file.Size, err = checksum.FileWithProgress(ctx, file.Path, func(done int64) { progress.Bytes(file.Name, done, file.Size) })
+			if err != nil {
 				return false, err
 			}
 		}

@@ -114,7 +114,7 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 	signed := key != nil
 	if !signed {
 		var err error
-		if signed, err = staysSigned(ctx, store, p, files); err != nil {
+		if signed, err = staysSigned(ctx, r, store, p, files); err != nil {
 			return forge.Published{}, err
 		}
 	}
@@ -129,6 +129,7 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 		Sign:       sign(key, p.ReleaseTag),
 		Notes:      func(assets []forge.File) string { return notes(p, origin, assets, signed) },
 		Progress:   progress.Bytes,
+		Status:     func(what string) { progress.Status("%s", what) },
 	})
 	if err != nil {
 		return forge.Published{}, err

@@ -543,6 +543,48 @@ func TestFileThatChanged(t *testing.T) {
 	}
 }
 
+// A file of the same size that takes a file's place before or during its upload
+// is not published under the other one's checksum, and what has been uploaded
+// does not pass for that file in the next run.
+func TestFileThatIsReplacedMeanwhile(t *testing.T) {
+	t.Parallel()
+	shared := newRepository(t, false)
+	isTicket := func(r *http.Request) bool { return strings.HasPrefix(r.URL.Query().Get("name"), "publishing-") }
+	for name, moment := range map[string]func(*http.Request) bool{"before": isTicket, "during": isFileUpload} {
+		for _, known := range []bool{true, false} {
+			if name == "before" && !known {
+				continue // its checksum is made later
+			}
+			t.Run(fmt.Sprintf("%s/known=%v", name, known), func(t *testing.T) {
+				t.Parallel()
+				config := shared
+				gate := newGate(t, config.URL)
+				old, other := newFile(t, "a.iso", content(1, 5000)), newFile(t, "a.iso", content(2, 5000))
+				gate.before = once(moment, func(w http.ResponseWriter, r *http.Request) {
+					assert.NoError(t, os.Rename(other.Path, old.Path))
+					gate.forward(0, w, r)
+				})
+				config.URL = gate.URL
+				given := old
+				if !known {
+					given.SHA256 = ""
+				}
+				p := forge.Publication{Tag: "boot-" + plainName(t), Commit: "main", Files: []forge.File{given}}
+				_, err := open(t, config).Publish(t.Context(), p)
+				require.ErrorContains(t, err, "has been written to while it was being published")
+				draft, _ := assetsOf(t, config, p.Tag)
+				assert.True(t, draft)
+
+				old.Path = newFile(t, "a.iso", content(1, 5000)).Path
+				p.Files = []forge.File{old}
+				_, err = open(t, config).Publish(t.Context(), p)
+				require.NoError(t, err)
+				requireWhole(t, open(t, config), p.Tag, old)
+			})
+		}
+	}
+}
+
 // Nobody is there.
 func TestNoServer(t *testing.T) {
 	t.Parallel()

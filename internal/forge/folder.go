@@ -233,6 +233,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 	var changed []*File
 	for i := range p.Files {
 		file := &p.Files[i]
+		p.status("compare %s with the release's", file.Name)
 		same, there, err := sameFile(ctx, path, file, sums)
 		if err != nil {
 			return result, about, err
@@ -240,7 +241,6 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		switch {
 		case same:
 			result.Unchanged = append(result.Unchanged, file.Name)
-			p.progress(*file, file.Size)
 			continue
 		case there && f.config.Replace == ReplaceNever:
 			return result, about, &Error{
@@ -258,6 +258,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 	}
 
 	for _, file := range changed {
+		p.status("copy %s", file.Name)
 		if err := copyFile(ctx, p, path, file); err != nil {
 			return result, about, fmt.Errorf("publish %s: %w", file.Name, err)
 		}

@@ -122,6 +122,11 @@ type Publication struct {
 	// Progress, if set, is told how many bytes of an asset have been accepted.
 	// It may be called from several goroutines at once.
 	Progress func(name string, done, total int64)
+
+	// Status, if set, is told in a few words what is being done from now on, for
+	// example "wait for another run to end". It may be called from several
+	// goroutines at once.
+	Status func(what string)
 }
 
 // Published says what Publish did.

@@ -95,6 +95,12 @@ func (p Publication) sign(sums []byte) (map[string][]byte, error) {
 	return files, nil
 }
 
+func (p Publication) status(format string, args ...any) {
+	if p.Status != nil {
+		p.Status(fmt.Sprintf(format, args...))
+	}
+}
+
 func (p Publication) progress(file File, done int64) {
 	if p.Progress != nil {
 		p.Progress(file.Name, done, file.Size)

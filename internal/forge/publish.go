@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -21,8 +22,9 @@ import (
 type publishing struct {
 	client
 	Publication
-	turn   *turn            // nil until it is this run's
-	small  map[int64][]byte // contents of small assets that are known; an asset's never changes
+	turn   *turn                  // nil until it is this run's
+	seen   map[string]os.FileInfo // of the files with a checksum, by name: what it was made of
+	small  map[int64][]byte       // contents of small assets that are known; an asset's never changes
 	result Published
 }
 
@@ -58,6 +60,7 @@ func (w *publishing) run(ctx context.Context) (Published, error) {
 		return Published{}, err
 	}
 
+	w.status("wait for the turn to publish")
 	turnContext, turn, release, err := w.takeTurn(ctx, release.ID)
 	if err != nil {
 		return Published{}, err
@@ -177,9 +180,15 @@ func (w *publishing) resolve(ctx context.Context, now state) error {
 		if file.SHA256 == "" && slices.ContainsFunc(now.Assets, func(a apiAsset) bool {
 			return a.Size == file.Size && (a.Name == file.Name || isUploadOf(file.Name, a.Name))
 		}) {
+			w.status("hash %s, to compare it with the release's", file.Name)
+			info, err := os.Stat(file.Path)
+			if err != nil {
+				return err
+			}
 			if err := hash(ctx, file); err != nil {
 				return err
 			}
+			w.seen[file.Name] = info
 		}
 	}
 	return nil
@@ -267,7 +276,6 @@ func (w *publishing) conclude(now state, files []File) {
 	for _, file := range w.Files {
 		if !slices.Contains(w.result.Uploaded, file.Name) && !slices.Contains(w.result.Replaced, file.Name) {
 			w.result.Unchanged = append(w.result.Unchanged, file.Name)
-			w.progress(file, file.Size)
 		}
 	}
 }
@@ -282,6 +290,7 @@ func (w *publishing) bring(ctx context.Context, now state) error {
 	if err := w.stage(ctx, now.ID, moves); err != nil {
 		return err
 	}
+	w.status("bring the release up to date")
 	if err := w.withdrawLines(ctx, now, moves); err != nil {
 		return err
 	}
@@ -395,6 +404,7 @@ func (w *publishing) find(ctx context.Context, now state, file File, assets []ap
 		if sum, ok := now.sums[asset.Name]; ok && len(assets) == 1 && sum != file.SHA256 {
 			continue
 		}
+		w.status("read %s back, to compare it", asset.Name)
 		sum, err := w.readBack(ctx, asset)
 		var refused *Error
 		if errors.As(err, &refused) && refused.Status/100 == 4 {
@@ -410,29 +420,65 @@ func (w *publishing) find(ctx context.Context, now state, file File, assets []ap
 	return nil, nil
 }
 
-// stage uploads what is not there yet, under temporary names. Missing checksums
-// are found beside it.
+// stage uploads what is not there yet, under temporary names.
 func (w *publishing) stage(ctx context.Context, release int64, moves []*move) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(w.config.Parallel)
+	w.status("upload")
 	for _, move := range moves {
-		if move.file == nil {
-			continue
+		if move.file != nil {
+			group.Go(func() error { return w.stageFile(ctx, release, move) })
 		}
-		group.Go(func() error {
-			file := *move.file
-			sum := make(chan error, 1)
-			go func() { sum <- hash(ctx, move.file) }()
-			hashed := sync.OnceValue(func() error { return <-sum })
-			asset, err := w.upload(ctx, release, w.fileUpload(file, func() (string, error) {
-				err := hashed()
-				return move.file.SHA256, err
-			}))
-			move.staged = &asset
-			return errors.Join(err, hashed())
-		})
 	}
 	return group.Wait()
+}
+
+// stageFile uploads one file. A missing checksum is found beside it.
+func (w *publishing) stageFile(ctx context.Context, release int64, move *move) error {
+	file := *move.file
+	before := w.seen[file.Name]
+	if before == nil {
+		var err error
+		if before, err = os.Stat(file.Path); err != nil {
+			return fmt.Errorf("upload %s: %w", file.Name, err)
+		}
+	}
+	hashing, stop := context.WithCancel(ctx)
+	defer stop()
+	sum := make(chan error, 1)
+	go func() { sum <- hash(hashing, move.file) }()
+	hashed := sync.OnceValue(func() error { return <-sum })
+	asset, err := w.upload(ctx, release, w.fileUpload(file, func() (string, error) {
+		err := hashed()
+		return move.file.SHA256, err
+	}))
+	if err != nil {
+		stop()
+		_ = hashed() // nobody needs it now
+		return err
+	}
+	if err := hashed(); err != nil {
+		return err
+	}
+	if err := unchanged(file.Path, before); err != nil {
+		// Its name says what it is not: the next run must not take it for that.
+		return errors.Join(err, w.deleteAsset(ctx, release, asset))
+	}
+	move.staged = &asset
+	return nil
+}
+
+// unchanged makes sure that nothing has written to a file, or put another in its
+// place.
+func unchanged(path string, before os.FileInfo) error {
+	now, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(before, now) || now.Size() != before.Size() || !now.ModTime().Equal(before.ModTime()) {
+		return fmt.Errorf("%s has been written to while it was being published: let nothing do that, and run again", path)
+	}
+	return nil
 }
 
 // withdrawLines takes the lines out of SHA256SUMS.txt that the next step would

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 )
@@ -96,7 +97,17 @@ func (s *server) Publish(ctx context.Context, p Publication) (Published, error) 
 		}
 	}
 	p.Files = slices.Clone(p.Files) // missing checksums are filled in
-	return (&publishing{client: s.client(), Publication: p, small: map[int64][]byte{}}).run(ctx)
+	seen := map[string]os.FileInfo{}
+	for _, file := range p.Files {
+		if file.SHA256 != "" {
+			info, err := os.Stat(file.Path)
+			if err != nil {
+				return Published{}, fmt.Errorf("publish %s: %w", file.Name, err)
+			}
+			seen[file.Name] = info
+		}
+	}
+	return (&publishing{client: s.client(), Publication: p, seen: seen, small: map[int64][]byte{}}).run(ctx)
 }
 
 var errNoToken = fmt.Errorf("publishing needs a token (%d without one)", http.StatusUnauthorized)
