@@ -87,7 +87,11 @@ func (g *gate) forward(n int, w http.ResponseWriter, r *http.Request) {
 			return after(n, response)
 		},
 	}
-	proxy.ServeHTTP(w, r)
+	// A server goes on with what it has wholly received, and Close waits for its
+	// end, also when the client is gone.
+	ctx, end := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer end()
+	proxy.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // set is for functions that requests of another process will call.
