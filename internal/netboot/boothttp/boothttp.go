@@ -160,9 +160,12 @@ func (a *answer) write(parts []string) error {
 
 // health says whether there is something to boot.
 func (a *answer) health() error {
-	if _, err := a.State.Current(); err != nil {
+	switch _, err := a.State.Current(); {
+	case errors.Is(err, state.ErrNotStaged):
 		refuse(a.w, http.StatusServiceUnavailable, nothingStaged)
 		return nil
+	case err != nil:
+		return err
 	}
 	return a.small("ok\n")
 }

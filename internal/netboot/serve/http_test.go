@@ -109,6 +109,19 @@ func TestHTTP(t *testing.T) {
 	assert.Equal(t, http.StatusRequestHeaderFieldsTooLarge, large.StatusCode)
 }
 
+// TestBrokenRelease is not taken for no release.
+func TestBrokenRelease(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1")
+	require.NoError(t, os.WriteFile(filepath.Join(s.state.Path(), "current", "release.json"), nil, 0o600))
+	for _, path := range []string{"/healthz", "/netboot.ipxe"} {
+		status, text := s.get(path)
+		assert.Equal(t, http.StatusInternalServerError, status)
+		assert.Equal(t, "the release cannot be read; see the server's log\n", text)
+	}
+	assert.Contains(t, s.log.String(), "releases/boot-v1/release.json: unexpected end of JSON input; remove ")
+}
+
 func TestIPXEByHTTP(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(c *serve.Config) { c.Hostname = "boot.example" }, "boot-v1")
@@ -429,6 +442,11 @@ func TestConfigurationThatCannotBe(t *testing.T) {
 		`--chain-token-file "` + empty + `": the token is empty`:                                  func(c *serve.Config) { c.ChainTokenFile = empty },
 		`--rings "` + filepath.Join(dir, "absent") + `": `:                                        func(c *serve.Config) { c.RingsFile = filepath.Join(dir, "absent") },
 		`--interface "nope0": `:                                                                   func(c *serve.Config) { c.ListenIP, c.Interface = netip.Addr{}, "nope0" },
+		`--interface "nope1": `:                                                                   func(c *serve.Config) { c.Interface = "nope1" },
+		`--hostname "boot.every.channel:8080": is no name of a host`:                              func(c *serve.Config) { c.Hostname = "boot.every.channel:8080" },
+		`--hostname "http://boot": is no name of a host`:                                          func(c *serve.Config) { c.Hostname = "http://boot" },
+		`--http-port "65536": is no port`:                                                         func(c *serve.Config) { c.HTTPPort = 65536 },
+		`--tftp-port "-2": is no port`:                                                            func(c *serve.Config) { c.TFTPPort = -2 },
 		`--interface "": is required with --proxy-dhcp`:                                           func(c *serve.Config) { c.ProxyDHCP = true },
 		`--proxy-dhcp-subnet "10.20.30": is no network`:                                           func(c *serve.Config) { c.ProxyDHCP, c.Interface, c.ProxyDHCPSubnet = true, "lo", "10.20.30" },
 		`--proxy-dhcp-subnet "127.0.0.0/8": has no client that an --http-allowed-cidr lets boot`: func(c *serve.Config) {

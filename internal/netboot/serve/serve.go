@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -113,6 +114,9 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	if s.networks, err = access.ParseNetworks(config.HTTPAllowedCIDRs); err != nil {
 		return nil, &OptionError{"http-allowed-cidr", strings.Join(config.HTTPAllowedCIDRs, ", "), err.Error()}
 	}
+	if err := s.config.check(); err != nil {
+		return nil, err
+	}
 	if config.StateDir == "" {
 		return nil, &OptionError{"state-dir", "", "is required; use for example /var/lib/netboot"}
 	}
@@ -161,6 +165,27 @@ func (c Config) withDefaults() Config {
 		c.DrainLimit = DefaultDrainLimit
 	}
 	return c
+}
+
+// check finds what nothing else would find before a machine does not boot.
+func (c Config) check() error {
+	for option, port := range map[string]int{"http-port": c.HTTPPort, "tftp-port": c.TFTPPort} {
+		if port < 0 || port > 65535 {
+			return &OptionError{option, strconv.Itoa(port), "is no port; use one up to 65535, or 0, which takes a free one"}
+		}
+	}
+	notInName := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+	}
+	if _, err := netip.ParseAddr(c.Hostname); err != nil && strings.ContainsFunc(c.Hostname, notInName) {
+		return &OptionError{"hostname", c.Hostname, "is no name of a host; use for example boot.every.channel, and --http-port for the port"}
+	}
+	if c.Interface != "" {
+		if _, err := net.InterfaceByName(c.Interface); err != nil {
+			return &OptionError{"interface", c.Interface, err.Error() + "; see the names with: ip -brief link"}
+		}
+	}
+	return nil
 }
 
 // Close closes all that New opened. It is for a server that is not run; Run does

@@ -49,11 +49,18 @@ func (r Rings) For(mac net.HardwareAddr) (Ring, bool) {
 func ParseRings(r io.Reader) (Rings, error) {
 	rings := Rings{byMAC: map[string]int{}}
 	var file ringsFile
-	err := yaml.NewDecoder(r).Decode(&file)
+	document := yaml.NewDecoder(r)
+	err := document.Decode(&file)
 	if errors.Is(err, io.EOF) { // empty, or comments only
 		return rings, nil
 	}
 	if err != nil {
+		return Rings{}, err
+	}
+	var more yaml.Node
+	if err := document.Decode(&more); err == nil {
+		return Rings{}, fmt.Errorf("line %d: another document begins here; put all rings under one rings:", more.Line)
+	} else if !errors.Is(err, io.EOF) {
 		return Rings{}, err
 	}
 	for index, entry := range file.Rings {

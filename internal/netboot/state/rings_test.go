@@ -78,11 +78,13 @@ func TestRingsErrorsCiteTheLine(t *testing.T) {
 		{"rings:\n- name: a\n  release_tag: x\n  macs: [0200.5e10.0000]\n", "is no MAC address"},
 		{"rings:\n- {name: a, release_tag: x, macs: [\"00:11:22:33:44:aa\"]}\n- {name: b, release_tag: y, macs: [\"00-11-22-33-44-AA\"]}\n", "line 3: 00:11:22:33:44:aa stands twice: in ring a and in ring b"},
 		{"rings:\n\t- a", "yaml: line 2"},
+		{"rings:\n- {name: a, release_tag: x}\n---\nrings:\n- {name: b, release_tag: y}\n", "line 3: another document begins here"},
+		{"rings: []\n---\n\t- a", "yaml: line 3"},
 	} {
 		_, err := state.ParseRings(strings.NewReader(wrong.rings))
 		assert.ErrorContains(t, err, wrong.want, "rings %q", wrong.rings)
 	}
-	for _, empty := range []string{"", "# none\n", "rings:\n", "rings: []\n"} {
+	for _, empty := range []string{"", "# none\n", "rings:\n", "rings: []\n", "---\nrings: []\n...\n"} {
 		rings, err := state.ParseRings(strings.NewReader(empty))
 		require.NoError(t, err, "input %q", empty)
 		assert.Empty(t, rings.Rings)
