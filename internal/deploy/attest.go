@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -179,15 +181,82 @@ func writeWhole(ctx context.Context, path string, content []byte) error {
 }
 
 // sign returns what a publication asks to sign its SHA256SUMS.txt; nil without a
-// key.
-func sign(key *signature.Key, tag string) func(sums []byte) (map[string][]byte, error) {
+// key. The list may have the files and, with these sums, the others that were
+// signed before; lines that have come since then must be those of another run
+// with the key.
+func sign(ctx context.Context, store forge.Store, key *signature.Key, tag string, files []forge.File, others checksum.Sums) func(sums []byte) (map[string][]byte, error) {
 	if key == nil {
 		return nil
 	}
 	return func(sums []byte) (map[string][]byte, error) {
+		listed, err := checksum.Parse(bytes.NewReader(sums))
+		if err != nil {
+			return nil, err
+		}
+		isKnown := func(name, sum string) bool { return isAmong(files, name) || others[name] == sum }
+		if maps.DeleteFunc(listed, isKnown); len(listed) > 0 {
+			if others, err = signedBefore(ctx, store, tag, files, key); err != nil {
+				return nil, err
+			}
+		}
+		if maps.DeleteFunc(listed, isKnown); len(listed) > 0 {
+			return nil, unsignedOthers(tag, listed)
+		}
 		armored, err := key.Sign(tag, sums)
 		return map[string][]byte{signature.SumsFileName: armored}, err
 	}
+}
+
+// signedBefore returns the release's lines in SHA256SUMS.txt for other files than
+// those to publish, which all have to be signed with the key: a publication keeps
+// them, and its signature vouches for them anew. Whoever can write to the forge
+// can write there, too, so without this check the next run of the publisher would
+// sign what nobody of his has made.
+func signedBefore(ctx context.Context, store forge.Store, tag string, files []forge.File, key *signature.Key) (checksum.Sums, error) {
+	release, err := store.Release(ctx, tag)
+	if errors.Is(err, forge.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	content, err := readAsset(ctx, store, tag, checksum.FileName)
+	if err != nil {
+		return nil, err
+	}
+	others, err := checksum.Parse(bytes.NewReader(content))
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(others, func(name, _ string) bool { return isAmong(files, name) })
+	armored, err := readAsset(ctx, store, tag, signature.SumsFileName)
+	if err != nil {
+		return nil, err
+	}
+	// The second list is the signed one where an earlier run has added the same
+	// files, and died before it had signed them.
+	for _, list := range [][]byte{content, others.Bytes()} {
+		if _, err := key.Allowed().Verify(tag, list, armored, time.Now()); err == nil {
+			return others, nil
+		}
+	}
+	// A publication drops the lines of files that are gone.
+	maps.DeleteFunc(others, func(name, _ string) bool {
+		return !slices.ContainsFunc(release.Assets, func(a forge.Asset) bool { return a.Name == name })
+	})
+	if len(others) > 0 {
+		return nil, unsignedOthers(tag, others)
+	}
+	return nil, nil
+}
+
+func unsignedOthers(tag string, sums checksum.Sums) error {
+	return fmt.Errorf("the release %s has files that are not signed with this key, and a new signature would vouch for them: %q; check them and publish them with the key, too, or delete them from the release",
+		tag, slices.Sorted(maps.Keys(sums)))
+}
+
+func isAmong(files []forge.File, name string) bool {
+	return slices.ContainsFunc(files, func(f forge.File) bool { return f.Name == name })
 }
 
 // staysSigned says whether the release is signed and will be after a publication

@@ -112,11 +112,15 @@ func mergeProvenance(ctx context.Context, store forge.Store, tag string, file fo
 
 func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin string, key *signature.Key) (forge.Published, error) {
 	signed := key != nil
-	if !signed {
-		var err error
-		if signed, err = staysSigned(ctx, r, store, p, files); err != nil {
-			return forge.Published{}, err
-		}
+	var others checksum.Sums
+	var err error
+	if signed {
+		others, err = signedBefore(ctx, store, p.ReleaseTag, files, key)
+	} else {
+		signed, err = staysSigned(ctx, r, store, p, files)
+	}
+	if err != nil {
+		return forge.Published{}, err
 	}
 	defer r.Group(fmt.Sprintf("Publish release %s at %s %s", p.ReleaseTag, p.ForgeURL, p.Repository))()
 	progress := r.Progress("upload")
@@ -126,7 +130,7 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 		Commit:     p.Commit,
 		Prerelease: p.Prerelease,
 		Files:      files,
-		Sign:       sign(key, p.ReleaseTag),
+		Sign:       sign(ctx, store, key, p.ReleaseTag, files, others),
 		Notes:      func(assets []forge.File) string { return notes(p, origin, assets, signed) },
 		Progress:   progress.Bytes,
 		Status:     func(what string) { progress.Status("%s", what) },
