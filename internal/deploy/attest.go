@@ -3,6 +3,8 @@ package deploy
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -23,24 +25,32 @@ import (
 	"every.channel/runner-images/internal/signature"
 )
 
-// attest writes where the files came from into the plan's folder, as one more
-// file of the release. What the release says already stays, so far as it is true.
-func (d Deployment) attest(ctx context.Context, source nix.Metadata, results []nix.Result, files []forge.File) (forge.File, error) {
+// attest says where the files came from.
+func (d Deployment) attest(ctx context.Context, source nix.Metadata, results []nix.Result, files []forge.File) (provenance.Attestation, error) {
 	build, err := d.describe(ctx, source, results, files)
 	if err != nil {
-		return forge.File{}, err
+		return provenance.Attestation{}, err
 	}
-	line, err := provenance.Attest(ctx, build, d.Key)
-	if err != nil {
-		return forge.File{}, err
-	}
+	return provenance.Attest(ctx, build, d.Key)
+}
+
+// list writes into the plan's folder where the files came from, as one more file
+// of the release, and SHA256SUMS.txt of all of them. What the release says already
+// stays, so far as it is true.
+func (d Deployment) list(ctx context.Context, packaged []forge.File, line provenance.Attestation) ([]forge.File, error) {
 	var published []byte
 	if d.Plan.Publish {
+		var err error
 		if published, err = readAsset(ctx, d.Store, d.Plan.ReleaseTag, provenance.FileName); err != nil {
-			return forge.File{}, err
+			return nil, err
 		}
 	}
-	return writeProvenance(ctx, d.Plan.OutputDir, published, []provenance.Attestation{line}, d.Key)
+	attested, err := writeProvenance(ctx, d.Plan.OutputDir, published, []provenance.Attestation{line}, d.Key)
+	if err != nil {
+		return nil, err
+	}
+	files := append(slices.Clone(packaged), attested)
+	return files, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, files, d.Key)
 }
 
 // describe completes what was known of the run before it began.
@@ -133,13 +143,18 @@ func lasting(locked string) string {
 // writeProvenance adds lines to the published provenance, in a file of the
 // folder.
 func writeProvenance(ctx context.Context, folder string, content []byte, lines []provenance.Attestation, key *signature.Key) (forge.File, error) {
+	follows := forge.FollowsNone
+	if content != nil {
+		sum := sha256.Sum256(content)
+		follows = hex.EncodeToString(sum[:])
+	}
 	var err error
 	for _, line := range lines {
 		if content, err = provenance.Merge(ctx, content, line, key); err != nil {
 			return forge.File{}, err
 		}
 	}
-	file := forge.File{Name: provenance.FileName, Path: filepath.Join(folder, provenance.FileName)}
+	file := forge.File{Name: provenance.FileName, Path: filepath.Join(folder, provenance.FileName), Follows: follows}
 	file.SHA256, file.Size, err = checksum.Create(ctx, file.Path, func(w io.Writer) error {
 		_, err := w.Write(content)
 		return err

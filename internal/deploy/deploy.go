@@ -68,15 +68,27 @@ func (d Deployment) deploy(ctx context.Context) error {
 	if err := d.copy(ctx, built); err != nil {
 		return err
 	}
-	files, err := d.pack(ctx, source, built)
+	packaged, err := d.pack(ctx, built)
 	if err != nil {
 		return err
 	}
-	var release forge.Release
-	if d.Plan.Publish {
-		if release, err = d.publish(ctx, files, source.Revision); err != nil {
+	line, err := d.attest(ctx, source, built, packaged)
+	if err != nil {
+		return err
+	}
+	var (
+		files   []forge.File
+		release forge.Release
+	)
+	err = beside(d.Report, func() error {
+		if files, err = d.list(ctx, packaged, line); err != nil || !d.Plan.Publish {
 			return err
 		}
+		release, err = d.publish(ctx, files, source.Revision)
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	d.tell(files, release)
 	return d.setOutputs(files, release)
@@ -150,21 +162,12 @@ func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 	return d.Nix.Copy(ctx, d.Plan.NixCopyTo, outputs, func(e nix.Event) { show(d.Report, progress, e) })
 }
 
-func (d Deployment) pack(ctx context.Context, source nix.Metadata, results []nix.Result) ([]forge.File, error) {
+func (d Deployment) pack(ctx context.Context, results []nix.Result) ([]forge.File, error) {
 	built := make([]Built, len(results))
 	for i, result := range results {
 		built[i] = Built{Name: result.Name, Path: result.Link}
 	}
-	files, err := Package(ctx, d.Report, built, d.Plan, d.ModTime)
-	if err != nil {
-		return nil, err
-	}
-	attested, err := d.attest(ctx, source, results, files)
-	if err != nil {
-		return nil, err
-	}
-	files = append(files, attested)
-	return files, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, files, d.Key)
+	return Package(ctx, d.Report, built, d.Plan, d.ModTime)
 }
 
 func (d Deployment) publish(ctx context.Context, files []forge.File, flakeRevision string) (forge.Release, error) {

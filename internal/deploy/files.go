@@ -75,6 +75,23 @@ func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Pla
 		return err
 	}
 	defer os.RemoveAll(folder)
+	return beside(r, func() error { return attach(ctx, r, store, p, slices.Clone(files), folder, key) })
+}
+
+// beside publishes, and again if another run has published provenance since this
+// one looked at it: theirs is kept, and this run's is added to it.
+func beside(r *report.Report, publish func() error) error {
+	const enough = 5
+	for attempt := 1; ; attempt++ {
+		err := publish()
+		if !errors.Is(err, forge.ErrChanged) || attempt == enough {
+			return err
+		}
+		r.Line("another run has published provenance meanwhile; adding this run's to it")
+	}
+}
+
+func attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, folder string, key *signature.Key) (err error) {
 	for i, file := range files {
 		if file.Name == provenance.FileName {
 			if files[i], err = mergeProvenance(ctx, store, p.ReleaseTag, file, folder, key); err != nil {
@@ -105,6 +122,7 @@ func mergeProvenance(ctx context.Context, store forge.Store, tag string, file fo
 	}
 	published, err := readAsset(ctx, store, tag, provenance.FileName)
 	if err != nil || published == nil {
+		file.Follows = forge.FollowsNone
 		return file, err
 	}
 	return writeProvenance(ctx, folder, published, provenance.Parse(content), key)

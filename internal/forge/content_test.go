@@ -160,3 +160,28 @@ func requireSigned(t *testing.T, store forge.Store) {
 	sums := download(t, store, release, "SHA256SUMS.txt")
 	assert.Equal(t, "signed\n"+string(sums), string(download(t, store, release, "SHA256SUMS.txt.sig")))
 }
+
+// A file that was made from an asset replaces that asset and no other.
+func TestFollows(t *testing.T) {
+	t.Parallel()
+	for _, config := range []forge.Config{newRepository(t, false), {URL: "file://" + t.TempDir()}} {
+		store := open(t, config)
+		var versions [3]forge.File
+		for i := range versions {
+			versions[i] = newFile(t, "a.jsonl", content(byte(i), 100))
+		}
+		publish := func(file forge.File, follows string) error {
+			file.Follows = follows
+			_, err := store.Publish(t.Context(), forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{file}})
+			return err
+		}
+		require.ErrorIs(t, publish(versions[0], versions[1].SHA256), forge.ErrChanged, "there is none")
+		require.NoError(t, publish(versions[0], forge.FollowsNone))
+		require.ErrorIs(t, publish(versions[1], forge.FollowsNone), forge.ErrChanged)
+		requireWhole(t, store, "boot-v1", versions[0])
+		require.NoError(t, publish(versions[1], versions[0].SHA256))
+		require.NoError(t, publish(versions[1], versions[0].SHA256), "the same bytes again")
+		require.ErrorIs(t, publish(versions[2], versions[0].SHA256), forge.ErrChanged)
+		requireWhole(t, store, "boot-v1", versions[1])
+	}
+}

@@ -238,6 +238,11 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		if err != nil {
 			return result, about, err
 		}
+		if !same {
+			if err := checkFollows(ctx, path, *file, there, sums); err != nil {
+				return result, about, err
+			}
+		}
 		switch {
 		case same:
 			result.Unchanged = append(result.Unchanged, file.Name)
@@ -309,6 +314,25 @@ func sameFile(ctx context.Context, path string, file *File, sums checksum.Sums) 
 	}
 	sum, _, err := checksum.File(ctx, filepath.Join(path, file.Name))
 	return sum == file.SHA256, true, err
+}
+
+// checkFollows makes sure that a file was made from the one that it replaces.
+func checkFollows(ctx context.Context, path string, file File, there bool, sums checksum.Sums) (err error) {
+	if file.Follows == "" {
+		return nil
+	}
+	current := FollowsNone
+	if there {
+		if current = sums[file.Name]; current == "" {
+			if current, _, err = checksum.File(ctx, filepath.Join(path, file.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	if current != file.Follows {
+		return &Error{Operation: "publish", Asset: file.Name, URL: fileURL(path), Err: ErrChanged}
+	}
+	return nil
 }
 
 // listFiles drops the lines of files that are gone, and adds the sizes.

@@ -52,6 +52,11 @@ import (
 // the token in use cannot see it. Test for it with errors.Is.
 var ErrNotFound = errors.New("not found")
 
+// ErrChanged says that the release has another asset than a file follows
+// (File.Follows), so that nothing was published. Make the file anew from what is
+// there now, and publish again. Test for it with errors.Is.
+var ErrChanged = errors.New("another run has published it meanwhile; run again")
+
 // A Store holds the releases of one repository.
 type Store interface {
 	// Release returns the release of a tag, a draft too where the token may see
@@ -99,7 +104,16 @@ type File struct {
 	Path   string
 	Size   int64  // bytes
 	SHA256 string // lower-case hexadecimal; left empty, Publish finds it while it uploads
+
+	// Follows is the SHA-256 of the asset of this name that the file was made
+	// from, or FollowsNone if there was none. It keeps what other runs have added
+	// meanwhile: if the release has another asset, Publish changes nothing and
+	// returns ErrChanged. Left empty, the file replaces whatever is there.
+	Follows string
 }
+
+// FollowsNone is File.Follows of a file that is the first of its name.
+const FollowsNone = "none"
 
 // A Publication is what Publish makes of a release.
 type Publication struct {

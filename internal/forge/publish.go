@@ -342,6 +342,9 @@ func (w *publishing) plan(ctx context.Context, now state) ([]*move, error) {
 			}
 			continue
 		}
+		if err := w.checkFollows(ctx, now, *file, same); err != nil {
+			return nil, err
+		}
 		if len(same) > 0 && w.config.Replace == ReplaceNever {
 			return nil, &Error{
 				Operation: "publish", Asset: file.Name, URL: withoutSecrets(w.apiURL(releasePath(now.ID))),
@@ -369,6 +372,26 @@ func (w *publishing) plan(ctx context.Context, now state) ([]*move, error) {
 		}
 	}
 	return moves, nil
+}
+
+// checkFollows makes sure that a file was made from the asset that it replaces.
+func (w *publishing) checkFollows(ctx context.Context, now state, file File, same []apiAsset) (err error) {
+	if file.Follows == "" {
+		return nil
+	}
+	there := FollowsNone
+	if len(same) > 0 {
+		there = now.sums[file.Name]
+		if there == "" || len(same) > 1 {
+			if there, err = w.readBack(ctx, same[len(same)-1]); err != nil {
+				return err
+			}
+		}
+	}
+	if there != file.Follows {
+		return &Error{Operation: "publish", Asset: file.Name, URL: withoutSecrets(w.apiURL(releasePath(now.ID))), Err: ErrChanged}
+	}
+	return nil
 }
 
 func (w *publishing) publishes(name string) bool {

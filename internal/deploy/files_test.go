@@ -1,0 +1,80 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/provenance"
+	"every.channel/runner-images/internal/report"
+)
+
+// late is a store where something else happens before the first publication.
+type late struct {
+	forge.Store
+	before func()
+}
+
+func (l *late) Publish(ctx context.Context, p forge.Publication) (forge.Published, error) {
+	if before := l.before; before != nil {
+		l.before = nil
+		before()
+	}
+	return l.Store.Publish(ctx, p)
+}
+
+// Two runs attach an image and its provenance each, at once: neither line is lost.
+func TestProvenanceOfRunsAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, there := range []bool{false, true} {
+		store, err := forge.Open(forge.Config{URL: "file://" + t.TempDir()})
+		require.NoError(t, err)
+		r := report.New(report.Options{Out: io.Discard, Log: io.Discard, Getenv: func(string) string { return "" }})
+		attach := func(store forge.Store, name string) {
+			files := fileWithProvenance(t, name)
+			assert.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil))
+		}
+		want := []string{"x.iso", "y.iso"}
+		if there {
+			attach(store, "w.iso")
+			want = append(want, "w.iso")
+		}
+		attach(&late{Store: store, before: func() { attach(store, "y.iso") }}, "x.iso")
+
+		content, err := readAsset(t.Context(), store, "boot-v1", provenance.FileName)
+		require.NoError(t, err)
+		var got []string
+		for _, line := range provenance.Parse(content) {
+			for name := range line.Build.Subjects {
+				got = append(got, name)
+			}
+		}
+		assert.ElementsMatch(t, want, got)
+	}
+}
+
+// fileWithProvenance writes a file and the provenance that a run makes of it.
+func fileWithProvenance(t *testing.T, name string) []forge.File {
+	t.Helper()
+	folder := t.TempDir()
+	path := filepath.Join(folder, name)
+	require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte(name), 100), 0o600))
+	sum, size, err := checksum.File(t.Context(), path)
+	require.NoError(t, err)
+	line, err := provenance.Attest(t.Context(), provenance.Build{
+		Tag: "boot-v1", Subjects: checksum.Sums{name: sum}, Images: []provenance.Image{{Name: name, Asset: name}},
+	}, nil)
+	require.NoError(t, err)
+	attested, err := writeProvenance(t.Context(), folder, nil, []provenance.Attestation{line}, nil)
+	require.NoError(t, err)
+	return []forge.File{{Name: name, Path: path, Size: size, SHA256: sum}, attested}
+}
