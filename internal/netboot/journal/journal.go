@@ -131,7 +131,11 @@ func (j *Journal) Begin(client Client, boot Boot) {
 func (j *Journal) SendLoader(client Client, protocol, name string, size int64) *Transfer {
 	transfer := j.transfer(protocol, name, size)
 	j.update(client, func(machine *record, now time.Time) {
-		if machine.Stage >= Script {
+		switch {
+		case machine.Stage < Script:
+		case client.MAC == "" && machine.MAC != "":
+			machine.isPerhaps()
+		default:
 			machine.restart()
 		}
 		machine.Stage = Loader

@@ -169,6 +169,47 @@ func TestAddressesMove(t *testing.T) {
 	assert.Len(t, s.Machines(), 2)
 }
 
+// TestAnAddressIsLeasedAnew to a machine that loads iPXE before it tells its MAC:
+// that says nothing of the machine which had the address.
+func TestAnAddressIsLeasedAnew(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	loads := func() {
+		s.send(s.SendLoader(journal.Client{Address: address}, journal.TFTP, "ec-ipxe.efi", 1), 1)
+		s.send(s.SendLoader(journal.Client{Address: address}, journal.TFTP, "autoexec.ipxe", 1), 1)
+	}
+	boots := func(mac string) {
+		client := journal.Client{Address: address, MAC: mac}
+		s.Begin(client, boot)
+		s.send(s.SendImage(client, boot, state.Kernel, 10), 10)
+		s.send(s.SendImage(client, boot, state.Initrd, 10), 10)
+	}
+	all := []string{"ec-ipxe.efi", "autoexec.ipxe", "kernel", "initrd"}
+	loads()
+	boots(mac)
+	before := s.only()
+	require.Equal(t, all, names(before))
+	loads()
+	assert.Equal(t, journal.Loader, s.only().Stage, "it may be the same machine")
+
+	second := "52:54:00:00:00:02"
+	boots(second)
+	machines := map[string]journal.Machine{}
+	for _, machine := range s.Machines() {
+		machines[machine.MAC] = machine
+	}
+	require.Len(t, machines, 2)
+	before.Seen = machines[mac].Seen
+	assert.Equal(t, before, machines[mac])
+	assert.Equal(t, all, names(machines[second]))
+	assert.Equal(t, journal.Booted, machines[second].Stage)
+
+	loads()
+	boots(second)
+	require.Len(t, s.Machines(), 2)
+	assert.Equal(t, all, names(s.Machines()[0]), "it was the same machine this time")
+}
+
 // TestMadeUpMACs are forgotten, those seen last are not.
 func TestMadeUpMACs(t *testing.T) {
 	t.Parallel()

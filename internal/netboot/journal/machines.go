@@ -73,6 +73,10 @@ const maxFetches = 32
 type record struct {
 	Machine
 	fetches []*Fetch // what becomes Machine.Fetched
+
+	// before is what the machine was before a client that did not tell its MAC was
+	// taken for it, by its address; nil if the machine has told its MAC since.
+	before *record
 }
 
 // begin notes that a boot begins, after what has been fetched on the way to it.
@@ -83,6 +87,23 @@ func (r *record) begin(boot Boot, now time.Time) {
 // restart forgets the boot that was under way or done.
 func (r *record) restart() {
 	r.Boot, r.Stage, r.Began, r.fetches = Boot{}, Asked, time.Time{}, nil
+}
+
+// isPerhaps notes that a new boot may be this machine's, or that of another one
+// which has its address by now.
+func (r *record) isPerhaps() {
+	if r.before == nil {
+		before := *r
+		r.before = &before
+	}
+	r.restart()
+}
+
+// wasNot undoes isPerhaps, and returns what the other machine has fetched.
+func (r *record) wasNot() []*Fetch {
+	others := r.fetches
+	*r = *r.before
+	return others
 }
 
 func (r *record) fetch(name string, size int64, now time.Time) *Fetch {
@@ -124,16 +145,20 @@ func (t *table) find(client Client, now time.Time) *record {
 		t.machines[machine] = struct{}{}
 	}
 	if client.MAC != "" {
-		if atAddress != nil && atAddress != machine && atAddress.MAC == "" {
+		if atAddress != nil && atAddress != machine && (atAddress.MAC == "" || atAddress.before != nil) {
 			// What this machine did before it told its MAC.
 			if machine.Stage >= Script {
 				machine.restart()
 			}
-			machine.fetches = append(machine.fetches, atAddress.fetches...)
-			machine.Firmware = cmp.Or(machine.Firmware, atAddress.Firmware)
-			t.forget(atAddress)
+			if atAddress.MAC == "" {
+				machine.fetches = append(machine.fetches, atAddress.fetches...)
+				machine.Firmware = cmp.Or(machine.Firmware, atAddress.Firmware)
+				t.forget(atAddress)
+			} else {
+				machine.fetches = append(machine.fetches, atAddress.wasNot()...)
+			}
 		}
-		machine.MAC = client.MAC
+		machine.MAC, machine.before = client.MAC, nil
 		t.byMAC[client.MAC] = machine
 	}
 	if client.Address.IsValid() && !client.Address.IsUnspecified() {
