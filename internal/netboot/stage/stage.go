@@ -212,7 +212,7 @@ func (o offer) isStagedAs(release state.Release) bool {
 // stage makes the state folder have what is offered, and switches to it. What no
 // longer has to stay goes before that, for the room that it takes, and after it.
 func (s Stager) stage(ctx context.Context, offer offer) (Outcome, error) {
-	before, _ := s.prune() // what keeps it from going will be told in the end
+	before, _ := s.prune(offer.tag) // what keeps it from going will be told in the end
 	staged, err := s.staged(offer.tag)
 	if err != nil {
 		return Outcome{}, err
@@ -332,15 +332,15 @@ func (s Stager) switchTo(tag string, justStaged bool) (Outcome, error) {
 
 // pruned returns the outcome with what has been removed after it.
 func (s Stager) pruned(outcome Outcome) Outcome {
-	removed, err := s.prune()
+	removed, err := s.prune(outcome.Release.Tag)
 	s.notRemoved(err)
 	outcome.Pruned = append(outcome.Pruned, removed...)
 	return outcome
 }
 
-// prune removes the releases that no longer have to stay, and what a stage that
-// was killed has left behind.
-func (s Stager) prune() ([]state.Release, error) {
+// prune removes the releases that no longer have to stay, other than that of the
+// tag, and what a stage that was killed has left behind.
+func (s Stager) prune(tag string) ([]state.Release, error) {
 	keep := s.Keep
 	if keep == 0 {
 		keep = DefaultKeep
@@ -349,6 +349,7 @@ func (s Stager) prune() ([]state.Release, error) {
 	if err != nil {
 		return nil, err
 	}
+	rings.Rings = append(rings.Rings, state.Ring{Tag: tag}) // it stays as one that a ring needs
 	return s.Dir.Prune(keep, rings)
 }
 

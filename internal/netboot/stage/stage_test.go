@@ -323,6 +323,22 @@ func TestKeepFewer(t *testing.T) {
 			requireCurrent(t, s.dir, "boot-v4")
 		})
 	}
+	t.Run("what is asked for stays", func(t *testing.T) {
+		t.Parallel()
+		s := stageAll(t)
+		for _, refresh := range []bool{false, true} {
+			s.changes = func(stager *stage.Stager) {
+				stager.Keep, stager.StayOnCurrent, stager.Refresh = 1, true, refresh
+			}
+			outcome, err := s.stager().Release(t.Context(), "boot-v1")
+			require.NoError(t, err)
+			assert.False(t, outcome.Staged)
+			_, err = s.dir.Release("boot-v1")
+			require.NoError(t, err)
+		}
+		_, err := s.dir.Release("boot-v2")
+		require.ErrorIs(t, err, state.ErrNotStaged)
+	})
 	t.Run("before the download", func(t *testing.T) {
 		t.Parallel()
 		s := stageAll(t)
