@@ -174,7 +174,7 @@ func (f *folder) Publish(ctx context.Context, p Publication) (Published, error) 
 		return Published{}, err
 	}
 	if draft {
-		if err := os.Rename(path, f.path(p.Tag)); err != nil {
+		if err := errors.Join(os.Rename(path, f.path(p.Tag)), syncNames(f.root)); err != nil {
 			return Published{}, err
 		}
 	}
@@ -272,9 +272,17 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		if _, err := writeWhole(ctx, path, checksum.FileName, lines.Bytes()); err != nil {
 			return result, about, err
 		}
+		if err := syncNames(path); err != nil {
+			return result, about, err
+		}
 	}
 	for _, file := range changed {
 		if err := os.Rename(staging(path, file.Name), filepath.Join(path, file.Name)); err != nil {
+			return result, about, err
+		}
+	}
+	if len(changed) > 0 {
+		if err := syncNames(path); err != nil {
 			return result, about, err
 		}
 	}
@@ -293,7 +301,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 			about.Notes = mergeNotes(about.Notes, block)
 		}
 	}
-	return result, about, errors.Join(writeDescription(ctx, path, about), removeLeftOvers(path))
+	return result, about, errors.Join(writeDescription(ctx, path, about), removeLeftOvers(path), syncNames(path))
 }
 
 // sameFile tells whether the release has these bytes: by its checksums, or by
@@ -455,6 +463,21 @@ func writeWhole(ctx context.Context, path, name string, content []byte) (changed
 		return false, err
 	}
 	return true, os.Rename(temporary, target)
+}
+
+// syncNames brings what was renamed in a folder to the disk. Without it a loss of
+// power could undo a publication that has ended, or keep a later rename of it
+// without an earlier one (fsync(2)). File systems that cannot say EINVAL.
+func syncNames(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	if err := folder.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTSUP) {
+		return err
+	}
+	return nil
 }
 
 // removeLeftOvers deletes what runs that died were writing: staged files, and the
