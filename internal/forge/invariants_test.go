@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -289,6 +290,25 @@ func TestCancelledRunLeavesNoTicket(t *testing.T) {
 	}
 	config.URL = gate.URL
 	_, err := open(t, config).Publish(ctx, forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 2<<20))}})
+	require.ErrorIs(t, err, context.Canceled)
+	names, _ := rawAssets(t, config, "boot-v1")
+	assert.Empty(t, names)
+}
+
+// So does one that was cancelled before it knew that it had a ticket.
+func TestRunCancelledWhileItQueuesLeavesNoTicket(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, false)
+	gate := newGate(t, config.URL)
+	ctx, cancel := context.WithCancel(t.Context())
+	gate.before = once(func(r *http.Request) bool { return strings.HasPrefix(r.URL.Query().Get("name"), "publishing-") },
+		func(_ http.ResponseWriter, r *http.Request) {
+			gate.forward(0, httptest.NewRecorder(), r)
+			cancel()
+			<-r.Context().Done()
+		})
+	config.URL = gate.URL
+	_, err := open(t, config).Publish(ctx, forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 10))}})
 	require.ErrorIs(t, err, context.Canceled)
 	names, _ := rawAssets(t, config, "boot-v1")
 	assert.Empty(t, names)

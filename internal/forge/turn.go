@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -185,12 +186,21 @@ func (t *turn) end(ctx context.Context) {
 // giveBack deletes the ticket, also after the run was cancelled. If that fails,
 // others wait a little longer.
 func (t *turn) giveBack(ctx context.Context) {
-	if t.ticket.ID == 0 {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := t.deleteAsset(ctx, t.release, t.ticket); err != nil {
-		t.config.Log(fmt.Sprintf("the next run will wait for %s: %v", t.lease(), err))
+	own := []apiAsset{t.ticket}
+	if t.ticket.ID == 0 { // the server may have stored it, and its answer was not waited for
+		release, err := t.releaseByID(ctx, t.release)
+		if err != nil {
+			return // more than what has ended the run need not be said
+		}
+		own = slices.DeleteFunc(release.Assets, func(a apiAsset) bool {
+			return !strings.HasPrefix(a.Name, ticketPrefix+t.run+"-")
+		})
+	}
+	for _, ticket := range own {
+		if err := t.deleteAsset(ctx, t.release, ticket); err != nil {
+			t.config.Log(fmt.Sprintf("the next run will wait for %s: %v", t.lease(), err))
+		}
 	}
 }
