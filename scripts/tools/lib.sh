@@ -28,6 +28,48 @@ need() {
   done
 }
 
+# as_root COMMAND… runs a command with the right to install packages.
+as_root() {
+  if ((EUID == 0)); then "$@"; else sudo -n "$@"; fi
+}
+
+# update_lists tries for a minute: apt-get does not wait for another's update.
+update_lists() {
+  local tries
+  for ((tries = 0; tries < 20; tries++)); do
+    as_root apt-get -qq update && return
+    sleep 3
+  done
+  return 1
+}
+
+install_packages() {
+  update_lists &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+      -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 install "$@"
+}
+
+# install_programs PROGRAM:PACKAGES… installs the packages of the programs that the
+# system lacks, with spaces between them.
+install_programs() {
+  local entry packages log missing=()
+  for entry; do
+    [[ -z $(type -P "${entry%%:*}") ]] || continue
+    read -ra packages <<<"${entry#*:}"
+    missing+=("${packages[@]}")
+  done
+  ((${#missing[@]})) || return 0
+  [[ -n $(type -P apt-get) ]] || fail "there is no apt-get here to install ${missing[*]} with; install them"
+  if ((EUID != 0)) && ! sudo -n true 2>/dev/null; then
+    fail "run this once as root, or: apt-get install --no-install-recommends ${missing[*]}"
+  fi
+  say "installing ${missing[*]}"
+  log=$(install_packages "${missing[@]}" 2>&1) || {
+    printf '%s\n' "$log" >&2
+    fail "could not install ${missing[*]}"
+  }
+}
+
 # install_tool NAME PIN FUNCTION has FUNCTION fill a new folder, its only
 # argument, and moves that to .cache/tools/NAME. Does nothing if the folder there
 # was made from the same PIN (versions and whatever else it depends on). Two
@@ -105,7 +147,8 @@ Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "/dev/null";
 END
   } >"$apt/apt.conf"
-  APT_CONFIG=$apt/apt.conf apt-get -qq update >&2
+  APT_CONFIG=$apt/apt.conf apt-get -qq update >&2 ||
+    fail "could not read the list of packages of $suite at $mirror, which apt is set up with here"
 }
 
 # debian_unpack FOLDER SUITE LEAVE_OUT PACKAGE… unpacks packages of a suite and
