@@ -18,14 +18,23 @@ import (
 
 func TestCancelLeavesNoProcess(t *testing.T) {
 	t.Parallel()
-	for name, grace := range map[string]time.Duration{
-		"asked to end": 0,
-		"killed":       time.Nanosecond, // before it can end by itself
+	for name, c := range map[string]struct {
+		grace time.Duration
+		deaf  bool // Nix has a child that does not listen, and ends without it
+	}{
+		"asked to end":        {},
+		"killed":              {grace: time.Nanosecond}, // before it can end by itself
+		"with a deaf process": {grace: 2 * time.Second, deaf: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
-			b.Grace = grace
+			b.Grace = c.grace
+			if c.deaf {
+				script := "#!/bin/sh\ncase \"$*\" in *slow*.drv*) sh -c 'trap \"\" TERM; exec sleep 600' >/dev/null 2>&1 & esac\nexec " + b.Program + " \"$@\"\n"
+				b.Program = filepath.Join(t.TempDir(), "nix")
+				require.NoError(t, os.WriteFile(b.Program, []byte(script), 0o700))
+			}
 			request := b.request("slow", isoX86)
 			request.LinkDir = t.TempDir()
 			building := make(chan struct{})

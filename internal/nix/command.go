@@ -96,11 +96,27 @@ func (n Nix) run(ctx context.Context, command *exec.Cmd) error {
 	defer timer.Stop()
 	select {
 	case <-ended:
+		awaitGroup(group, timer.C)
 	case <-timer.C:
 		killTree(group)
 		<-ended
 	}
 	return stopped(ctx)
+}
+
+// awaitGroup waits for what a process has left of its group, such as a git that
+// was told to end and does not listen, and kills that when the time is up.
+func awaitGroup(group int, timeUp <-chan time.Time) {
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for syscall.Kill(-group, 0) == nil { // fails when nobody is left
+		select {
+		case <-look.C:
+		case <-timeUp:
+			_ = syscall.Kill(-group, syscall.SIGKILL)
+			return
+		}
+	}
 }
 
 func stopped(ctx context.Context) error {
