@@ -333,7 +333,7 @@ func (a *answer) loader(name string) error {
 		return a.autoexec()
 	}
 	if err != nil {
-		return fmt.Errorf("%.100q: %w", clean, err)
+		return fmt.Errorf("%q: %w", loaders.Label(clean), err)
 	}
 	defer file.Close()
 	return a.send(file, func(size int64) *journal.Transfer {

@@ -253,7 +253,7 @@ func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAd
 		return
 	case errors.Is(err, fs.ErrNotExist):
 		told = errNotFound
-		s.Journal.TFTPFailed("not found", client.Address, fmt.Errorf("%.100q: %w", q.name, errNotFound))
+		s.Journal.TFTPFailed("not found", client.Address, fmt.Errorf("%q: %w", loaders.Label(q.name), errNotFound))
 	case errors.Is(err, errMode), errors.Is(err, errStopping):
 		errors.As(err, &told)
 		s.Journal.TFTPFailed("refused", client.Address, err)

@@ -53,6 +53,20 @@ func Clean(name string) (string, error) {
 	return name, nil
 }
 
+// Label returns what a log may say of the name of a file that was asked for and is
+// not there: not its folders, one of which could be the chain token.
+func Label(name string) string {
+	const most = 100 // bytes
+	folder, base := path.Split(strings.ReplaceAll(name, `\`, "/"))
+	if len(base) > most {
+		base = base[:most] + "…"
+	}
+	if strings.Trim(folder, "/") != "" {
+		base = "…/" + base
+	}
+	return base
+}
+
 // Open opens a file by its name as Clean returns it, and returns its size in
 // bytes. A name that leads out of the folder, a link that does (but for one into
 // the Nix store), and what is not a regular file are not there: fs.ErrNotExist.
@@ -63,6 +77,9 @@ func (d *Dir) Open(name string) (*os.File, int64, error) {
 	file, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would keep us waiting
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		file, err = d.openStored(name)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, fs.ErrNotExist // without the name: see Label
 	}
 	if err != nil {
 		return nil, 0, err

@@ -86,3 +86,13 @@ func TestClean(t *testing.T) {
 		assert.ErrorIs(t, err, fs.ErrNotExist, "%q", given)
 	}
 }
+
+func TestLabel(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{
+		"ipxe.efi": "ipxe.efi", "/ipxe.efi": "ipxe.efi", "secret/ipxe.efi": "…/ipxe.efi", `\secret\ipxe.efi`: "…/ipxe.efi", "": "", "secret/": "…/",
+		strings.Repeat("a", 101): strings.Repeat("a", 100) + "…",
+	} {
+		assert.Equal(t, want, Label(given))
+	}
+}

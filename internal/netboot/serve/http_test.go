@@ -169,6 +169,13 @@ func TestChainToken(t *testing.T) {
 		script, err := s.tftp("autoexec.ipxe")
 		require.NoError(t, err)
 		assert.Contains(t, script, "/"+token+"/netboot.ipxe?")
+		// Paths that somebody has put together wrongly.
+		status, _ := s.get("/" + token + "/" + token + "/kernel")
+		assert.Equal(t, http.StatusNotFound, status)
+		for _, wrong := range []string{token + "/netboot.ipxe", `\` + token + `\netboot.ipxe`} {
+			_, err = s.tftp(wrong)
+			assert.Error(t, err)
+		}
 	}
 	guarded(first)
 
