@@ -18,7 +18,8 @@ import (
 type Proof struct {
 	Signer signature.Signer // of SHA256SUMS.txt
 
-	// Builds are the statements about the release that an allowed signer signed.
+	// Builds are the statements about the release that an allowed signer signed,
+	// so far as they made any of the listed files.
 	Builds []provenance.Build
 
 	// Built is when the newest of the listed files was built, by the clock of the
@@ -58,12 +59,12 @@ func Prove(ctx context.Context, tag string, sums []byte, file func(name string) 
 		return Proof{}, err
 	}
 	proof := Proof{Signer: signer}
-	proof.Builds, proof.Notes = buildsOf(tag, provenance.Parse(content), func(line provenance.Attestation) error {
+	proof.Builds, proof.Notes = buildsOf(tag, listed, provenance.Parse(content), func(line provenance.Attestation) error {
 		_, err := line.Verify(ctx, tag, signers, now)
 		return err
 	})
 	for _, build := range proof.Builds {
-		if madeAny(build, listed) && build.Run.Finished.After(proof.Built) {
+		if build.Run.Finished.After(proof.Built) {
 			proof.Built = build.Run.Finished
 		}
 	}
@@ -74,9 +75,9 @@ func isMissing(err error) bool {
 	return errors.Is(err, forge.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
 }
 
-// buildsOf returns the builds that are about the tag and pass the check, and
-// notes about the others.
-func buildsOf(tag string, lines []provenance.Attestation, check func(provenance.Attestation) error) (builds []provenance.Build, notes []string) {
+// buildsOf returns the builds that are about the tag, made any of the listed files
+// (nil if there is no list), and pass the check, and notes about the others.
+func buildsOf(tag string, listed checksum.Sums, lines []provenance.Attestation, check func(provenance.Attestation) error) (builds []provenance.Build, notes []string) {
 	for _, line := range lines {
 		if line.Build.Tag != tag {
 			notes = append(notes, fmt.Sprintf("a statement in %s is about the release %s and is not used", provenance.FileName, oneLine(line.Build.Tag)))
@@ -84,6 +85,10 @@ func buildsOf(tag string, lines []provenance.Attestation, check func(provenance.
 		}
 		if err := check(line); err != nil {
 			notes = append(notes, fmt.Sprintf("a statement is not used: %v", err))
+			continue
+		}
+		if listed != nil && !madeAny(line.Build, listed) {
+			notes = append(notes, fmt.Sprintf("a statement in %s is about other files than %s lists and is not used", provenance.FileName, checksum.FileName))
 			continue
 		}
 		builds = append(builds, line.Build)

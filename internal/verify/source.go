@@ -108,18 +108,25 @@ func (s folderSource) Names() ([]string, error) {
 	}
 	var names []string
 	for _, entry := range entries {
-		if !entry.IsDir() {
+		if s.isFile(entry.Name()) {
 			names = append(names, entry.Name())
 		}
 	}
 	return names, nil
 }
 
+// isFile says whether there is a regular file, or a link to one: whoever opens a
+// pipe may wait for ever.
+func (s folderSource) isFile(name string) bool {
+	info, err := os.Stat(filepath.Join(string(s), name))
+	return err == nil && info.Mode().IsRegular()
+}
+
 func (s folderSource) Open(_ context.Context, name string) (io.ReadCloser, error) {
-	file, err := os.Open(filepath.Join(string(s), name))
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(string(s), name)); err == nil && !s.isFile(name) || errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s in %s: %w", name, string(s), forge.ErrNotFound)
 	}
+	file, err := os.Open(filepath.Join(string(s), name))
 	if err != nil {
 		return nil, err // not file, which would be an interface that is not nil
 	}

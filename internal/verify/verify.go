@@ -168,7 +168,11 @@ func (r Request) read(ctx context.Context) (published, error) {
 func (r Request) readBuilds(ctx context.Context, p *published, sums []byte, lines []provenance.Attestation) error {
 	var notes []string
 	if r.Signers == nil {
-		p.builds, notes = buildsOf(p.tag, lines, func(provenance.Attestation) error { return nil })
+		listed := p.sums
+		if sums == nil {
+			listed = nil
+		}
+		p.builds, notes = buildsOf(p.tag, listed, lines, func(provenance.Attestation) error { return nil })
 	} else {
 		proof, err := Prove(ctx, p.tag, sums, func(name string) ([]byte, error) {
 			return readSmall(ctx, r.Source, name)

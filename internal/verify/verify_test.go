@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -515,6 +516,41 @@ func TestProvenanceSpeaksForItselfOnly(t *testing.T) {
 	var read verify.Report
 	require.NoError(t, json.Unmarshal(encoded, &read))
 	assert.Equal(t, evil, read.Flake.Published.URL, "JSON has it as it is")
+}
+
+// A statement about other files, even one that is truly signed for the tag, says
+// nothing of these: they were replaced since, or it was put here.
+func TestProvenanceOfOtherFiles(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	before := folder{iso: "iso of an earlier run"}.attested(t, key, tag, flake("0000", "sha256-0"))[provenance.FileName]
+	now := release(t).attested(t, key, tag, flake("1111", "sha256-1"))[provenance.FileName]
+	files := release(t).with(provenance.FileName, before+now).listed(t).signed(t, key, tag)
+	for _, signers := range []signature.AllowedSigners{nil, key.Allowed()} {
+		report := run(t, verify.Request{
+			Source: whole{files.source(t)}, Signers: signers, Metadata: flake("1111", "sha256-1"),
+			OnlyImages: true, Rebuild: builds(t, release(t)),
+		})
+		require.NoError(t, report.Err())
+		require.Len(t, report.Origins, 1)
+		assert.Equal(t, "1111", report.Origins[0].Commit)
+		assert.Equal(t, []string{"a statement in provenance.intoto.jsonl is about other files than SHA256SUMS.txt lists and is not used"}, report.Notes)
+	}
+}
+
+// What is no file in a folder, such as a pipe that nobody writes to, is passed over.
+func TestFolderWithOtherThings(t *testing.T) {
+	t.Parallel()
+	var dir string
+	release(t).listed(t).write(t, &dir)
+	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, provenance.FileName), 0o600))
+	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
+	require.NoError(t, os.Symlink("nowhere", filepath.Join(dir, "dangling")))
+	require.NoError(t, os.Rename(filepath.Join(dir, sd), filepath.Join(dir, "elsewhere")))
+	require.NoError(t, os.Symlink("elsewhere", filepath.Join(dir, sd)))
+	report := run(t, verify.Request{Source: verify.InFolder(dir)})
+	require.NoError(t, report.Err())
+	assert.Equal(t, map[string]verify.Verdict{bundle: verify.Same, iso: verify.Same, sd: verify.Same, "elsewhere": verify.NotCompared}, verdicts(report))
 }
 
 // A file's name does not tell what it was built from: that is another attribute
