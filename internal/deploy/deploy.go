@@ -43,16 +43,21 @@ func (d Deployment) Run(ctx context.Context) error {
 		d.Report.Summary("Skipped: " + d.Plan.Reason + ".\n")
 		return d.setOutputs(nil, forge.Release{})
 	}
-	err := d.deploy(ctx)
+	begun, err := d.deploy(ctx)
 	if err != nil && ctx.Err() == nil {
-		d.Report.Summary(fmt.Sprintf("## Boot images %s: failed\n\nNothing was published.\n\n```\n%s\n```\n", d.Plan.ReleaseTag, err))
+		what := "Nothing was published."
+		if begun {
+			what = "The release was not completed: a new one is a draft at most, and of one that was there some may be changed. Run again to complete it."
+		}
+		d.Report.Summary(fmt.Sprintf("## Boot images %s: failed\n\n%s\n\n```\n%s\n```\n", d.Plan.ReleaseTag, what, err))
 	}
 	return err
 }
 
-func (d Deployment) deploy(ctx context.Context) error {
+// deploy also says whether it has begun to publish.
+func (d Deployment) deploy(ctx context.Context) (begun bool, err error) {
 	if err := d.check(ctx); err != nil {
-		return err
+		return false, err
 	}
 	defer os.RemoveAll(d.linkDir())
 	// Before anything is written, which may be into the flake's folder. What is
@@ -60,21 +65,21 @@ func (d Deployment) deploy(ctx context.Context) error {
 	source, sourceErr := d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
 	built, err := d.build(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if sourceErr != nil {
-		return sourceErr
+		return false, sourceErr
 	}
 	if err := d.copy(ctx, built); err != nil {
-		return err
+		return false, err
 	}
 	packaged, err := d.pack(ctx, built)
 	if err != nil {
-		return err
+		return false, err
 	}
 	line, err := d.attest(ctx, source, built, packaged)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var (
 		files   []forge.File
@@ -84,14 +89,15 @@ func (d Deployment) deploy(ctx context.Context) error {
 		if files, err = d.list(ctx, packaged, line); err != nil || !d.Plan.Publish {
 			return err
 		}
+		begun = true
 		release, err = d.publish(ctx, files, source.Revision)
 		return err
 	})
 	if err != nil {
-		return err
+		return begun, err
 	}
 	d.tell(files, release)
-	return d.setOutputs(files, release)
+	return begun, d.setOutputs(files, release)
 }
 
 const checkTimeout = 10 * time.Second

@@ -148,12 +148,19 @@ func finish(body io.ReadCloser) {
 // send follows the redirects of requests that only read. Others are not
 // repeated elsewhere: net/http would turn a POST into a GET.
 func (c client) send(request *http.Request) (*http.Response, error) {
-	sender := http.Client{Transport: c.transport}
+	sender := http.Client{Transport: c.transport, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
+		if len(via) >= 10 {
+			return errRedirects
+		}
+		return nil
+	}}
 	if request.Method != http.MethodGet {
 		sender.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}
 	return sender.Do(request)
 }
+
+var errRedirects = errors.New("it redirects again and again")
 
 // refusal completes the error about an answer that is not a success.
 func (c client) refusal(response *http.Response, failed *Error) error {
@@ -256,7 +263,7 @@ func passes(err error) bool {
 	}
 	switch failed.Status {
 	case 0:
-		return !isAny[*tls.CertificateVerificationError](err) && !errors.Is(err, http.ErrSchemeMismatch) &&
+		return !isAny[*tls.CertificateVerificationError](err) && !errors.Is(err, http.ErrSchemeMismatch) && !errors.Is(err, errRedirects) &&
 			!isAny[*json.SyntaxError](err) && !isAny[*json.UnmarshalTypeError](err)
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return true

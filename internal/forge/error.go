@@ -171,6 +171,8 @@ func networkAdvice(err error) string {
 		return "give the certificate of the authority that the forge's certificate is from as ca_file"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "the forge speaks plain HTTP at this address: use http:// or another port"
+	case errors.Is(err, errRedirects):
+		return "check the forge's address"
 	case isAny[*net.OpError](err) || isAny[*net.DNSError](err):
 		return "check the forge's address and the network"
 	}

@@ -543,6 +543,22 @@ func TestFileThatChanged(t *testing.T) {
 	}
 }
 
+// Redirects in a circle do not end by waiting.
+func TestRedirectsInACircle(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, false)
+	gate := newGate(t, config.URL)
+	gate.before = func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		http.Redirect(w, r, r.URL.Path, http.StatusFound)
+		return true
+	}
+	config.URL = gate.URL
+	clock := &fakeClock{time: time.Now()}
+	_, err := open(t, config.WithClock(clock.now, clock.wait)).Release(t.Context(), "boot-v1")
+	require.ErrorContains(t, err, "it redirects again and again; check the forge's address")
+	assert.Empty(t, clock.waits)
+}
+
 // A file of the same size that takes a file's place before or during its upload
 // is not published under the other one's checksum, and what has been uploaded
 // does not pass for that file in the next run.
