@@ -70,6 +70,7 @@ func Make(given map[string]string, c Context) (Plan, error) {
 	p.NixArgs = r.words(NixArgs)
 	p.NixCopyTo = r.store()
 	p.Images = r.images(p.Flake)
+	r.checkNames(p)
 	if host, ok := r.mirror(c.ServerURL); ok {
 		return Plan{
 			Skipped:    true,
@@ -339,6 +340,21 @@ func (r *reader) images(flake string) []Image {
 		r.fail(Images, r.value(Images), "no image is selected; set one of the build_... inputs to true, or list images")
 	}
 	return images
+}
+
+// maxName is how many bytes an image's name and the tag may have with the hyphen
+// between them: forges and folders take 255 of a file's name, which has an
+// extension, and more around it while it is uploaded.
+const maxName = 180
+
+// checkNames finds before the build what could not be released after it.
+func (r *reader) checkNames(p Plan) {
+	for _, image := range p.Images {
+		if len(image.Name)+len("-")+len(p.ReleaseTag) > maxName {
+			r.fail(ReleaseTag, p.ReleaseTag, "with the name %s before it, it is too long for a file's name; let both have at most %d bytes", image.Name, maxName-len("-"))
+			return
+		}
+	}
 }
 
 var imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*$`)

@@ -270,6 +270,16 @@ func TestWrongAddresses(t *testing.T) {
 	assert.Equal(t, "https://forge.example/git", p.ForgeURL)
 }
 
+func TestNamesThatAreTooLong(t *testing.T) {
+	t.Parallel()
+	inputs := map[string]string{plan.Images: "kiosk .#kiosk", plan.ReleaseTag: strings.Repeat("v", 174)}
+	_, err := plan.Make(inputs, push)
+	require.NoError(t, err)
+	inputs[plan.ReleaseTag] += "v"
+	_, err = plan.Make(inputs, push)
+	assert.ErrorContains(t, err, `v": with the name kiosk before it, it is too long for a file's name; let both have at most 179 bytes`)
+}
+
 func TestErrorsKeepPasswordsToThemselves(t *testing.T) {
 	t.Parallel()
 	for _, given := range []map[string]string{
