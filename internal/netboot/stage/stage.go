@@ -9,6 +9,8 @@ package stage
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -284,7 +286,8 @@ func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, arch
 		return err
 	}
 	s.tell("unpacking %s", bundle.asset)
-	err = archive.Walk(ctx, file, limits, func(entry archive.Entry, content io.Reader) error {
+	unpacked := sha256.New()
+	err = archive.Walk(ctx, io.TeeReader(file, unpacked), limits, func(entry archive.Entry, content io.Reader) error {
 		if !slices.Contains(state.FileNames(), entry.Name) {
 			return fmt.Errorf("it has a file %q; a netboot bundle has only %s", entry.Name, strings.Join(state.FileNames(), ", "))
 		}
@@ -295,6 +298,10 @@ func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, arch
 	})
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", bundle.asset, err)
+	}
+	// Since its sum was found, somebody may have written to the file.
+	if hex.EncodeToString(unpacked.Sum(nil)) != bundle.sum {
+		return fmt.Errorf("unpack %s: it has changed meanwhile: stage it again when nobody writes to it", bundle.asset)
 	}
 	return nil
 }

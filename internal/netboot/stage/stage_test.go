@@ -620,6 +620,31 @@ func TestTarball(t *testing.T) {
 	}
 }
 
+// A tarball that is written anew between the look at its checksum and its unpacking
+// is not what was verified.
+func TestTarballChanges(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.store = nil
+	file, other := bundles(t, "boot-v1")[0], bundles(t, "boot-v2")[0]
+	content, err := os.ReadFile(other.Path)
+	require.NoError(t, err)
+	s.changes = func(stager *stage.Stager) {
+		stager.Tell = func(sentence string) {
+			if strings.HasPrefix(sentence, "unpacking ") {
+				assert.NoError(t, os.WriteFile(file.Path, content, 0o600))
+			}
+		}
+	}
+	_, err = s.stager().Tarball(t.Context(), file.Path, "")
+	require.ErrorContains(t, err, "unpack "+file.Name+": it has changed meanwhile")
+	_, err = s.dir.Current()
+	require.ErrorIs(t, err, state.ErrNotStaged)
+	releases, err := s.dir.Releases()
+	require.NoError(t, err)
+	assert.Empty(t, releases)
+}
+
 // signed is a Verify that wants a file of the tag's name.
 func signed(tag string, _ []byte, file func(string) ([]byte, error)) error {
 	signature, err := file("SHA256SUMS.txt.sig")
