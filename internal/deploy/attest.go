@@ -310,29 +310,39 @@ func staysSigned(ctx context.Context, r *report.Report, store forge.Store, p pla
 }
 
 // readAsset returns the content of a small file of a release, or nil if there is
-// no such file or no such release.
-func readAsset(ctx context.Context, store forge.Store, tag, name string) ([]byte, error) {
-	const limit = 16 << 20
-	release, err := store.Release(ctx, tag)
-	if errors.Is(err, forge.ErrNotFound) {
-		return nil, nil
+// no such file or no such release. A file that goes between the look at the
+// release and its download is being replaced: it looks again.
+func readAsset(ctx context.Context, store forge.Store, tag, name string) (content []byte, err error) {
+	const enough = 3
+	for range enough {
+		release, lookErr := store.Release(ctx, tag)
+		if errors.Is(lookErr, forge.ErrNotFound) {
+			return nil, nil
+		}
+		if lookErr != nil {
+			return nil, lookErr
+		}
+		i := slices.IndexFunc(release.Assets, func(a forge.Asset) bool { return a.Name == name })
+		if i < 0 {
+			return nil, nil
+		}
+		content, err = readSmall(ctx, store, tag, release.Assets[i])
+		if !errors.Is(err, forge.ErrNotFound) {
+			return content, err
+		}
 	}
+	return nil, err
+}
+
+func readSmall(ctx context.Context, store forge.Store, tag string, asset forge.Asset) ([]byte, error) {
+	const limit = 16 << 20
+	if asset.Size > limit {
+		return nil, fmt.Errorf("%s in the release %s has %d bytes: it is not what its name says", asset.Name, tag, asset.Size)
+	}
+	content, err := store.Open(ctx, asset, 0)
 	if err != nil {
 		return nil, err
 	}
-	for _, asset := range release.Assets {
-		if asset.Name != name {
-			continue
-		}
-		if asset.Size > limit {
-			return nil, fmt.Errorf("%s in the release %s has %d bytes: it is not what its name says", name, tag, asset.Size)
-		}
-		content, err := store.Open(ctx, asset, 0)
-		if err != nil {
-			return nil, err
-		}
-		defer content.Close()
-		return io.ReadAll(io.LimitReader(content, limit))
-	}
-	return nil, nil
+	defer content.Close()
+	return io.ReadAll(io.LimitReader(content, limit))
 }

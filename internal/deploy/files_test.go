@@ -62,6 +62,51 @@ func TestProvenanceOfRunsAtOnce(t *testing.T) {
 	}
 }
 
+// An asset that another run replaces between the look at the release and its
+// download is looked for again; one whose bytes are gone is an error.
+func TestReadAssetThatIsBeingReplaced(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	store, err := forge.Open(forge.Config{URL: "file://" + folder})
+	require.NoError(t, err)
+	files := fileWithProvenance(t, "x.iso")
+	_, err = store.Publish(t.Context(), forge.Publication{Tag: "boot-v1", Files: files})
+	require.NoError(t, err)
+	path := filepath.Join(folder, "boot-v1", provenance.FileName)
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+
+	gone := &lateOpen{
+		Store: store, before: func() { assert.NoError(t, os.Rename(path, path+".old")) },
+		after: func() { assert.NoError(t, os.Rename(path+".old", path)) },
+	}
+	got, err := readAsset(t.Context(), gone, "boot-v1", provenance.FileName)
+	require.NoError(t, err)
+	assert.Equal(t, string(want), string(got))
+
+	gone.before, gone.after = func() { _ = os.Remove(path) }, func() { assert.NoError(t, os.WriteFile(path, want, 0o600)) }
+	gone.always = true
+	_, err = readAsset(t.Context(), gone, "boot-v1", provenance.FileName)
+	require.ErrorIs(t, err, forge.ErrNotFound)
+}
+
+// lateOpen is a store where something happens around the first download, or all.
+type lateOpen struct {
+	forge.Store
+	before, after func()
+	always, done  bool
+}
+
+func (l *lateOpen) Open(ctx context.Context, asset forge.Asset, offset int64) (io.ReadCloser, error) {
+	if l.done && !l.always {
+		return l.Store.Open(ctx, asset, offset)
+	}
+	l.done = true
+	l.before()
+	defer l.after()
+	return l.Store.Open(ctx, asset, offset)
+}
+
 // fileWithProvenance writes a file and the provenance that a run makes of it.
 func fileWithProvenance(t *testing.T, name string) []forge.File {
 	t.Helper()
