@@ -59,7 +59,7 @@ func ParseRings(r io.Reader) (Rings, error) {
 	}
 	var more yaml.Node
 	if err := document.Decode(&more); err == nil {
-		return Rings{}, fmt.Errorf("line %d: another document begins here; put all rings under one rings:", more.Line)
+		return Rings{}, fmt.Errorf("line %d: another document begins here; put all rings into one list", more.Line)
 	} else if !errors.Is(err, io.EOF) {
 		return Rings{}, err
 	}
