@@ -269,7 +269,8 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		}
 	}
 	if len(lines) < len(sums) {
-		if _, err := writeWhole(ctx, path, checksum.FileName, lines.Bytes()); err != nil {
+		// What is left is signed, too, for a run that has to go on from there.
+		if err := f.publishLists(ctx, p, path, lines); err != nil {
 			return result, about, err
 		}
 		if err := syncNames(path); err != nil {

@@ -505,7 +505,8 @@ func unchanged(path string, before os.FileInfo) error {
 }
 
 // withdrawLines takes the lines out of SHA256SUMS.txt that the next step would
-// make wrong.
+// make wrong. What is left is signed, too: a run that goes on from there must be
+// able to tell that no other hand has written it.
 func (w *publishing) withdrawLines(ctx context.Context, now state, moves []*move) error {
 	if lists := now.byName[checksum.FileName]; len(lists) > 1 {
 		// The name may lead to any of them, and the older ones are about to be wrong.
@@ -520,7 +521,7 @@ func (w *publishing) withdrawLines(ctx context.Context, now state, moves []*move
 	if len(sums) == len(now.sums) {
 		return nil
 	}
-	return w.replaceSmall(ctx, now, smallFile{checksum.FileName, sums.Bytes()})
+	return w.publishSums(ctx, now, sums)
 }
 
 // switchAssets gives uploads the names of their assets, and deletes the assets
