@@ -239,21 +239,32 @@ func signedBefore(ctx context.Context, store forge.Store, tag string, files []fo
 	if err != nil {
 		return nil, err
 	}
-	others, err := checksum.Parse(bytes.NewReader(content))
+	listed, err := checksum.Parse(bytes.NewReader(content))
 	if err != nil {
 		return nil, err
 	}
+	others := maps.Clone(listed)
 	maps.DeleteFunc(others, func(name, _ string) bool { return isAmong(files, name) })
 	armored, err := readAsset(ctx, store, tag, signature.SumsFileName)
 	if err != nil {
 		return nil, err
 	}
+	isSigned := func(list []byte) bool {
+		_, err := key.Allowed().Verify(tag, list, armored, time.Now())
+		return err == nil
+	}
 	// The second list is the signed one where an earlier run has added the same
 	// files, and died before it had signed them.
-	for _, list := range [][]byte{content, others.Bytes()} {
-		if _, err := key.Allowed().Verify(tag, list, armored, time.Now()); err == nil {
-			return others, nil
-		}
+	if isSigned(content) || isSigned(others.Bytes()) {
+		return others, nil
+	}
+	// The third, where it died when it had signed what stays while it replaces them.
+	staying, err := withoutChanged(ctx, listed, files)
+	if err != nil {
+		return nil, err
+	}
+	if isSigned(staying.Bytes()) {
+		return others, nil
 	}
 	// A publication drops the lines of files that are gone.
 	maps.DeleteFunc(others, func(name, _ string) bool {
@@ -263,6 +274,27 @@ func signedBefore(ctx context.Context, store forge.Store, tag string, files []fo
 		return nil, unsignedOthers(tag, others)
 	}
 	return nil, nil
+}
+
+// withoutChanged returns the lines that stay true when the files are published.
+func withoutChanged(ctx context.Context, listed checksum.Sums, files []forge.File) (checksum.Sums, error) {
+	staying := maps.Clone(listed)
+	for _, file := range files {
+		sum, ok := listed[file.Name]
+		if !ok {
+			continue
+		}
+		if file.SHA256 == "" { // else it would be found during the upload
+			var err error
+			if file.SHA256, _, err = checksum.File(ctx, file.Path); err != nil {
+				return nil, err
+			}
+		}
+		if sum != file.SHA256 {
+			delete(staying, file.Name)
+		}
+	}
+	return staying, nil
 }
 
 func unsignedOthers(tag string, sums checksum.Sums) error {

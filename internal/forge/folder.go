@@ -270,7 +270,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 	}
 	if len(lines) < len(sums) {
 		// What is left is signed, too, for a run that has to go on from there.
-		if err := f.publishLists(ctx, p, path, lines); err != nil {
+		if err := f.publishLists(ctx, p, path, lines, true); err != nil {
 			return result, about, err
 		}
 		if err := syncNames(path); err != nil {
@@ -293,7 +293,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 	if result.Files, err = listFiles(path, p, lines); err != nil {
 		return result, about, err
 	}
-	if err := f.publishLists(ctx, p, path, lines); err != nil {
+	if err := f.publishLists(ctx, p, path, lines, false); err != nil {
 		return result, about, err
 	}
 	about.Prerelease = about.Prerelease || p.Prerelease
@@ -365,27 +365,41 @@ func listFiles(path string, p Publication, sums checksum.Sums) ([]File, error) {
 	return files, nil
 }
 
-// publishLists writes SHA256SUMS.txt and what signs it.
-func (f *folder) publishLists(ctx context.Context, p Publication, path string, sums checksum.Sums) error {
+// publishLists writes SHA256SUMS.txt and what signs it, or that first when lines
+// are withdrawn: a run that goes on from between the two can tell what was signed
+// from the list with the lines, and not from the one without.
+func (f *folder) publishLists(ctx context.Context, p Publication, path string, sums checksum.Sums, withdraws bool) error {
 	signed, err := p.sign(sums.Bytes())
 	if err != nil {
 		return err
 	}
-	changed, err := writeWhole(ctx, path, checksum.FileName, sums.Bytes())
-	if err != nil {
-		return err
+	names := append([]string{checksum.FileName}, slices.Sorted(maps.Keys(signed))...)
+	if withdraws {
+		slices.Reverse(names)
 	}
-	if about, err := filepath.Glob(filepath.Join(escapeGlob(path), checksum.FileName+".*")); err == nil && changed {
-		for _, file := range about {
-			f.config.noteSignature(filepath.Base(file), signed)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(signed)) {
-		if _, err := writeWhole(ctx, path, name, signed[name]); err != nil {
+	contents := map[string][]byte{checksum.FileName: sums.Bytes()}
+	maps.Copy(contents, signed)
+	for _, name := range names {
+		changed, err := writeWhole(ctx, path, name, contents[name])
+		if err != nil {
 			return err
+		}
+		if changed && name == checksum.FileName {
+			f.noteSignatures(path, signed)
 		}
 	}
 	return nil
+}
+
+// noteSignatures says so of what signed the list before and does not any more.
+func (f *folder) noteSignatures(path string, signed map[string][]byte) {
+	about, err := filepath.Glob(filepath.Join(escapeGlob(path), checksum.FileName+".*"))
+	if err != nil {
+		return
+	}
+	for _, file := range about {
+		f.config.noteSignature(filepath.Base(file), signed)
+	}
 }
 
 func readSums(path string) (checksum.Sums, error) {

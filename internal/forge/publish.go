@@ -578,6 +578,11 @@ func (w *publishing) publishSums(ctx context.Context, now state, sums checksum.S
 	if len(files) == 0 {
 		return nil
 	}
+	if len(sums) < len(now.sums) {
+		// A run that goes on from between the two can tell what was signed from the
+		// list with the lines, and not from the one without.
+		slices.Reverse(files)
+	}
 	for _, name := range slices.Sorted(maps.Keys(now.byName)) {
 		w.config.noteSignature(name, signed)
 	}
