@@ -21,7 +21,7 @@
 //     the beginning of its SHA-256, so that a run that dies here leaves work
 //     that the next one can tell and use.
 //  4. If a file with other bytes has a line in SHA256SUMS.txt, replace
-//     SHA256SUMS.txt by one without these lines.
+//     SHA256SUMS.txt by one without these lines, and what signs it before it.
 //  5. Rename each upload to its asset's name, then delete the asset that had it
 //     before. Servers keep both for this moment, so the name always leads to
 //     one of them.
