@@ -140,7 +140,7 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 	if err != nil {
 		return forge.Published{}, err
 	}
-	defer r.Group(fmt.Sprintf("Publish release %s at %s %s", p.ReleaseTag, p.ForgeURL, p.Repository))()
+	defer r.Group(strings.TrimSpace(fmt.Sprintf("Publish release %s at %s %s", p.ReleaseTag, p.ForgeURL, p.Repository)))() // a folder has no repository
 	progress := r.Progress("upload")
 	defer progress.Close()
 	published, err := store.Publish(ctx, forge.Publication{
