@@ -62,6 +62,15 @@ func Create(ctx context.Context, path string, write func(io.Writer) error) (sum 
 	return sum, size, nil
 }
 
+// WriteFile makes the file at path from content, as Create does.
+func WriteFile(ctx context.Context, path string, content []byte) (sum string, err error) {
+	sum, _, err = Create(ctx, path, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+	return sum, err
+}
+
 // visible takes the name of the hidden file from an error, which says nothing to
 // a reader who is told the name of the file itself.
 func visible(err error, hidden string) error {

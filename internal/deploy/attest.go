@@ -155,10 +155,8 @@ func writeProvenance(ctx context.Context, folder string, content []byte, lines [
 		}
 	}
 	file := forge.File{Name: provenance.FileName, Path: filepath.Join(folder, provenance.FileName), Follows: follows}
-	file.SHA256, file.Size, err = checksum.Create(ctx, file.Path, func(w io.Writer) error {
-		_, err := w.Write(content)
-		return err
-	})
+	file.Size = int64(len(content))
+	file.SHA256, err = checksum.WriteFile(ctx, file.Path, content)
 	return file, err
 }
 
@@ -180,18 +178,11 @@ func writeSums(ctx context.Context, folder, tag string, files []forge.File, key 
 		if err != nil {
 			return err
 		}
-		if err := writeWhole(ctx, signed, armored); err != nil {
+		if _, err := checksum.WriteFile(ctx, signed, armored); err != nil {
 			return err
 		}
 	}
-	return writeWhole(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
-}
-
-func writeWhole(ctx context.Context, path string, content []byte) error {
-	_, _, err := checksum.Create(ctx, path, func(w io.Writer) error {
-		_, err := w.Write(content)
-		return err
-	})
+	_, err := checksum.WriteFile(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
 	return err
 }
 
@@ -228,13 +219,6 @@ func sign(ctx context.Context, store forge.Store, key *signature.Key, tag string
 // can write there, too, so without this check the next run of the publisher would
 // sign what nobody of his has made.
 func signedBefore(ctx context.Context, store forge.Store, tag string, files []forge.File, key *signature.Key) (checksum.Sums, error) {
-	release, err := store.Release(ctx, tag)
-	if errors.Is(err, forge.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
 	content, err := readAsset(ctx, store, tag, checksum.FileName)
 	if err != nil {
 		return nil, err
@@ -245,6 +229,9 @@ func signedBefore(ctx context.Context, store forge.Store, tag string, files []fo
 	}
 	others := maps.Clone(listed)
 	maps.DeleteFunc(others, func(name, _ string) bool { return isAmong(files, name) })
+	if len(others) == 0 {
+		return nil, nil // as in a new release
+	}
 	armored, err := readAsset(ctx, store, tag, signature.SumsFileName)
 	if err != nil {
 		return nil, err
@@ -267,6 +254,10 @@ func signedBefore(ctx context.Context, store forge.Store, tag string, files []fo
 		return others, nil
 	}
 	// A publication drops the lines of files that are gone.
+	release, err := store.Release(ctx, tag)
+	if err != nil {
+		return nil, err
+	}
 	maps.DeleteFunc(others, func(name, _ string) bool {
 		return !slices.ContainsFunc(release.Assets, func(a forge.Asset) bool { return a.Name == name })
 	})

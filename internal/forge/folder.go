@@ -470,11 +470,7 @@ func writeWhole(ctx context.Context, path, name string, content []byte) (changed
 		return false, nil
 	}
 	temporary := staging(path, name)
-	_, _, err = checksum.Create(ctx, temporary, func(w io.Writer) error {
-		_, err := w.Write(content)
-		return err
-	})
-	if err != nil {
+	if _, err := checksum.WriteFile(ctx, temporary, content); err != nil {
 		return false, err
 	}
 	return true, os.Rename(temporary, target)

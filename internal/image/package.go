@@ -202,9 +202,6 @@ func WriteSums(ctx context.Context, dir string, assets []Asset) error {
 		}
 		sums[asset.Name] = asset.SHA256
 	}
-	_, _, err := checksum.Create(ctx, filepath.Join(dir, checksum.FileName), func(w io.Writer) error {
-		_, err := w.Write(sums.Bytes())
-		return err
-	})
+	_, err := checksum.WriteFile(ctx, filepath.Join(dir, checksum.FileName), sums.Bytes())
 	return err
 }
