@@ -123,7 +123,7 @@ func (s folderSource) isFile(name string) bool {
 }
 
 func (s folderSource) Open(_ context.Context, name string) (io.ReadCloser, error) {
-	if _, err := os.Stat(filepath.Join(string(s), name)); err == nil && !s.isFile(name) || errors.Is(err, fs.ErrNotExist) {
+	if info, err := os.Stat(filepath.Join(string(s), name)); errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s in %s: %w", name, string(s), forge.ErrNotFound)
 	}
 	file, err := os.Open(filepath.Join(string(s), name))

@@ -59,12 +59,20 @@ func (s *Server) listenIP() (netip.Addr, error) {
 	return prefix.Addr(), err
 }
 
+func findInterface(name string) (*net.Interface, error) {
+	found, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, &OptionError{"interface", name, err.Error() + "; see the names with: ip -brief link"}
+	}
+	return found, nil
+}
+
 // interfacePrefix returns the first IPv4 address of a network interface, with its
 // subnet.
 func interfacePrefix(name string) (netip.Prefix, error) {
-	found, err := net.InterfaceByName(name)
+	found, err := findInterface(name)
 	if err != nil {
-		return netip.Prefix{}, &OptionError{"interface", name, err.Error() + "; see the names with: ip -brief link"}
+		return netip.Prefix{}, err
 	}
 	addresses, err := found.Addrs()
 	if err != nil {

@@ -181,8 +181,8 @@ func (c Config) check() error {
 		return &OptionError{"hostname", c.Hostname, "is no name of a host; use for example boot.every.channel, and --http-port for the port"}
 	}
 	if c.Interface != "" {
-		if _, err := net.InterfaceByName(c.Interface); err != nil {
-			return &OptionError{"interface", c.Interface, err.Error() + "; see the names with: ip -brief link"}
+		if _, err := findInterface(c.Interface); err != nil {
+			return err
 		}
 	}
 	return nil
