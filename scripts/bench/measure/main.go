@@ -1,7 +1,9 @@
 // Measure runs shell commands in turns, each turn in the other order than the one
-// before, so that what else the machine does meets all of them alike, and prints a line for each: its name, the shortest and the
-// median time in seconds, and the most memory that one of its processes has used,
-// in KiB, with tabs between them. Further arguments are NAME=COMMAND.
+// before, so that what else the machine does meets all of them alike. It prints a
+// line for each: its name, the shortest and the median time in seconds, the most
+// memory in KiB that one of its processes has used, and the seconds of each turn
+// with spaces between them; between the others there are tabs. Further arguments
+// are NAME=COMMAND.
 package main
 
 import (
