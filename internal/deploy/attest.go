@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,9 +18,7 @@ import (
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
-	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/provenance"
-	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/signature"
 )
 
@@ -184,152 +181,6 @@ func writeSums(ctx context.Context, folder, tag string, files []forge.File, key 
 	}
 	_, err := checksum.WriteFile(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
 	return err
-}
-
-// sign returns what a publication asks to sign its SHA256SUMS.txt; nil without a
-// key. The list may have the files and, with these sums, the others that were
-// signed before; lines that have come since then must be those of another run
-// with the key.
-func sign(ctx context.Context, store forge.Store, key *signature.Key, tag string, files []forge.File, others checksum.Sums) func(sums []byte) (map[string][]byte, error) {
-	if key == nil {
-		return nil
-	}
-	return func(sums []byte) (map[string][]byte, error) {
-		listed, err := checksum.Parse(bytes.NewReader(sums))
-		if err != nil {
-			return nil, err
-		}
-		isKnown := func(name, sum string) bool { return isAmong(files, name) || others[name] == sum }
-		if maps.DeleteFunc(listed, isKnown); len(listed) > 0 {
-			if others, err = signedBefore(ctx, store, tag, files, key); err != nil {
-				return nil, err
-			}
-		}
-		if maps.DeleteFunc(listed, isKnown); len(listed) > 0 {
-			return nil, unsignedOthers(tag, listed)
-		}
-		armored, err := key.Sign(tag, sums)
-		return map[string][]byte{signature.SumsFileName: armored}, err
-	}
-}
-
-// signedBefore returns the release's lines in SHA256SUMS.txt for other files than
-// those to publish, which all have to be signed with the key: a publication keeps
-// them, and its signature vouches for them anew. Whoever can write to the forge
-// can write there, too, so without this check the next run of the publisher would
-// sign what nobody of his has made.
-func signedBefore(ctx context.Context, store forge.Store, tag string, files []forge.File, key *signature.Key) (checksum.Sums, error) {
-	content, err := readAsset(ctx, store, tag, checksum.FileName)
-	if err != nil {
-		return nil, err
-	}
-	listed, err := checksum.Parse(bytes.NewReader(content))
-	if err != nil {
-		return nil, err
-	}
-	others := maps.Clone(listed)
-	maps.DeleteFunc(others, func(name, _ string) bool { return isAmong(files, name) })
-	if len(others) == 0 {
-		return nil, nil // as in a new release
-	}
-	armored, err := readAsset(ctx, store, tag, signature.SumsFileName)
-	if err != nil {
-		return nil, err
-	}
-	isSigned := func(list []byte) bool {
-		_, err := key.Allowed().Verify(tag, list, armored, time.Now())
-		return err == nil
-	}
-	// The second list is the signed one where an earlier run has added the same
-	// files, and died before it had signed them.
-	if isSigned(content) || isSigned(others.Bytes()) {
-		return others, nil
-	}
-	// The third, where it died when it had signed what stays while it replaces them.
-	staying, err := withoutChanged(ctx, listed, files)
-	if err != nil {
-		return nil, err
-	}
-	if isSigned(staying.Bytes()) {
-		return others, nil
-	}
-	// A publication drops the lines of files that are gone.
-	release, err := store.Release(ctx, tag)
-	if err != nil {
-		return nil, err
-	}
-	maps.DeleteFunc(others, func(name, _ string) bool {
-		return !slices.ContainsFunc(release.Assets, func(a forge.Asset) bool { return a.Name == name })
-	})
-	if len(others) > 0 {
-		return nil, unsignedOthers(tag, others)
-	}
-	return nil, nil
-}
-
-// withoutChanged returns the lines that stay true when the files are published.
-func withoutChanged(ctx context.Context, listed checksum.Sums, files []forge.File) (checksum.Sums, error) {
-	staying := maps.Clone(listed)
-	for _, file := range files {
-		sum, ok := listed[file.Name]
-		if !ok {
-			continue
-		}
-		if file.SHA256 == "" { // else it would be found during the upload
-			var err error
-			if file.SHA256, _, err = checksum.File(ctx, file.Path); err != nil {
-				return nil, err
-			}
-		}
-		if sum != file.SHA256 {
-			delete(staying, file.Name)
-		}
-	}
-	return staying, nil
-}
-
-func unsignedOthers(tag string, sums checksum.Sums) error {
-	return fmt.Errorf("the release %s has files that are not signed with this key, and a new signature would vouch for them: %q; check them and publish them with the key, too, or delete them from the release",
-		tag, slices.Sorted(maps.Keys(sums)))
-}
-
-func isAmong(files []forge.File, name string) bool {
-	return slices.ContainsFunc(files, func(f forge.File) bool { return f.Name == name })
-}
-
-// staysSigned says whether the release is signed and will be after a publication
-// without the key, which is only so if it changes nothing. If it would change a
-// signed release, that is an error: those who look for the signature would refuse
-// all of it.
-func staysSigned(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File) (bool, error) {
-	signed, err := readAsset(ctx, store, p.ReleaseTag, signature.SumsFileName)
-	if err != nil || signed == nil {
-		return false, err
-	}
-	content, err := readAsset(ctx, store, p.ReleaseTag, checksum.FileName)
-	if err != nil {
-		return false, err
-	}
-	published, err := checksum.Parse(strings.NewReader(string(content)))
-	if err != nil {
-		return false, err
-	}
-	progress := r.Progress("hash")
-	defer progress.Close()
-	for i := range files {
-		file := &files[i]
-		if file.SHA256 == "" { // else it would be found during the upload
-			file.SHA256, file.Size, err = checksum.FileWithProgress(ctx, file.Path, func(done int64) { progress.Bytes(file.Name, done, file.Size) })
-			if err != nil {
-				return false, err
-			}
-		}
-		if published[file.Name] != file.SHA256 {
-			return false, fmt.Errorf("the release %s is signed, and with another %s its signature would not hold any more; give %s, or delete %s from the release first",
-				p.ReleaseTag, file.Name, plan.SigningKey, signature.SumsFileName)
-		}
-	}
-	return true, nil
 }
 
 // readAsset returns the content of a small file of a release, or nil if there is

@@ -177,7 +177,8 @@ func (d Deployment) pack(ctx context.Context, results []nix.Result) ([]forge.Fil
 }
 
 func (d Deployment) publish(ctx context.Context, files []forge.File, flakeRevision string) (forge.Release, error) {
-	published, err := publish(ctx, d.Report, d.Store, d.Plan, files, origin(d.Plan, flakeRevision), d.Key)
+	origin := origin(d.Plan, flakeRevision)
+	published, err := publish(ctx, d.Report, d.Store, d.Plan, files, func(string) string { return origin }, d.Key)
 	return published.Release, err
 }
 

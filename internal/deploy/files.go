@@ -99,11 +99,7 @@ func attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Pla
 			}
 		}
 	}
-	before, err := store.Release(ctx, p.ReleaseTag)
-	if err != nil && !errors.Is(err, forge.ErrNotFound) {
-		return err
-	}
-	published, err := publish(ctx, r, store, p, files, originIn(before.Notes), key)
+	published, err := publish(ctx, r, store, p, files, originIn, key)
 	if err != nil {
 		return err
 	}
@@ -128,18 +124,9 @@ func mergeProvenance(ctx context.Context, store forge.Store, tag string, file fo
 	return writeProvenance(ctx, folder, published, provenance.Parse(content), key)
 }
 
-func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin string, key *signature.Key) (forge.Published, error) {
-	signed := key != nil
-	var others checksum.Sums
-	var err error
-	if signed {
-		others, err = signedBefore(ctx, store, p.ReleaseTag, files, key)
-	} else {
-		signed, err = staysSigned(ctx, r, store, p, files)
-	}
-	if err != nil {
-		return forge.Published{}, err
-	}
+// publish publishes files in the plan's release. What its other files were built
+// from, its notes may say already.
+func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin func(notes string) string, key *signature.Key) (forge.Published, error) {
 	defer r.Group(strings.TrimSpace(fmt.Sprintf("Publish release %s at %s %s", p.ReleaseTag, p.ForgeURL, p.Repository)))() // a folder has no repository
 	progress := r.Progress("upload")
 	defer progress.Close()
@@ -148,10 +135,18 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 		Commit:     p.Commit,
 		Prerelease: p.Prerelease,
 		Files:      files,
-		Sign:       sign(ctx, store, key, p.ReleaseTag, files, others),
-		Notes:      func(assets []forge.File) string { return notes(p, origin, assets, signed) },
-		Progress:   progress.Bytes,
-		Status:     func(what string) { progress.Status("%s", what) },
+		Check: func(ctx context.Context, before forge.Before) error {
+			if key == nil {
+				return checkStays(before, p.ReleaseTag, files)
+			}
+			return checkSigned(ctx, before, key, p.ReleaseTag, files)
+		},
+		Sign: signWith(key, p.ReleaseTag),
+		Notes: func(release forge.Release, assets []forge.File) string {
+			return notes(p, origin(release.Notes), assets, key != nil || isSigned(release))
+		},
+		Progress: progress.Bytes,
+		Status:   func(what string) { progress.Status("%s", what) },
 	})
 	if err != nil {
 		return forge.Published{}, err

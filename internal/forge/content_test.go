@@ -1,14 +1,19 @@
 package forge_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 )
 
@@ -184,4 +189,122 @@ func TestFollows(t *testing.T) {
 		require.ErrorIs(t, publish(versions[2], versions[0].SHA256), forge.ErrChanged)
 		requireWhole(t, store, "boot-v1", versions[1])
 	}
+}
+
+// A publication may be refused, as the release is in its turn: then nothing has
+// changed, and other runs are not met half-way.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for name, configure := range map[string]func(t *testing.T) forge.Config{
+		"forge":  func(t *testing.T) forge.Config { return newRepository(t, false) },
+		"folder": func(t *testing.T) forge.Config { return forge.Config{URL: "file://" + t.TempDir()} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := open(t, configure(t))
+			a, b, other := newFile(t, "a.iso", content(1, 10)), newFile(t, "b.iso", content(2, 10)), newFile(t, "a.iso", content(3, 10))
+			publish := func(check func(before forge.Before) error, files ...forge.File) error {
+				_, err := store.Publish(t.Context(), forge.Publication{
+					Tag: "boot-v1", Commit: "main", Files: files, Sign: sign,
+					Check: func(_ context.Context, before forge.Before) error { return check(before) },
+				})
+				return err
+			}
+			checks := 0
+			require.NoError(t, publish(func(before forge.Before) error {
+				checks++
+				assert.Empty(t, before.Listed)
+				return nil
+			}, a, b))
+			assert.Equal(t, 1, checks)
+			whole, err := store.Release(t.Context(), "boot-v1")
+			require.NoError(t, err)
+			require.ErrorIs(t, publish(func(before forge.Before) error {
+				assert.Equal(t, whole, before.Release)
+				assert.Equal(t, checksum.Sums{"a.iso": a.SHA256, "b.iso": b.SHA256}, before.Listed)
+				assert.Equal(t, checksum.Sums{"b.iso": b.SHA256}, before.Kept)
+				requireVersions(t, before, "SHA256SUMS.txt.sig", "signed\n"+string(before.Listed.Bytes()))
+				requireVersions(t, before, "SHA256SUMS.txt.asc")
+				return assert.AnError
+			}, other), assert.AnError)
+			after, err := store.Release(t.Context(), "boot-v1")
+			require.NoError(t, err)
+			assert.Equal(t, whole, after)
+
+			// The second run comes while the first one is asked, and sees all of it.
+			second := make(chan error)
+			require.NoError(t, publish(func(forge.Before) error {
+				go func() {
+					second <- publish(func(before forge.Before) error {
+						assert.Equal(t, checksum.Sums{"a.iso": other.SHA256, "b.iso": b.SHA256}, before.Kept)
+						requireVersions(t, before, "SHA256SUMS.txt", string(before.Kept.Bytes()))
+						requireVersions(t, before, "SHA256SUMS.txt.sig", "signed\n"+string(before.Kept.Bytes()))
+						return nil
+					}, newFile(t, "c.iso", content(4, 10)))
+				}()
+				time.Sleep(300 * time.Millisecond) // so that it would come too early
+				return nil
+			}, other))
+			require.NoError(t, <-second)
+			requireSigned(t, store)
+		})
+	}
+}
+
+func requireVersions(t *testing.T, before forge.Before, name string, want ...string) {
+	t.Helper()
+	versions, err := before.Versions(t.Context(), name)
+	assert.NoError(t, err)
+	var got []string
+	for _, version := range versions {
+		got = append(got, string(version))
+	}
+	assert.Equal(t, want, got, name)
+}
+
+// A line that another hand adds after the check is not signed unchecked.
+func TestCheckAgainAfterAnotherHand(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, false)
+	store := open(t, config)
+	p := forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 10))}, Sign: sign}
+	_, err := store.Publish(t.Context(), p)
+	require.NoError(t, err)
+
+	evil := newFile(t, "evil.iso", content(2, 10))
+	var listed []checksum.Sums
+	p.Files = []forge.File{newFile(t, "b.iso", content(3, 10))}
+	p.Check = func(_ context.Context, before forge.Before) error {
+		listed = append(listed, before.Kept)
+		if before.Kept["evil.iso"] != "" {
+			return assert.AnError
+		}
+		list := maps.Clone(before.Listed)
+		list["evil.iso"] = evil.SHA256
+		attach(t, config, "boot-v1", "evil.iso", content(2, 10))
+		attach(t, config, "boot-v1", "SHA256SUMS.txt", list.Bytes())
+		return nil
+	}
+	_, err = store.Publish(t.Context(), p)
+	require.ErrorIs(t, err, assert.AnError)
+	assert.Len(t, listed, 2)
+	release, err := store.Release(t.Context(), "boot-v1")
+	require.NoError(t, err)
+	assert.NotContains(t, string(download(t, store, release, "SHA256SUMS.txt.sig")), "evil.iso")
+}
+
+// attach adds an asset by hand.
+func attach(t *testing.T, config forge.Config, tag, name string, content []byte) {
+	t.Helper()
+	var release struct{ ID int64 }
+	require.Equal(t, http.StatusOK, gitea(t).API(t, http.MethodGet, "/repos/"+config.Repository+"/releases/tags/"+tag, nil, &release))
+	address := fmt.Sprintf("%s/api/v1/repos/%s/releases/%d/assets?name=%s", config.URL, config.Repository, release.ID, name)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address, bytes.NewReader(content))
+	require.NoError(t, err)
+	request.Header.Set("Authorization", "token "+config.Token)
+	request.Header.Set("Content-Type", "application/octet-stream")
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	require.Equal(t, http.StatusCreated, response.StatusCode)
 }

@@ -91,11 +91,13 @@ func (c client) readBack(ctx context.Context, asset apiAsset) (sum string, err e
 	return hex.EncodeToString(hash.Sum(nil)), err
 }
 
+// smallSize is more than any list of checksums or signature has, in bytes.
+const smallSize = 8 << 20
+
 // readSmall returns the content of a small asset, a list of checksums or a
 // signature.
 func (c client) readSmall(ctx context.Context, asset apiAsset) ([]byte, error) {
-	const limit = 8 << 20
-	if asset.Size > limit {
+	if asset.Size > smallSize {
 		return nil, fmt.Errorf("%s has %d bytes: this is not one of runner-images' making", asset.Name, asset.Size)
 	}
 	var content strings.Builder

@@ -262,6 +262,18 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		delete(lines, file.Name)
 	}
 
+	if err := dropGone(path, lines); err != nil {
+		return result, about, err
+	}
+	if p.Check != nil {
+		release, err := releaseAt(path, about)
+		if err != nil {
+			return result, about, err
+		}
+		if err := p.Check(ctx, Before{Release: release, Listed: sums, Kept: lines, Versions: versionsIn(path)}); err != nil {
+			return result, about, err
+		}
+	}
 	for _, file := range changed {
 		p.status("copy %s", file.Name)
 		if err := copyFile(ctx, p, path, file); err != nil {
@@ -270,7 +282,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 	}
 	if len(lines) < len(sums) {
 		// What is left is signed, too, for a run that has to go on from there.
-		if err := f.publishLists(ctx, p, path, lines, true); err != nil {
+		if err := f.publishLists(ctx, p, path, lines); err != nil {
 			return result, about, err
 		}
 		if err := syncNames(path); err != nil {
@@ -293,12 +305,16 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 	if result.Files, err = listFiles(path, p, lines); err != nil {
 		return result, about, err
 	}
-	if err := f.publishLists(ctx, p, path, lines, false); err != nil {
+	if err := f.publishLists(ctx, p, path, lines); err != nil {
 		return result, about, err
 	}
 	about.Prerelease = about.Prerelease || p.Prerelease
 	if p.Notes != nil {
-		if block := p.Notes(result.Files); !hasNotes(about.Notes, block) {
+		release, err := releaseAt(path, about)
+		if err != nil {
+			return result, about, err
+		}
+		if block := p.Notes(release, result.Files); !hasNotes(about.Notes, block) {
 			about.Notes = mergeNotes(about.Notes, block)
 		}
 	}
@@ -344,7 +360,20 @@ func checkFollows(ctx context.Context, path string, file File, there bool, sums 
 	return nil
 }
 
-// listFiles drops the lines of files that are gone, and adds the sizes.
+// dropGone drops the lines of files that are gone.
+func dropGone(path string, lines checksum.Sums) error {
+	for name := range lines {
+		_, err := os.Stat(filepath.Join(path, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			delete(lines, name)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listFiles adds the sizes to the checksums of what is there.
 func listFiles(path string, p Publication, sums checksum.Sums) ([]File, error) {
 	var files []File
 	for _, name := range slices.Sorted(maps.Keys(sums)) {
@@ -353,10 +382,6 @@ func listFiles(path string, p Publication, sums checksum.Sums) ([]File, error) {
 			continue
 		}
 		info, err := os.Stat(filepath.Join(path, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			delete(sums, name)
-			continue
-		}
 		if err != nil {
 			return nil, err
 		}
@@ -365,41 +390,22 @@ func listFiles(path string, p Publication, sums checksum.Sums) ([]File, error) {
 	return files, nil
 }
 
-// publishLists writes SHA256SUMS.txt and what signs it, or that first when lines
-// are withdrawn: a run that goes on from between the two can tell what was signed
-// from the list with the lines, and not from the one without.
-func (f *folder) publishLists(ctx context.Context, p Publication, path string, sums checksum.Sums, withdraws bool) error {
-	signed, err := p.sign(sums.Bytes())
+// publishLists replaces SHA256SUMS.txt and what signs it. All are written before
+// the first is renamed: a run that dies between the two leaves the other.
+func (f *folder) publishLists(ctx context.Context, p Publication, path string, sums checksum.Sums) error {
+	lists, err := p.lists(sums)
 	if err != nil {
 		return err
 	}
-	names := append([]string{checksum.FileName}, slices.Sorted(maps.Keys(signed))...)
-	if withdraws {
-		slices.Reverse(names)
+	changed, err := replaceSmall(ctx, path, lists...)
+	if err != nil || !slices.Contains(changed, checksum.FileName) {
+		return err
 	}
-	contents := map[string][]byte{checksum.FileName: sums.Bytes()}
-	maps.Copy(contents, signed)
-	for _, name := range names {
-		changed, err := writeWhole(ctx, path, name, contents[name])
-		if err != nil {
-			return err
-		}
-		if changed && name == checksum.FileName {
-			f.noteSignatures(path, signed)
-		}
-	}
-	return nil
-}
-
-// noteSignatures says so of what signed the list before and does not any more.
-func (f *folder) noteSignatures(path string, signed map[string][]byte) {
 	about, err := filepath.Glob(filepath.Join(escapeGlob(path), checksum.FileName+".*"))
-	if err != nil {
-		return
-	}
 	for _, file := range about {
-		f.config.noteSignature(filepath.Base(file), signed)
+		f.config.noteSignature(filepath.Base(file), lists)
 	}
+	return err
 }
 
 func readSums(path string) (checksum.Sums, error) {
@@ -415,6 +421,23 @@ func readSums(path string) (checksum.Sums, error) {
 		return nil, fmt.Errorf("%w; repair or delete %s", err, filepath.Join(path, checksum.FileName))
 	}
 	return sums, nil
+}
+
+// versionsIn is Before.Versions of a release's folder.
+func versionsIn(path string) func(ctx context.Context, name string) ([][]byte, error) {
+	return func(_ context.Context, name string) (contents [][]byte, err error) {
+		for _, file := range []string{filepath.Join(path, name), staging(path, name)} {
+			content, err := os.ReadFile(file)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			contents = append(contents, content)
+		}
+		return contents, nil
+	}
 }
 
 func staging(path, name string) string { return filepath.Join(path, "."+temporaryPrefix+name) }
@@ -459,21 +482,28 @@ func writeDescription(ctx context.Context, path string, about description) error
 	if err != nil {
 		return err
 	}
-	_, err = writeWhole(ctx, path, descriptionName, append(text, '\n'))
+	_, err = replaceSmall(ctx, path, smallFile{descriptionName, append(text, '\n')})
 	return err
 }
 
-// writeWhole replaces a small file in one step, if it has another content.
-func writeWhole(ctx context.Context, path, name string, content []byte) (changed bool, err error) {
-	target := filepath.Join(path, name)
-	if there, err := os.ReadFile(target); err == nil && bytes.Equal(there, content) {
-		return false, nil
+// replaceSmall replaces small files, each in one step, and returns the names of
+// those that had another content.
+func replaceSmall(ctx context.Context, path string, files ...smallFile) (changed []string, err error) {
+	for _, file := range files {
+		if there, err := os.ReadFile(filepath.Join(path, file.name)); err == nil && bytes.Equal(there, file.content) {
+			continue
+		}
+		if _, err := checksum.WriteFile(ctx, staging(path, file.name), file.content); err != nil {
+			return nil, err
+		}
+		changed = append(changed, file.name)
 	}
-	temporary := staging(path, name)
-	if _, err := checksum.WriteFile(ctx, temporary, content); err != nil {
-		return false, err
+	for _, name := range changed {
+		if err := os.Rename(staging(path, name), filepath.Join(path, name)); err != nil {
+			return nil, err
+		}
 	}
-	return true, os.Rename(temporary, target)
+	return changed, nil
 }
 
 // syncNames brings what was renamed in a folder to the disk. Without it a loss of

@@ -16,18 +16,20 @@
 //
 //  1. Find the release, or create it as a draft. If everything is as it should
 //     be, stop here: nothing has been written.
-//  2. Take a turn (below), and look again.
+//  2. Take a turn (below), and look again. If Publication.Check refuses, stop here.
 //  3. Upload each file that is not there yet under a temporary name that holds
 //     the beginning of its SHA-256, so that a run that dies here leaves work
 //     that the next one can tell and use.
 //  4. If a file with other bytes has a line in SHA256SUMS.txt, replace
-//     SHA256SUMS.txt by one without these lines, and what signs it before it.
+//     SHA256SUMS.txt by one without these lines, and with it the files that sign
+//     it: first all uploads, then all renames, then all deletions, so that sums
+//     and signature disagree for one request only, and a run that dies here
+//     leaves both.
 //  5. Rename each upload to its asset's name, then delete the asset that had it
 //     before. Servers keep both for this moment, so the name always leads to
 //     one of them.
 //  6. Replace SHA256SUMS.txt, in the same manner, by the union of its lines and
-//     the new ones, and with it the files that sign it: first all renames, then
-//     all deletions, so that sums and signature disagree for one request only.
+//     the new ones.
 //  7. Edit the notes and publish the draft, in one request. Delete what is left
 //     of runs that died.
 //  8. Look again. If another hand has changed the release meanwhile, begin again.
@@ -46,6 +48,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"every.channel/runner-images/internal/checksum"
 )
 
 // ErrNotFound says that the release, or the asset in it, is not there, or that
@@ -124,13 +128,21 @@ type Publication struct {
 	Files      []File
 
 	// Notes returns the text of this project's block in the release's notes,
-	// given every asset that SHA256SUMS.txt lists. Text outside the block stays.
-	Notes func(assets []File) string
+	// given the release as it is and every asset that SHA256SUMS.txt will list.
+	// Text outside the block stays.
+	Notes func(release Release, assets []File) string
 
-	// Sign, if set, is given the final SHA256SUMS.txt and returns further small
-	// files, by name, that are published together with it (a signature). It
-	// may be called more than once. A file that is already there with the same
-	// bytes is not uploaded again.
+	// Check, if set, may refuse the publication: its error ends it, and nothing
+	// was changed. It is called in this run's turn, when all that other runs of
+	// this project have published is whole, and again if another hand has changed
+	// the release meanwhile. A release that is as it should be may pass unasked.
+	Check func(ctx context.Context, before Before) error
+
+	// Sign, if set, is given a SHA256SUMS.txt and returns further small files, by
+	// name, that are published together with it (a signature). It may be called
+	// more than once. A file that is already there with the same bytes is not
+	// uploaded again. Of files that are not in this publication, only lines that
+	// Check has seen are published.
 	Sign func(sums []byte) (map[string][]byte, error)
 
 	// Progress, if set, is told how many bytes of an asset have been accepted.
@@ -141,6 +153,19 @@ type Publication struct {
 	// example "wait for another run to end". It may be called from several
 	// goroutines at once.
 	Status func(what string)
+}
+
+// Before is a release as a publication finds it.
+type Before struct {
+	Release Release
+
+	// Listed is the lines of SHA256SUMS.txt, and Kept those of them that stay: of
+	// assets that are there and that the publication leaves as they are.
+	Listed, Kept checksum.Sums
+
+	// Versions returns the content of a small asset, and after it what a run that
+	// died has left of its replacement. It is empty if there is neither.
+	Versions func(ctx context.Context, name string) ([][]byte, error)
 }
 
 // Published says what Publish did.

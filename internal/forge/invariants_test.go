@@ -148,52 +148,6 @@ func TestReaderNeverSeesHalf(t *testing.T) {
 	t.Logf("%d looks", looks)
 }
 
-// Lines are withdrawn when what stays is signed, so that a run that died between
-// the two leaves a signature which the next one can tell to be its own.
-func TestWhatStaysIsSignedBeforeLinesAreWithdrawn(t *testing.T) {
-	t.Parallel()
-	config := newRepository(t, false)
-	gate := newGate(t, config.URL)
-	config.URL = gate.URL
-	store := open(t, config)
-	const signatureName = checksum.FileName + ".sig"
-	a, b := newFile(t, "a.iso", content(1, 50)), newFile(t, "b.iso", content(2, 50))
-	p := forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{a, b}, Sign: func(sums []byte) (map[string][]byte, error) {
-		return map[string][]byte{signatureName: append([]byte("signed "), sums...)}, nil
-	}}
-	_, err := store.Publish(t.Context(), p)
-	require.NoError(t, err)
-
-	gate.before = func(_ int, w http.ResponseWriter, r *http.Request) bool {
-		if r.Method != http.MethodPatch {
-			return false
-		}
-		body, err := io.ReadAll(r.Body)
-		assert.NoError(t, err)
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		if !strings.Contains(string(body), `"`+checksum.FileName+`"`) {
-			return false
-		}
-		w.WriteHeader(http.StatusForbidden)
-		return true
-	}
-	p.Files = []forge.File{newFile(t, "b.iso", content(3, 50))}
-	_, err = store.Publish(t.Context(), p)
-	require.Error(t, err)
-
-	release, err := store.Release(t.Context(), "boot-v1")
-	require.NoError(t, err)
-	stays := checksum.Sums{"a.iso": a.SHA256}
-	assert.Equal(t, "signed "+string(stays.Bytes()), string(download(t, store, release, signatureName)))
-	both := checksum.Sums{"a.iso": a.SHA256, "b.iso": b.SHA256}
-	assert.Equal(t, string(both.Bytes()), string(download(t, store, release, checksum.FileName)))
-
-	gate.before = nil
-	_, err = store.Publish(t.Context(), p)
-	require.NoError(t, err)
-	requireWhole(t, store, "boot-v1", a, p.Files[0])
-}
-
 // Invariant 4.
 func TestSameBytesAgainWriteNothing(t *testing.T) {
 	t.Parallel()
@@ -223,7 +177,7 @@ func TestSameBytesAgainWriteNothing(t *testing.T) {
 	assert.Empty(t, gate.writes()[before:])
 
 	// Other notes alone are an edit, and no upload.
-	p.Notes = func([]forge.File) string { return "another text" }
+	p.Notes = func(forge.Release, []forge.File) string { return "another text" }
 	published, err = store.Publish(t.Context(), p)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"a.tar.gz", "b.iso"}, published.Unchanged)

@@ -1,9 +1,11 @@
 package forge_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -53,9 +55,9 @@ func runChild(text string) error {
 	_, err = store.Publish(context.Background(), forge.Publication{
 		Tag: run.Tag, Commit: "main", Files: run.Files,
 		Progress: func(string, int64, int64) { kill("progress") },
-		Notes: func(files []forge.File) string {
+		Notes: func(release forge.Release, files []forge.File) string {
 			kill("notes")
-			return notes(files)
+			return notes(release, files)
 		},
 		Sign: func(sums []byte) (map[string][]byte, error) {
 			kill("sign")
@@ -67,6 +69,40 @@ func runChild(text string) error {
 
 func sign(sums []byte) (map[string][]byte, error) {
 	return map[string][]byte{checksum.FileName + ".sig": append([]byte("signed\n"), sums...)}, nil
+}
+
+// checkSigned makes sure that what stays beside these files stands in a list that
+// was signed, even if a run has died between the two.
+func checkSigned(files []forge.File) func(ctx context.Context, before forge.Before) error {
+	return func(ctx context.Context, before forge.Before) error {
+		others := maps.Clone(before.Kept)
+		for _, file := range files {
+			delete(others, file.Name)
+		}
+		lists, err := before.Versions(ctx, checksum.FileName)
+		if err != nil {
+			return err
+		}
+		signatures, err := before.Versions(ctx, checksum.FileName+".sig")
+		if err != nil {
+			return err
+		}
+		for _, list := range lists {
+			signed := slices.ContainsFunc(signatures, func(s []byte) bool { return string(s) == "signed\n"+string(list) })
+			sums, err := checksum.Parse(bytes.NewReader(list))
+			if err != nil {
+				return err
+			}
+			maps.DeleteFunc(sums, func(name, sum string) bool { return others[name] != sum })
+			if signed && len(sums) == len(others) {
+				return nil
+			}
+		}
+		if len(others) == 0 {
+			return nil
+		}
+		return fmt.Errorf("nothing signs %v: %q, %q", others, lists, signatures)
+	}
 }
 
 // child returns the test binary as the process of a run.
@@ -131,7 +167,7 @@ func TestKilledAfterEachRequest(t *testing.T) {
 					config.URL = url
 					clock := &fakeClock{time: time.Now()}
 					store := open(t, config.WithClock(clock.now, clock.wait))
-					_, err := store.Publish(t.Context(), forge.Publication{Tag: tag, Commit: "main", Files: files, Notes: notes, Sign: sign})
+					_, err := store.Publish(t.Context(), forge.Publication{Tag: tag, Commit: "main", Files: files, Notes: notes, Check: checkSigned(files), Sign: sign})
 					return store, err
 				}
 				if replacing {
@@ -198,7 +234,7 @@ func TestKilledAfterEachRequest(t *testing.T) {
 
 func notesOf(files []forge.File) string {
 	sorted := slices.SortedFunc(slices.Values(files), func(a, b forge.File) int { return strings.Compare(a.Name, b.Name) })
-	return "<!-- runner-images -->\n" + notes(sorted) + "<!-- /runner-images -->\n"
+	return "<!-- runner-images -->\n" + notes(forge.Release{}, sorted) + "<!-- /runner-images -->\n"
 }
 
 // A folder is whole whenever the run that writes it is killed.
@@ -215,7 +251,7 @@ func TestKilledWhileWritingAFolder(t *testing.T) {
 				err := child(t, childRun{URL: "file://" + folder, Tag: "boot-v1", Files: files, KillAt: moment}).Run()
 				require.ErrorContains(t, err, "signal: killed")
 			}
-			p := forge.Publication{Tag: "boot-v1", Commit: "main", Notes: notes, Sign: sign}
+			p := forge.Publication{Tag: "boot-v1", Commit: "main", Notes: notes, Check: checkSigned(files), Sign: sign}
 
 			kill(old)
 			_, err := store.Release(t.Context(), "boot-v1")

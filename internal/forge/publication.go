@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -73,16 +75,23 @@ func hash(ctx context.Context, file *File) error {
 	return err
 }
 
-// sign returns the files that go with a list of checksums.
-func (p Publication) sign(sums []byte) (map[string][]byte, error) {
+// A smallFile is SHA256SUMS.txt, or one that signs it.
+type smallFile struct {
+	name    string
+	content []byte
+}
+
+// lists returns the list of these checksums, and the files that go with it.
+func (p Publication) lists(sums checksum.Sums) ([]smallFile, error) {
+	lists := []smallFile{{checksum.FileName, sums.Bytes()}}
 	if p.Sign == nil {
-		return nil, nil
+		return lists, nil
 	}
-	files, err := p.Sign(sums)
+	signed, err := p.Sign(sums.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", checksum.FileName, err)
 	}
-	for name := range files {
+	for _, name := range slices.Sorted(maps.Keys(signed)) {
 		if err := checkName(name); err != nil {
 			return nil, fmt.Errorf("sign %s: %w", checksum.FileName, err)
 		}
@@ -91,8 +100,9 @@ func (p Publication) sign(sums []byte) (map[string][]byte, error) {
 				return nil, fmt.Errorf("sign %s: a published file is named %s, too", checksum.FileName, name)
 			}
 		}
+		lists = append(lists, smallFile{name, signed[name]})
 	}
-	return files, nil
+	return lists, nil
 }
 
 func (p Publication) status(format string, args ...any) {
@@ -109,8 +119,9 @@ func (p Publication) progress(file File, done int64) {
 
 // noteSignature says so if an asset is about a list of checksums that has been
 // replaced, and this run does not replace it.
-func (c Config) noteSignature(asset string, signed map[string][]byte) {
-	if _, ok := signed[asset]; !ok && strings.HasPrefix(asset, checksum.FileName+".") {
+func (c Config) noteSignature(asset string, lists []smallFile) {
+	isNew := slices.ContainsFunc(lists, func(l smallFile) bool { return l.name == asset })
+	if !isNew && strings.HasPrefix(asset, checksum.FileName+".") {
 		c.Log(fmt.Sprintf("%s is about the old %s; sign it anew, or delete it", asset, checksum.FileName))
 	}
 }

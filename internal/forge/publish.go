@@ -25,6 +25,7 @@ type publishing struct {
 	turn   *turn                  // nil until it is this run's
 	seen   map[string]os.FileInfo // of the files with a checksum, by name: what it was made of
 	small  map[int64][]byte       // contents of small assets that are known; an asset's never changes
+	taken  map[int64]bool         // small uploads of a run that died which this one has put into their place
 	result Published
 }
 
@@ -33,7 +34,6 @@ type state struct {
 	apiRelease
 	byName map[string][]apiAsset // from old to new
 	sums   checksum.Sums         // of the newest SHA256SUMS.txt
-	text   []byte                // of it; nil if there is none
 }
 
 func (w *publishing) run(ctx context.Context) (Published, error) {
@@ -157,7 +157,7 @@ func (w *publishing) read(ctx context.Context, release apiRelease) (state, error
 	if err != nil {
 		return state{}, fmt.Errorf("%w; the release %s has it: repair or delete this asset", err, w.Tag)
 	}
-	now.sums, now.text = sums, text
+	now.sums = sums
 	return now, nil
 }
 
@@ -201,14 +201,26 @@ func (s state) listed(file File) bool {
 	return len(assets) == 1 && assets[0].Size == file.Size && file.SHA256 != "" && s.sums[file.Name] == file.SHA256
 }
 
-// union is the checksums of what is there and stays, and of what is published.
-func (w *publishing) union(now state) checksum.Sums {
+// kept is the lines of SHA256SUMS.txt that stay true: of assets that are there,
+// and not about to be replaced.
+func (w *publishing) kept(now state) checksum.Sums {
 	sums := checksum.Sums{}
 	for name, sum := range now.sums {
 		if len(now.byName[name]) == 1 {
 			sums[name] = sum
 		}
 	}
+	for _, file := range w.Files {
+		if !now.listed(file) {
+			delete(sums, file.Name)
+		}
+	}
+	return sums
+}
+
+// union is the checksums of what is there and stays, and of what is published.
+func (w *publishing) union(now state) checksum.Sums {
+	sums := w.kept(now)
 	for _, file := range w.Files {
 		sums[file.Name] = file.SHA256
 	}
@@ -250,20 +262,17 @@ func (w *publishing) complete(ctx context.Context, now state) (bool, error) {
 		}
 	}
 	sums := w.union(now)
-	if !bytes.Equal(sums.Bytes(), now.text) {
-		return false, nil
-	}
-	signed, err := w.sign(now.text)
+	lists, err := w.lists(sums)
 	if err != nil {
 		return false, err
 	}
-	for name, content := range signed {
-		if same, err := w.sameContent(ctx, now, name, content); err != nil || !same {
+	for _, list := range lists {
+		if same, err := w.sameContent(ctx, now, list); err != nil || !same {
 			return false, err
 		}
 	}
 	files := w.files(sums, now)
-	if w.Notes != nil && !hasNotes(now.apiRelease.Notes, w.Notes(files)) {
+	if w.Notes != nil && !hasNotes(now.apiRelease.Notes, w.Notes(w.release(now.apiRelease), files)) {
 		return false, nil
 	}
 	w.conclude(now, files)
@@ -287,11 +296,15 @@ func (w *publishing) bring(ctx context.Context, now state) error {
 	if err != nil {
 		return err
 	}
+	kept := w.kept(now)
+	if err := w.askCheck(ctx, now, kept); err != nil {
+		return err
+	}
 	if err := w.stage(ctx, now.ID, moves); err != nil {
 		return err
 	}
 	w.status("bring the release up to date")
-	if err := w.withdrawLines(ctx, now, moves); err != nil {
+	if err := w.withdrawLines(ctx, now, kept); err != nil {
 		return err
 	}
 	if err := w.switchAssets(ctx, now, moves); err != nil {
@@ -304,6 +317,11 @@ func (w *publishing) bring(ctx context.Context, now state) error {
 	if now, err = w.read(ctx, release); err != nil {
 		return err
 	}
+	for name, sum := range w.kept(now) {
+		if !w.publishes(name) && kept[name] != sum {
+			return nil // another hand has added this line: look again, and check it
+		}
+	}
 	sums := w.union(now)
 	if err := w.publishSums(ctx, now, sums); err != nil {
 		return err
@@ -312,6 +330,31 @@ func (w *publishing) bring(ctx context.Context, now state) error {
 		return err
 	}
 	return w.cleanUp(ctx, now)
+}
+
+// askCheck asks whether this release may be changed.
+func (w *publishing) askCheck(ctx context.Context, now state, kept checksum.Sums) error {
+	if w.Check == nil {
+		return nil
+	}
+	versions := func(ctx context.Context, name string) (contents [][]byte, err error) {
+		assets := slices.Clone(now.byName[name])
+		slices.Reverse(assets)
+		for _, asset := range now.Assets {
+			if isUploadOf(name, asset.Name) && asset.Size <= smallSize { // it may be anybody's
+				assets = append(assets, asset)
+			}
+		}
+		for _, asset := range assets {
+			content, err := w.readKnown(ctx, asset)
+			if err != nil {
+				return nil, err
+			}
+			contents = append(contents, content)
+		}
+		return contents, nil
+	}
+	return w.Check(ctx, Before{Release: w.release(now.apiRelease), Listed: now.sums, Kept: kept, Versions: versions})
 }
 
 // A move is what has to happen behind an asset's name.
@@ -507,21 +550,17 @@ func unchanged(path string, before os.FileInfo) error {
 // withdrawLines takes the lines out of SHA256SUMS.txt that the next step would
 // make wrong. What is left is signed, too: a run that goes on from there must be
 // able to tell that no other hand has written it.
-func (w *publishing) withdrawLines(ctx context.Context, now state, moves []*move) error {
+func (w *publishing) withdrawLines(ctx context.Context, now state, kept checksum.Sums) error {
 	if lists := now.byName[checksum.FileName]; len(lists) > 1 {
 		// The name may lead to any of them, and the older ones are about to be wrong.
 		if err := w.deleteAssets(ctx, now.ID, lists[:len(lists)-1]); err != nil {
 			return err
 		}
 	}
-	sums := maps.Clone(now.sums)
-	for _, move := range moves {
-		delete(sums, move.name)
-	}
-	if len(sums) == len(now.sums) {
+	if len(kept) == len(now.sums) {
 		return nil
 	}
-	return w.publishSums(ctx, now, sums)
+	return w.publishSums(ctx, now, kept)
 }
 
 // switchAssets gives uploads the names of their assets, and deletes the assets
@@ -557,62 +596,48 @@ func (w *publishing) deleteAssets(ctx context.Context, release int64, assets []a
 // publishSums makes SHA256SUMS.txt the list of these checksums, and replaces
 // the files that sign it.
 func (w *publishing) publishSums(ctx context.Context, now state, sums checksum.Sums) error {
-	text := sums.Bytes()
-	signed, err := w.sign(text)
+	lists, err := w.lists(sums)
 	if err != nil {
 		return err
 	}
-	var files []smallFile
-	if !bytes.Equal(text, now.text) {
-		files = append(files, smallFile{checksum.FileName, text})
-	}
-	for _, name := range slices.Sorted(maps.Keys(signed)) {
-		same, err := w.sameContent(ctx, now, name, signed[name])
+	var changed []smallFile
+	for _, list := range lists {
+		same, err := w.sameContent(ctx, now, list)
 		if err != nil {
 			return err
 		}
 		if !same {
-			files = append(files, smallFile{name, signed[name]})
+			changed = append(changed, list)
 		}
 	}
-	if len(files) == 0 {
+	if len(changed) == 0 {
 		return nil
 	}
-	if len(sums) < len(now.sums) {
-		// A run that goes on from between the two can tell what was signed from the
-		// list with the lines, and not from the one without.
-		slices.Reverse(files)
-	}
 	for _, name := range slices.Sorted(maps.Keys(now.byName)) {
-		w.config.noteSignature(name, signed)
+		w.config.noteSignature(name, lists)
 	}
-	return w.replaceSmall(ctx, now, files...)
+	return w.replaceSmall(ctx, now, changed)
 }
 
 // sameContent tells whether the one asset of this name has this content.
-func (w *publishing) sameContent(ctx context.Context, now state, name string, content []byte) (bool, error) {
-	same := now.byName[name]
-	if len(same) != 1 || same[0].Size != int64(len(content)) {
+func (w *publishing) sameContent(ctx context.Context, now state, file smallFile) (bool, error) {
+	same := now.byName[file.name]
+	if len(same) != 1 || same[0].Size != int64(len(file.content)) {
 		return false, nil
 	}
 	there, err := w.readKnown(ctx, same[0])
-	return bytes.Equal(there, content), err
-}
-
-type smallFile struct {
-	name    string
-	content []byte
+	return bytes.Equal(there, file.content), err
 }
 
 // replaceSmall puts files into the place of the assets with their names: all
 // are uploaded, then all are renamed, then all old ones are deleted.
-func (w *publishing) replaceSmall(ctx context.Context, now state, files ...smallFile) error {
+func (w *publishing) replaceSmall(ctx context.Context, now state, files []smallFile) error {
 	staged := make([]apiAsset, len(files))
 	for i, file := range files {
 		upload := bytesUpload(file.name, file.content)
 		if left := now.byName[upload.name]; len(left) > 0 && left[0].Size == upload.size {
 			staged[i] = left[0]
-			w.small[left[0].ID] = file.content
+			w.small[left[0].ID], w.taken[left[0].ID] = file.content, true
 			continue
 		}
 		asset, err := w.upload(ctx, now.ID, upload)
@@ -646,7 +671,7 @@ const publishOperation = "publish the release "
 func (w *publishing) publishRelease(ctx context.Context, now state, files []File) error {
 	operation, edit, needed := "edit the release "+w.Tag, releaseEdit{}, false
 	if w.Notes != nil {
-		if block := w.Notes(files); !hasNotes(now.apiRelease.Notes, block) {
+		if block := w.Notes(w.release(now.apiRelease), files); !hasNotes(now.apiRelease.Notes, block) {
 			edit.Notes, needed = mergeNotes(now.apiRelease.Notes, block), true
 		}
 	}
@@ -676,7 +701,7 @@ func (w *publishing) publishRelease(ctx context.Context, now state, files []File
 // run, or those of a run that died.
 func (w *publishing) cleanUp(ctx context.Context, now state) error {
 	for _, asset := range now.Assets {
-		if _, used := w.small[asset.ID]; !used && strings.HasPrefix(asset.Name, temporaryPrefix) {
+		if !w.taken[asset.ID] && strings.HasPrefix(asset.Name, temporaryPrefix) {
 			if err := w.deleteAsset(ctx, now.ID, asset); err != nil {
 				return err
 			}

@@ -133,7 +133,7 @@ func rawAssets(t *testing.T, config forge.Config, tag string) (names []string, i
 	return names, ids
 }
 
-func notes(assets []forge.File) string {
+func notes(_ forge.Release, assets []forge.File) string {
 	var b strings.Builder
 	for _, asset := range assets {
 		fmt.Fprintf(&b, "| %s | %d | %s |\n", asset.Name, asset.Size, asset.SHA256)

@@ -107,7 +107,7 @@ func (s *server) Publish(ctx context.Context, p Publication) (Published, error) 
 			seen[file.Name] = info
 		}
 	}
-	return (&publishing{client: s.client(), Publication: p, seen: seen, small: map[int64][]byte{}}).run(ctx)
+	return (&publishing{client: s.client(), Publication: p, seen: seen, small: map[int64][]byte{}, taken: map[int64]bool{}}).run(ctx)
 }
 
 var errNoToken = fmt.Errorf("publishing needs a token (%d without one)", http.StatusUnauthorized)

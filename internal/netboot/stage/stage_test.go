@@ -73,7 +73,7 @@ func publish(t *testing.T, store forge.Store, publication forge.Publication, fil
 	t.Helper()
 	publication.Commit, publication.Title = "main", publication.Tag
 	publication.Files = append(files, newFile(t, "ec-runner-x86_64-iso.iso", []byte("an ISO")))
-	publication.Notes = func([]forge.File) string { return "notes" }
+	publication.Notes = func(forge.Release, []forge.File) string { return "notes" }
 	_, err := store.Publish(t.Context(), publication)
 	require.NoError(t, err)
 }
