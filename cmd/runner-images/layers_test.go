@@ -18,9 +18,9 @@ import (
 // listed imports none of them.
 var imports = map[string][]string{
 	"archive":    {"interrupt"},
-	"checksum":   {"interrupt"},
-	"forge":      {"checksum"},
-	"image":      {"archive", "checksum", "ipxe"},
+	"checksum":   {"count", "interrupt"},
+	"forge":      {"checksum", "count"},
+	"image":      {"archive", "checksum", "count", "ipxe"},
 	"signature":  {"checksum"},
 	"provenance": {"checksum", "signature"},
 	"verify":     {"checksum", "forge", "image", "interrupt", "ipxe", "provenance", "signature"},

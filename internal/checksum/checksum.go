@@ -18,6 +18,7 @@ import (
 	"strings"
 	"unicode"
 
+	"every.channel/runner-images/internal/count"
 	"every.channel/runner-images/internal/interrupt"
 )
 
@@ -95,23 +96,9 @@ func FileWithProgress(ctx context.Context, path string, progress func(done int64
 	}
 	defer file.Close()
 	hash := sha256.New()
-	size, err = io.CopyBuffer(&told{hash, 0, progress}, interrupt.Reader(ctx, file), make([]byte, 1<<20))
+	size, err = io.CopyBuffer(hash, count.Reader(interrupt.Reader(ctx, file), progress), make([]byte, 1<<20))
 	if err != nil {
 		return "", 0, fmt.Errorf("hash %s: %w", path, err)
 	}
 	return hex.EncodeToString(hash.Sum(nil)), size, nil
-}
-
-// told is a writer that tells how much it was given.
-type told struct {
-	io.Writer
-	done     int64
-	progress func(done int64)
-}
-
-func (t *told) Write(p []byte) (int, error) {
-	n, err := t.Writer.Write(p)
-	t.done += int64(n)
-	t.progress(t.done)
-	return n, err
 }

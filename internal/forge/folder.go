@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/count"
 )
 
 // folder is a store in a plain folder: a sub-folder a release, with the assets
@@ -449,7 +450,7 @@ func copyFile(ctx context.Context, p Publication, path string, file *File) error
 		return err
 	}
 	defer source.Close()
-	content := &countingReader{content: source, done: func(done int64) { p.progress(*file, done) }}
+	content := count.Reader(source, func(done int64) { p.progress(*file, done) })
 	sum, _, err := checksum.Create(ctx, staging(path, file.Name), func(w io.Writer) error {
 		_, err := io.CopyBuffer(w, content, make([]byte, 1<<20))
 		return err

@@ -14,6 +14,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"every.channel/runner-images/internal/count"
 )
 
 // An upload is the content of an asset-to-be.
@@ -184,14 +186,15 @@ func (c client) post(ctx context.Context, release int64, u upload, form bool) (a
 	defer content.Close()
 	ctx, stall := watch(ctx, c.config.StallTimeout)
 	defer stall.stop()
-	body := io.Reader(&countingReader{content: content, done: func(bytes int64) {
+	// The transport reads the next piece when the last one has been accepted.
+	body := count.Reader(content, func(bytes int64) {
 		if bytes < u.size {
 			stall.moved()
 		} else {
 			stall.allow(max(answerTimeout, stall.timeout))
 		}
 		u.done(bytes)
-	}})
+	})
 	size, contentType := u.size, "application/octet-stream"
 	if form {
 		if body, size, contentType, err = asForm(u.name, body, u.size); err != nil {
@@ -235,18 +238,3 @@ func asForm(name string, content io.Reader, size int64) (body io.Reader, length 
 // answerTimeout is how long a server may take to store an upload after its last
 // byte: a proxy may only then begin to pass it on.
 const answerTimeout = 10 * time.Minute
-
-// countingReader tells how far an upload is. The transport reads the next piece
-// when the last one has been accepted.
-type countingReader struct {
-	content io.Reader
-	read    int64
-	done    func(bytes int64)
-}
-
-func (r *countingReader) Read(p []byte) (int, error) {
-	n, err := r.content.Read(p)
-	r.read += int64(n)
-	r.done(r.read)
-	return n, err
-}

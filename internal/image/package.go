@@ -13,6 +13,7 @@ import (
 
 	"every.channel/runner-images/internal/archive"
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/count"
 	"every.channel/runner-images/internal/ipxe"
 )
 
@@ -168,26 +169,14 @@ func copyImage(ctx context.Context, path string, r Request, asset *Asset) error 
 		return err
 	}
 	asset.SHA256, asset.Size, err = checksum.Create(ctx, asset.Path, func(w io.Writer) error {
-		_, err := io.CopyBuffer(w, &progressReader{file, r.Progress, 0, info.Size()}, make([]byte, 1<<20))
+		content := io.Reader(file)
+		if r.Progress != nil {
+			content = count.Reader(file, func(done int64) { r.Progress(done, info.Size()) })
+		}
+		_, err := io.CopyBuffer(w, content, make([]byte, 1<<20))
 		return err
 	})
 	return err
-}
-
-// progressReader reports what has been read.
-type progressReader struct {
-	io.Reader
-	progress    func(done, total int64)
-	done, total int64
-}
-
-func (r *progressReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	r.done += int64(n)
-	if r.progress != nil {
-		r.progress(r.done, r.total)
-	}
-	return n, err
 }
 
 // WriteSums writes SHA256SUMS.txt (checksum.FileName) of the assets into the
