@@ -257,7 +257,7 @@ func (s Stager) unpack(ctx context.Context, offer offer, staged state.Release) (
 		there, isStaged := staged.Bundles[architecture]
 		switch {
 		case offered && there.SHA256 == bundle.sum:
-			err = incoming.Keep(architecture)
+			err = incoming.Keep(architecture, bundle.asset)
 		case offered:
 			err = s.unpackBundle(ctx, incoming, architecture, bundle)
 		case isStaged && !offer.complete:
@@ -265,7 +265,7 @@ func (s Stager) unpack(ctx context.Context, offer offer, staged state.Release) (
 				err = matches(offer.sums, there.Asset, there.SHA256)
 			}
 			if err == nil {
-				err = incoming.Keep(architecture)
+				err = incoming.Keep(architecture, there.Asset)
 			}
 		}
 		if err != nil {

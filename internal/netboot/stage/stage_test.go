@@ -734,6 +734,30 @@ func TestVerify(t *testing.T) {
 	requireCurrent(t, s.dir, "boot-v3", state.X86_64, state.AArch64)
 }
 
+// The same bytes under another name are not unpacked again, and are from then on
+// what the signed list calls them.
+func TestBundleOfAnotherName(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	tarball := bundles(t, "boot-v1")[0]
+	_, err := s.stager().Tarball(t.Context(), tarball.Path, "")
+	require.NoError(t, err)
+
+	s.changes = func(stager *stage.Stager) { stager.Verify = signed }
+	folder := filepath.Dir(tarball.Path)
+	renamed := filepath.Join(folder, "lab-x86_64-netboot-boot-v1.tar.gz")
+	require.NoError(t, os.Rename(tarball.Path, renamed))
+	sums := checksum.Sums{filepath.Base(renamed): tarball.SHA256}
+	require.NoError(t, os.WriteFile(filepath.Join(folder, checksum.FileName), sums.Bytes(), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "SHA256SUMS.txt.sig"), []byte("boot-v1"), 0o600))
+	for _, staged := range []bool{true, false} {
+		outcome, err := s.stager().Tarball(t.Context(), renamed, "")
+		require.NoError(t, err)
+		assert.Equal(t, staged, outcome.Staged)
+		assert.Equal(t, filepath.Base(renamed), outcome.Release.Bundles[state.X86_64].Asset)
+	}
+}
+
 func TestOneStageAtATime(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

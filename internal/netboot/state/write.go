@@ -105,8 +105,8 @@ func checkProof(name string) error {
 }
 
 // Keep takes the bundle for an architecture over from the staged release of the
-// same tag, without copying it.
-func (in *Incoming) Keep(architecture Architecture) error {
+// same tag, without copying it. The asset is what the release calls it now.
+func (in *Incoming) Keep(architecture Architecture, asset string) error {
 	name, err := folderName(in.release.Tag)
 	if err != nil {
 		return err
@@ -119,6 +119,7 @@ func (in *Incoming) Keep(architecture Architecture) error {
 	if !ok {
 		return fmt.Errorf("release %s for %s: %w", staged.Tag, architecture, ErrNotStaged)
 	}
+	bundle.Asset = asset
 	if err := in.Bundle(architecture, bundle.Asset, bundle.SHA256); err != nil {
 		return err
 	}
