@@ -20,11 +20,11 @@ func addInputs(cmd *cobra.Command, names ...string) {
 		if len(names) > 0 && !slices.Contains(names, input.Name) {
 			continue
 		}
+		description := strings.ToLower(input.Description[:1]) + input.Description[1:] // as the other flags' begin
 		if input.Secret {
-			cmd.Flags().String(input.Flag()+"-file", "", input.Description+" (a file that holds it; or the variable "+input.Variable()+")")
+			cmd.Flags().String(input.Flag()+"-file", "", description+" (a file that holds it; or the variable "+input.Variable()+")")
 			continue
 		}
-		description := input.Description
 		if input.Default != "" {
 			description += fmt.Sprintf(" (default %s)", input.Default)
 		}

@@ -77,6 +77,14 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 	}
 	addInputs(cmd, plan.ReleaseTag, plan.Flake, plan.Images, plan.NixArgs, plan.ForgeURL, plan.Repository, plan.Token)
 	flags := cmd.Flags()
+	for flag, usage := range map[string]string{
+		"release-tag": "tag of the release (default: the release that this machine was booted from, else as for deploy)",
+		"flake":       "flake that holds the images (default " + systemFlake + " if it is there, else .)",
+		"images":      "images to build in place of those of the project: a line an image, its name and its installable",
+		"token-file":  "token that may read the release, where everybody may not (a file that holds it; or the variable INPUT_TOKEN)",
+	} {
+		flags.Lookup(flag).Usage = usage
+	}
 	options.store.add(flags)
 	options.trust.addFlag(flags)
 	flags.BoolVar(&options.downloadOnly, "download-only", false, "compare the published files with SHA256SUMS.txt only; build nothing")
