@@ -67,7 +67,7 @@ func Make(given map[string]string, c Context) (Plan, error) {
 	r := reader{given: given}
 	p := r.release(c)
 	p.Flake = r.flake()
-	p.NixArgs = r.words(NixArgs)
+	p.NixArgs = r.nixArgs()
 	p.NixCopyTo = r.store()
 	p.Images = r.images(p.Flake)
 	r.checkNames(p)
@@ -117,7 +117,7 @@ func ForVerify(given map[string]string, c Context, needTag bool) (Plan, error) {
 		r.fail(ForgeURL, "", "there is no forge to compare with; give its address, for example https://forge.example with --repository owner/name, or file:///folder")
 	}
 	p.Flake = r.flake()
-	p.NixArgs = r.words(NixArgs)
+	p.NixArgs = r.nixArgs()
 	p.Images = r.images(p.Flake)
 	return p, r.err()
 }
@@ -207,11 +207,20 @@ func (r *reader) oneOf(name string, allowed ...string) string {
 	return strings.ToLower(value)
 }
 
-func (r *reader) words(name string) []string {
-	value := r.value(name)
+// nixArgs refuses what would only be noticed after the build.
+func (r *reader) nixArgs() []string {
+	value := r.value(NixArgs)
 	words, err := shlex.Split(value)
 	if err != nil {
-		r.fail(name, value, "cannot be split into words (%v); close every quote", err)
+		r.fail(NixArgs, value, "cannot be split into words (%v); close every quote", err)
+	}
+	for _, word := range words {
+		switch option, _, _ := strings.Cut(word, "="); option {
+		case "--store":
+			r.fail(NixArgs, option, "what is built must be in this machine's own store to be packaged; to build on another one, use --builders")
+		case "--dry-run":
+			r.fail(NixArgs, option, "builds nothing that could be packaged; runner-images plan tells what a run would do")
+		}
 	}
 	return words
 }

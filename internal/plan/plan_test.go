@@ -196,6 +196,17 @@ func TestAMirrorStaysGreenWhateverTheInputs(t *testing.T) {
 	assert.True(t, p.Skipped)
 }
 
+func TestNixArgsThatBuildNothingHere(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{
+		"--store ssh-ng://me:secret@builder": `nix_args "--store": what is built must be in this machine's own store to be packaged; to build on another one, use --builders`,
+		"-L --dry-run":                       `nix_args "--dry-run": builds nothing that could be packaged; runner-images plan tells what a run would do`,
+	} {
+		_, err := plan.Make(map[string]string{plan.NixArgs: given}, push)
+		require.EqualError(t, err, want)
+	}
+}
+
 func TestAllWrongInputsInOneGo(t *testing.T) {
 	_, err := plan.Make(map[string]string{
 		plan.ReleaseTag:     "boot v1",
