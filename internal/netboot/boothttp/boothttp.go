@@ -185,7 +185,7 @@ func (a *answer) script() error {
 	if err != nil {
 		return notFound{err}
 	}
-	hold, ring, err := a.choose()
+	hold, ring, err := a.choose(architecture)
 	if err != nil {
 		return err
 	}
@@ -226,12 +226,16 @@ func firmware(query url.Values) string {
 	return ""
 }
 
-// choose returns the release of the client's ring, or the current one.
-func (a *answer) choose() (hold *state.Hold, ring string, err error) {
+// choose returns the release of the client's ring, or the current one: so also if
+// that of the ring is not there, or not for such machines.
+func (a *answer) choose(architecture state.Architecture) (hold *state.Hold, ring string, err error) {
 	if ring, ok := a.ring(); ok {
 		hold, err := a.State.Hold(ring.Tag)
 		if err == nil {
-			return hold, ring.Name, nil
+			if _, ok := hold.Release.Bundles[architecture]; ok {
+				return hold, ring.Name, nil
+			}
+			err = errors.Join(fmt.Errorf("release %s for %s: %w", ring.Tag, architecture, state.ErrNotStaged), hold.Close())
 		}
 		a.Journal.Trouble(a.client, fmt.Errorf("ring %s: %w; it boots the current release", ring.Name, err))
 	}

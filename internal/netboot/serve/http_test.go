@@ -250,6 +250,9 @@ func TestRings(t *testing.T) {
 	assert.Contains(t, s.log.String(), "ring next: release boot-v3: not staged; it boots the current release")
 	s.stage("boot-v3", state.X86_64)
 	assert.Equal(t, "boot-v3", boots("52:54:00:00:00:03"))
+	s.stage("boot-v3", state.AArch64)
+	assert.Equal(t, "boot-v1", boots("52:54:00:00:00:03"), "a ring's release that is not for such a machine")
+	assert.Contains(t, s.log.String(), "ring next: release boot-v3 for x86_64: not staged; it boots the current release")
 
 	write("rings: [{name: canary, release: boot-v2}]\n")
 	assert.ErrorContains(t, s.server.Reload(), "unknown key \"release\"")
