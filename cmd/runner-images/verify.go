@@ -67,12 +67,19 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 			if err != nil {
 				return err
 			}
-			source, err := options.source(cmd, r, p, given[plan.Token])
-			if err != nil {
-				return err
-			}
 			options.onlyImages = given[plan.Images] != ""
-			return options.verify(cmd.Context(), r, p, source)
+			const enough = 3
+			for attempt := 1; ; attempt++ {
+				source, err := options.source(cmd, r, p, given[plan.Token])
+				if err != nil {
+					return err
+				}
+				err = options.verify(cmd.Context(), r, p, source)
+				if !errors.Is(err, verify.ErrChanged) || attempt == enough {
+					return err
+				}
+				r.Line("the release has changed meanwhile; verifying what it is now")
+			}
 		},
 	}
 	addInputs(cmd, plan.ReleaseTag, plan.Flake, plan.Images, plan.NixArgs, plan.ForgeURL, plan.Repository, plan.Token)
@@ -142,6 +149,9 @@ func (o verifyOptions) verify(ctx context.Context, r *report.Report, p plan.Plan
 		Now:      time.Now(),
 		Flake:    p.Flake,
 		Progress: func(message string) { r.Line("%s", message) },
+	}
+	if source.Whole() {
+		request.Settle = 2 * time.Second // a few requests of whoever publishes
 	}
 	var err error
 	if request.Signers, err = o.trust.signers(); err != nil {

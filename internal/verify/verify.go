@@ -22,6 +22,10 @@ import (
 // ErrDifferent says that something published is not what it should be.
 var ErrDifferent = errors.New("the release differs")
 
+// ErrChanged says that the release was changed while it was being read, so that
+// what differs may be no more than that: verify what it is now.
+var ErrChanged = errors.New("the release has changed while it was being verified; verify it again")
+
 // ErrNothingComparable says that there was nothing that could be compared.
 var ErrNothingComparable = errors.New("nothing could be compared")
 
@@ -54,6 +58,10 @@ type Request struct {
 	// the published files with SHA256SUMS.txt only.
 	Rebuild func(ctx context.Context, tag string, images []Image) ([]Rebuilt, error)
 
+	// Settle is for how long a release may be half-way while it is published. What
+	// differs counts only if the release is still the same after that.
+	Settle time.Duration
+
 	// Progress, if set, is told in words what is found and done on the way.
 	Progress func(message string)
 }
@@ -79,9 +87,47 @@ type Rebuilt struct {
 
 // Verify compares. The error says why that was not possible at all, or that the
 // signature was refused: then it wraps signature.ErrUnsigned, ErrWrongTag or
-// ErrNotAllowed where that is the reason. What the comparison found is
-// in the report; see its Err.
+// ErrNotAllowed where that is the reason; or it wraps ErrChanged. What the
+// comparison found is in the report; see its Err.
 func Verify(ctx context.Context, r Request) (Report, error) {
+	settled := time.After(r.Settle)
+	before, err := r.proofs(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	report, err := r.compare(ctx)
+	if err == nil && report.Err() == nil || isAny[*forge.Error](err) && !errors.Is(err, forge.ErrNotFound) {
+		return report, err
+	}
+	select {
+	case <-ctx.Done():
+		return report, err
+	case <-settled:
+	}
+	if after, lookErr := r.proofs(ctx); lookErr == nil && after != before {
+		return Report{}, fmt.Errorf("release %s: %w", oneLine(r.Tag), ErrChanged)
+	}
+	return report, err
+}
+
+// proofs returns SHA256SUMS.txt and its signature, which publications change.
+func (r Request) proofs(ctx context.Context) (proofs [2]string, err error) {
+	for i, name := range []string{checksum.FileName, signature.SumsFileName} {
+		content, err := readSmall(ctx, r.Source, name)
+		if err != nil && !errors.Is(err, forge.ErrNotFound) {
+			return proofs, err
+		}
+		proofs[i] = string(content)
+	}
+	return proofs, nil
+}
+
+func isAny[T error](err error) bool {
+	var target T
+	return errors.As(err, &target)
+}
+
+func (r Request) compare(ctx context.Context) (Report, error) {
 	published, err := r.read(ctx)
 	if err != nil {
 		return Report{}, err

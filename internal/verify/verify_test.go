@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -198,6 +199,38 @@ func TestSame(t *testing.T) {
 	assert.Equal(t, "needs aarch64-linux", assetOf(t, report, sd).Reason)
 	assert.Equal(t, files.sums(t)[sd], assetOf(t, report, sd).Published)
 	assert.Contains(t, report.Text(), "not compared: needs aarch64-linux")
+}
+
+// changing is a release that becomes another one when a file of it is read.
+type changing struct {
+	whole
+	when   string
+	become verify.Source
+}
+
+func (c *changing) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	if name == c.when {
+		c.Source, c.when = c.become, ""
+	}
+	return c.Source.Open(ctx, name)
+}
+
+func TestAReleaseThatChangesMeanwhile(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	old := release(t).attested(t, key, tag, flake("1111", "sha256-1")).listed(t).signed(t, key, tag)
+	replaced := release(t).with(iso, "another").attested(t, key, tag, flake("1111", "sha256-1")).listed(t).signed(t, key, tag)
+	for _, when := range []string{iso, provenance.FileName} {
+		_, err := verify.Verify(t.Context(), complete(verify.Request{
+			Source: &changing{whole{old.source(t)}, when, replaced.source(t)}, Signers: key.Allowed(),
+		}))
+		require.ErrorIs(t, err, verify.ErrChanged, when)
+	}
+	// What differs all the same, and what has not been read again.
+	report := run(t, verify.Request{Source: &changing{whole{old.source(t)}, iso, old.with(iso, "evil").source(t)}, Signers: key.Allowed()})
+	require.ErrorIs(t, report.Err(), verify.ErrDifferent)
+	report = run(t, verify.Request{Source: &changing{whole{release(t).listed(t).source(t)}, bundle, release(t).with(iso, "another").listed(t).source(t)}})
+	require.NoError(t, report.Err(), "what was verified was the same")
 }
 
 func TestDownloadOnly(t *testing.T) {
