@@ -59,7 +59,7 @@ func (s Stager) offer(ctx context.Context, release forge.Release) (offer, error)
 	for architecture, asset := range assets {
 		sum, ok := sums[asset.Name]
 		if !ok {
-			return offer{}, fmt.Errorf("its %s does not list %s", checksum.FileName, asset.Name)
+			return offer{}, fmt.Errorf("its %s does not list %s: it is being published, or was changed by hand; stage it again in a moment", checksum.FileName, asset.Name)
 		}
 		offered.bundles[architecture] = bundle{asset.Name, sum, func(ctx context.Context) (*os.File, error) {
 			return s.download(ctx, asset, sum)
