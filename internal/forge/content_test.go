@@ -35,33 +35,41 @@ func TestManyAssets(t *testing.T) {
 	assert.Len(t, gate.uploads(), 200)
 }
 
-// Tags and names that addresses must escape.
-func TestNamesThatNeedEscaping(t *testing.T) {
-	t.Parallel()
+// inForgeAndFolder tests what both kinds of stores promise.
+func inForgeAndFolder(t *testing.T, private bool, test func(t *testing.T, config forge.Config)) {
+	t.Helper()
 	for name, configure := range map[string]func(t *testing.T) forge.Config{
-		"forge":  func(t *testing.T) forge.Config { return newRepository(t, true) },
+		"forge":  func(t *testing.T) forge.Config { return newRepository(t, private) },
 		"folder": func(t *testing.T) forge.Config { return forge.Config{URL: "file://" + t.TempDir()} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			store := open(t, configure(t))
-			for _, tag := range []string{"boot/v1", "boot-v1+100%#ü&x=1"} {
-				files := []forge.File{
-					newFile(t, "image 100%#1 ü&a=b+c;d'e.iso", content(1, 10)),
-					newFile(t, "x.img.zst", content(2, 10)),
-				}
-				_, err := store.Publish(t.Context(), forge.Publication{Tag: tag, Commit: "main", Files: files, Notes: notes})
-				require.NoError(t, err, tag)
-				requireWhole(t, store, tag, files...)
-				again, err := store.Publish(t.Context(), forge.Publication{Tag: tag, Files: files, Notes: notes})
-				require.NoError(t, err)
-				assert.Len(t, again.Unchanged, 2)
-			}
-			latest, err := store.Latest(t.Context(), "boot/")
-			require.NoError(t, err)
-			assert.Equal(t, "boot/v1", latest.Tag)
+			test(t, configure(t))
 		})
 	}
+}
+
+// Tags and names that addresses must escape.
+func TestNamesThatNeedEscaping(t *testing.T) {
+	t.Parallel()
+	inForgeAndFolder(t, true, func(t *testing.T, config forge.Config) {
+		store := open(t, config)
+		for _, tag := range []string{"boot/v1", "boot-v1+100%#ü&x=1"} {
+			files := []forge.File{
+				newFile(t, "image 100%#1 ü&a=b+c;d'e.iso", content(1, 10)),
+				newFile(t, "x.img.zst", content(2, 10)),
+			}
+			_, err := store.Publish(t.Context(), forge.Publication{Tag: tag, Commit: "main", Files: files, Notes: notes})
+			require.NoError(t, err, tag)
+			requireWhole(t, store, tag, files...)
+			again, err := store.Publish(t.Context(), forge.Publication{Tag: tag, Files: files, Notes: notes})
+			require.NoError(t, err)
+			assert.Len(t, again.Unchanged, 2)
+		}
+		latest, err := store.Latest(t.Context(), "boot/")
+		require.NoError(t, err)
+		assert.Equal(t, "boot/v1", latest.Tag)
+	})
 }
 
 // The tag may be made at a branch, of whatever name, or at a commit.
@@ -120,42 +128,35 @@ func TestNotes(t *testing.T) {
 // Where a signature is made anew each time, it follows the list that it is for.
 func TestSignatureFollowsTheList(t *testing.T) {
 	t.Parallel()
-	for name, configure := range map[string]func(t *testing.T) forge.Config{
-		"forge":  func(t *testing.T) forge.Config { return newRepository(t, false) },
-		"folder": func(t *testing.T) forge.Config { return forge.Config{URL: "file://" + t.TempDir()} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			config := configure(t)
-			var said []string
-			config.Log = func(message string) { said = append(said, message) }
-			store := open(t, config)
-			p := forge.Publication{Tag: "boot-v1", Commit: "main", Sign: sign, Files: []forge.File{newFile(t, "a.iso", content(1, 10))}}
-			_, err := store.Publish(t.Context(), p)
-			require.NoError(t, err)
-			p.Files = []forge.File{newFile(t, "a.iso", content(2, 10))}
-			_, err = store.Publish(t.Context(), p)
-			require.NoError(t, err)
-			requireSigned(t, store)
-			assert.Empty(t, said)
+	inForgeAndFolder(t, false, func(t *testing.T, config forge.Config) {
+		var said []string
+		config.Log = func(message string) { said = append(said, message) }
+		store := open(t, config)
+		p := forge.Publication{Tag: "boot-v1", Commit: "main", Sign: sign, Files: []forge.File{newFile(t, "a.iso", content(1, 10))}}
+		_, err := store.Publish(t.Context(), p)
+		require.NoError(t, err)
+		p.Files = []forge.File{newFile(t, "a.iso", content(2, 10))}
+		_, err = store.Publish(t.Context(), p)
+		require.NoError(t, err)
+		requireSigned(t, store)
+		assert.Empty(t, said)
 
-			p.Sign, p.Files = nil, []forge.File{newFile(t, "b.iso", content(2, 10))}
-			_, err = store.Publish(t.Context(), p)
-			require.NoError(t, err)
-			require.Len(t, said, 1)
-			assert.Contains(t, said[0], "SHA256SUMS.txt.sig")
+		p.Sign, p.Files = nil, []forge.File{newFile(t, "b.iso", content(2, 10))}
+		_, err = store.Publish(t.Context(), p)
+		require.NoError(t, err)
+		require.Len(t, said, 1)
+		assert.Contains(t, said[0], "SHA256SUMS.txt.sig")
 
-			p.Sign = func([]byte) (map[string][]byte, error) { return map[string][]byte{"../x": nil}, nil }
-			_, err = store.Publish(t.Context(), p)
-			require.ErrorContains(t, err, `"../x"`)
-			p.Sign = func([]byte) (map[string][]byte, error) { return map[string][]byte{"b.iso": nil}, nil }
-			_, err = store.Publish(t.Context(), p)
-			require.ErrorContains(t, err, "a published file is named b.iso, too")
-			p.Sign = func([]byte) (map[string][]byte, error) { return nil, assert.AnError }
-			_, err = store.Publish(t.Context(), p)
-			require.ErrorIs(t, err, assert.AnError)
-		})
-	}
+		p.Sign = func([]byte) (map[string][]byte, error) { return map[string][]byte{"../x": nil}, nil }
+		_, err = store.Publish(t.Context(), p)
+		require.ErrorContains(t, err, `"../x"`)
+		p.Sign = func([]byte) (map[string][]byte, error) { return map[string][]byte{"b.iso": nil}, nil }
+		_, err = store.Publish(t.Context(), p)
+		require.ErrorContains(t, err, "a published file is named b.iso, too")
+		p.Sign = func([]byte) (map[string][]byte, error) { return nil, assert.AnError }
+		_, err = store.Publish(t.Context(), p)
+		require.ErrorIs(t, err, assert.AnError)
+	})
 }
 
 func requireSigned(t *testing.T, store forge.Store) {
@@ -195,60 +196,54 @@ func TestFollows(t *testing.T) {
 // changed, and other runs are not met half-way.
 func TestCheck(t *testing.T) {
 	t.Parallel()
-	for name, configure := range map[string]func(t *testing.T) forge.Config{
-		"forge":  func(t *testing.T) forge.Config { return newRepository(t, false) },
-		"folder": func(t *testing.T) forge.Config { return forge.Config{URL: "file://" + t.TempDir()} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			store := open(t, configure(t))
-			a, b, other := newFile(t, "a.iso", content(1, 10)), newFile(t, "b.iso", content(2, 10)), newFile(t, "a.iso", content(3, 10))
-			publish := func(check func(before forge.Before) error, files ...forge.File) error {
-				_, err := store.Publish(t.Context(), forge.Publication{
-					Tag: "boot-v1", Commit: "main", Files: files, Sign: sign,
-					Check: func(_ context.Context, before forge.Before) error { return check(before) },
-				})
-				return err
-			}
-			checks := 0
-			require.NoError(t, publish(func(before forge.Before) error {
-				checks++
-				assert.Empty(t, before.Listed)
-				return nil
-			}, a, b))
-			assert.Equal(t, 1, checks)
-			whole, err := store.Release(t.Context(), "boot-v1")
-			require.NoError(t, err)
-			require.ErrorIs(t, publish(func(before forge.Before) error {
-				assert.Equal(t, whole, before.Release)
-				assert.Equal(t, checksum.Sums{"a.iso": a.SHA256, "b.iso": b.SHA256}, before.Listed)
-				assert.Equal(t, checksum.Sums{"b.iso": b.SHA256}, before.Kept)
-				requireVersions(t, before, "SHA256SUMS.txt.sig", "signed\n"+string(before.Listed.Bytes()))
-				requireVersions(t, before, "SHA256SUMS.txt.asc")
-				return assert.AnError
-			}, other), assert.AnError)
-			after, err := store.Release(t.Context(), "boot-v1")
-			require.NoError(t, err)
-			assert.Equal(t, whole, after)
+	inForgeAndFolder(t, false, func(t *testing.T, config forge.Config) {
+		store := open(t, config)
+		a, b, other := newFile(t, "a.iso", content(1, 10)), newFile(t, "b.iso", content(2, 10)), newFile(t, "a.iso", content(3, 10))
+		publish := func(check func(before forge.Before) error, files ...forge.File) error {
+			_, err := store.Publish(t.Context(), forge.Publication{
+				Tag: "boot-v1", Commit: "main", Files: files, Sign: sign,
+				Check: func(_ context.Context, before forge.Before) error { return check(before) },
+			})
+			return err
+		}
+		checks := 0
+		require.NoError(t, publish(func(before forge.Before) error {
+			checks++
+			assert.Empty(t, before.Listed)
+			return nil
+		}, a, b))
+		assert.Equal(t, 1, checks)
+		whole, err := store.Release(t.Context(), "boot-v1")
+		require.NoError(t, err)
+		require.ErrorIs(t, publish(func(before forge.Before) error {
+			assert.Equal(t, whole, before.Release)
+			assert.Equal(t, checksum.Sums{"a.iso": a.SHA256, "b.iso": b.SHA256}, before.Listed)
+			assert.Equal(t, checksum.Sums{"b.iso": b.SHA256}, before.Kept)
+			requireVersions(t, before, "SHA256SUMS.txt.sig", "signed\n"+string(before.Listed.Bytes()))
+			requireVersions(t, before, "SHA256SUMS.txt.asc")
+			return assert.AnError
+		}, other), assert.AnError)
+		after, err := store.Release(t.Context(), "boot-v1")
+		require.NoError(t, err)
+		assert.Equal(t, whole, after)
 
-			// The second run comes while the first one is asked, and sees all of it.
-			second := make(chan error)
-			require.NoError(t, publish(func(forge.Before) error {
-				go func() {
-					second <- publish(func(before forge.Before) error {
-						assert.Equal(t, checksum.Sums{"a.iso": other.SHA256, "b.iso": b.SHA256}, before.Kept)
-						requireVersions(t, before, "SHA256SUMS.txt", string(before.Kept.Bytes()))
-						requireVersions(t, before, "SHA256SUMS.txt.sig", "signed\n"+string(before.Kept.Bytes()))
-						return nil
-					}, newFile(t, "c.iso", content(4, 10)))
-				}()
-				time.Sleep(300 * time.Millisecond) // so that it would come too early
-				return nil
-			}, other))
-			require.NoError(t, <-second)
-			requireSigned(t, store)
-		})
-	}
+		// The second run comes while the first one is asked, and sees all of it.
+		second := make(chan error)
+		require.NoError(t, publish(func(forge.Before) error {
+			go func() {
+				second <- publish(func(before forge.Before) error {
+					assert.Equal(t, checksum.Sums{"a.iso": other.SHA256, "b.iso": b.SHA256}, before.Kept)
+					requireVersions(t, before, "SHA256SUMS.txt", string(before.Kept.Bytes()))
+					requireVersions(t, before, "SHA256SUMS.txt.sig", "signed\n"+string(before.Kept.Bytes()))
+					return nil
+				}, newFile(t, "c.iso", content(4, 10)))
+			}()
+			time.Sleep(300 * time.Millisecond) // so that it would come too early
+			return nil
+		}, other))
+		require.NoError(t, <-second)
+		requireSigned(t, store)
+	})
 }
 
 func requireVersions(t *testing.T, before forge.Before, name string, want ...string) {

@@ -96,7 +96,8 @@ func Verify(ctx context.Context, r Request) (Report, error) {
 		return Report{}, err
 	}
 	report, err := r.compare(ctx)
-	if err == nil && report.Err() == nil || isAny[*forge.Error](err) && !errors.Is(err, forge.ErrNotFound) {
+	var refused *forge.Error
+	if err == nil && report.Err() == nil || errors.As(err, &refused) && !errors.Is(err, forge.ErrNotFound) {
 		return report, err
 	}
 	select {
@@ -120,11 +121,6 @@ func (r Request) proofs(ctx context.Context) (proofs [2]string, err error) {
 		proofs[i] = string(content)
 	}
 	return proofs, nil
-}
-
-func isAny[T error](err error) bool {
-	var target T
-	return errors.As(err, &target)
 }
 
 func (r Request) compare(ctx context.Context) (Report, error) {
