@@ -17,16 +17,15 @@ import (
 // step knows neither the one before nor the one after it. One that is not
 // listed imports none of them.
 var imports = map[string][]string{
-	"archive":    {"interrupt"},
+	"artifact":   {"checksum", "count", "interrupt", "ipxe"},
 	"checksum":   {"count", "interrupt"},
 	"forge":      {"checksum", "count"},
-	"image":      {"archive", "checksum", "count", "ipxe"},
 	"signature":  {"checksum"},
 	"provenance": {"checksum", "signature"},
-	"verify":     {"checksum", "forge", "image", "interrupt", "ipxe", "provenance", "signature"},
-	"netboot":    {"archive", "checksum", "forge", "interrupt", "ipxe", "netboot"},
+	"verify":     {"artifact", "checksum", "forge", "interrupt", "ipxe", "provenance", "signature"},
+	"netboot":    {"artifact", "checksum", "forge", "interrupt", "ipxe", "netboot"},
 	// Strings the steps together.
-	"deploy": {"checksum", "forge", "image", "nix", "plan", "provenance", "report", "signature", "verify"},
+	"deploy": {"artifact", "checksum", "forge", "nix", "plan", "provenance", "report", "signature", "verify"},
 }
 
 func TestLayers(t *testing.T) {

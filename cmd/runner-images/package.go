@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/deploy"
-	"every.channel/runner-images/internal/image"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
 )
@@ -84,7 +84,7 @@ func named(results, names []string) ([]deploy.Built, error) {
 func modTime() (time.Time, error) {
 	epoch := os.Getenv("SOURCE_DATE_EPOCH")
 	if epoch == "" {
-		return image.DefaultModTime, nil
+		return artifact.DefaultModTime, nil
 	}
 	seconds, err := strconv.ParseInt(epoch, 10, 64)
 	if err != nil || seconds < 0 {

@@ -12,9 +12,9 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
-	"every.channel/runner-images/internal/image"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
@@ -38,9 +38,9 @@ func Package(ctx context.Context, r *report.Report, built []Built, p plan.Plan, 
 	if err := os.Remove(filepath.Join(p.OutputDir, checksum.FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	var assets []image.Asset
+	var assets []artifact.Artifact
 	for _, b := range built {
-		asset, err := image.Package(ctx, image.Request{
+		asset, err := artifact.Package(ctx, artifact.Request{
 			Result:   b.Path,
 			Name:     b.Name,
 			Tag:      p.ReleaseTag,
@@ -56,7 +56,7 @@ func Package(ctx context.Context, r *report.Report, built []Built, p plan.Plan, 
 		}
 		assets = append(assets, asset)
 	}
-	if err := image.WriteSums(ctx, p.OutputDir, assets); err != nil {
+	if err := artifact.WriteSums(ctx, p.OutputDir, assets); err != nil {
 		return nil, err
 	}
 	files := make([]forge.File, len(assets))

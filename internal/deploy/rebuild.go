@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"every.channel/runner-images/internal/image"
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
@@ -150,7 +150,7 @@ func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcom
 	if modTime.IsZero() {
 		modTime = b.ModTime
 	}
-	asset, err := image.Package(ctx, image.Request{
+	asset, err := artifact.Package(ctx, artifact.Request{
 		Result: result.Link, Name: result.Name, Tag: tag, Dir: b.Dir, ModTime: modTime,
 		Progress: func(done, total int64) { progress.Bytes(result.Name, done, total) },
 	})

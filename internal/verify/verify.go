@@ -12,9 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
-	"every.channel/runner-images/internal/image"
 	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/signature"
 )
@@ -289,7 +289,7 @@ func (r Request) rebuild(ctx context.Context, p published) (map[string]Rebuilt, 
 // isFileOf says whether an asset's name is that of an image in a tag's release,
 // with any extension.
 func isFileOf(asset, name, tag string) bool {
-	return strings.HasPrefix(asset, image.AssetName(name, tag, "."))
+	return strings.HasPrefix(asset, artifact.AssetName(name, tag, "."))
 }
 
 // images returns what to build for the published files: what the provenance

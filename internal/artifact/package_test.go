@@ -1,4 +1,4 @@
-package image_test
+package artifact_test
 
 import (
 	"context"
@@ -18,15 +18,15 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/image"
 )
 
 // golden is the SHA-256 of the bundle of the nixos tree, as any machine makes it.
 const golden = "4ec6670c9dab855e0a7629dc340f860bb202f6942881ab99750051256d0bc432"
 
-func request(result, dir string) image.Request {
-	return image.Request{Result: result, Name: "ec-runner-x86_64-netboot", Tag: "boot-v2026.02.28", Dir: dir}
+func request(result, dir string) artifact.Request {
+	return artifact.Request{Result: result, Name: "ec-runner-x86_64-netboot", Tag: "boot-v2026.02.28", Dir: dir}
 }
 
 func listing(t *testing.T, dir string) []string {
@@ -56,12 +56,12 @@ func TestPackageNetboot(t *testing.T) {
 	var done, total int64
 	r := request(filepath.Join(root, "result"), dir)
 	r.Progress = func(d, t int64) { done, total = d, t }
-	asset, err := image.Package(t.Context(), r)
+	asset, err := artifact.Package(t.Context(), r)
 	require.NoError(t, err)
 
 	assert.Equal(t, "ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", asset.Name)
 	assert.Equal(t, filepath.Join(dir, asset.Name), asset.Path)
-	assert.Equal(t, image.Netboot, asset.Kind)
+	assert.Equal(t, artifact.Netboot, asset.Kind)
 	assert.Empty(t, asset.Warnings)
 	assert.Equal(t, golden, asset.SHA256)
 	assert.Equal(t, total, done)
@@ -84,7 +84,7 @@ func TestPackageNetboot(t *testing.T) {
 		assert.Equal(t, want, string(content))
 	}
 
-	again, err := image.Package(t.Context(), request(filepath.Join(root, "store/o-netboot"), dir))
+	again, err := artifact.Package(t.Context(), request(filepath.Join(root, "store/o-netboot"), dir))
 	require.NoError(t, err)
 	assert.Equal(t, asset, again, "the same asset again, over the one of the earlier run")
 }
@@ -93,12 +93,12 @@ func TestModTimeIsInTheBundle(t *testing.T) {
 	t.Parallel()
 	root, dir := plant(t, nixos), t.TempDir()
 	r := request(filepath.Join(root, "result"), dir)
-	r.ModTime = image.DefaultModTime
-	asset, err := image.Package(t.Context(), r)
+	r.ModTime = artifact.DefaultModTime
+	asset, err := artifact.Package(t.Context(), r)
 	require.NoError(t, err)
 	assert.Equal(t, golden, asset.SHA256)
 	r.ModTime = time.Unix(1772236800, 0)
-	asset, err = image.Package(t.Context(), r)
+	asset, err = artifact.Package(t.Context(), r)
 	require.NoError(t, err)
 	assert.NotEqual(t, golden, asset.SHA256)
 	assert.Contains(t, run(t, dir, "env", "TZ=UTC", "tar", "-tvzf", asset.Path), "2026-02-28 00:00 kernel")
@@ -114,7 +114,7 @@ func TestPackageLinkFarm(t *testing.T) {
 		"farm/nixos.ipxe":  "-> ./store/s-netboot.ipxe/netboot.ipxe",
 		"farm/nix-support": "-> ./store/o-netboot/nix-support",
 	}))
-	asset, err := image.Package(t.Context(), request(filepath.Join(root, "farm"), t.TempDir()))
+	asset, err := artifact.Package(t.Context(), request(filepath.Join(root, "farm"), t.TempDir()))
 	require.NoError(t, err)
 	assert.Equal(t, golden, asset.SHA256, "the same files, the same bundle")
 }
@@ -127,22 +127,22 @@ func TestPackageOtherFiles(t *testing.T) {
 	sum := sha256.Sum256(content)
 	for path, c := range map[string]struct {
 		result, asset string
-		kind          image.Kind
+		kind          artifact.Kind
 	}{
-		"o/iso/nixos-25.05-x86_64-linux.iso": {"o", "image-boot-v1.iso", image.ISO},
-		"o/iso/nixos.iso.zst":                {"o", "image-boot-v1.iso.zst", image.ISO},
-		"o/sd-image/nixos.img.zst":           {"o", "image-boot-v1.img.zst", image.SDImage},
-		"o/nixos.qcow2":                      {"o", "image-boot-v1.qcow2", image.File},
-		"abc-nixos-25.05":                    {"abc-nixos-25.05", "image-boot-v1", image.File},
+		"o/iso/nixos-25.05-x86_64-linux.iso": {"o", "image-boot-v1.iso", artifact.ISO},
+		"o/iso/nixos.iso.zst":                {"o", "image-boot-v1.iso.zst", artifact.ISO},
+		"o/sd-image/nixos.img.zst":           {"o", "image-boot-v1.img.zst", artifact.SDImage},
+		"o/nixos.qcow2":                      {"o", "image-boot-v1.qcow2", artifact.File},
+		"abc-nixos-25.05":                    {"abc-nixos-25.05", "image-boot-v1", artifact.File},
 	} {
 		root, dir := plant(t, tree{path: string(content)}), t.TempDir()
 		var done, total int64
-		asset, err := image.Package(t.Context(), image.Request{
+		asset, err := artifact.Package(t.Context(), artifact.Request{
 			Result: filepath.Join(root, c.result), Name: "image", Tag: "boot-v1", Dir: dir,
 			Progress: func(d, t int64) { done, total = d, t },
 		})
 		require.NoError(t, err)
-		assert.Equal(t, image.Asset{
+		assert.Equal(t, artifact.Artifact{
 			Name: c.asset, Path: filepath.Join(dir, c.asset), Size: int64(len(content)),
 			SHA256: hex.EncodeToString(sum[:]), Kind: c.kind,
 		}, asset)
@@ -168,7 +168,7 @@ func TestAssetName(t *testing.T) {
 		"größe":                  "i-gr--e.iso",
 		"..":                     "i-...iso",
 	} {
-		assert.Equal(t, want, image.AssetName("i", tag, ".iso"))
+		assert.Equal(t, want, artifact.AssetName("i", tag, ".iso"))
 	}
 }
 
@@ -178,19 +178,19 @@ func TestPackageErrors(t *testing.T) {
 	result := filepath.Join(root, "result")
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	for name, c := range map[string]struct {
-		request image.Request
+		request artifact.Request
 		want    string
 	}{
-		"a name with a folder": {image.Request{Result: result, Name: "../x", Tag: "t", Dir: dir}, `image name "../x": use letters, digits and . _ + -`},
-		"no name":              {image.Request{Result: result, Tag: "t", Dir: dir}, `image name ""`},
-		"no tag":               {image.Request{Result: result, Name: "x", Dir: dir}, "needs a release tag"},
-		"no result":            {image.Request{Result: filepath.Join(root, "absent"), Name: "x", Tag: "t", Dir: dir}, "absent: no such file or directory (give a store path, or the link that nix build has left)"},
-		"no image":             {image.Request{Result: filepath.Join(root, "store"), Name: "x", Tag: "t", Dir: dir}, "image x: " + filepath.Join(root, "store") + ": not the output of an image's build"},
-		"a file as folder":     {image.Request{Result: result, Name: "x", Tag: "t", Dir: filepath.Join(dir, "file", "dist")}, "make the output folder"},
+		"a name with a folder": {artifact.Request{Result: result, Name: "../x", Tag: "t", Dir: dir}, `image name "../x": use letters, digits and . _ + -`},
+		"no name":              {artifact.Request{Result: result, Tag: "t", Dir: dir}, `image name ""`},
+		"no tag":               {artifact.Request{Result: result, Name: "x", Dir: dir}, "needs a release tag"},
+		"no result":            {artifact.Request{Result: filepath.Join(root, "absent"), Name: "x", Tag: "t", Dir: dir}, "absent: no such file or directory (give a store path, or the link that nix build has left)"},
+		"no image":             {artifact.Request{Result: filepath.Join(root, "store"), Name: "x", Tag: "t", Dir: dir}, "image x: " + filepath.Join(root, "store") + ": not the output of an image's build"},
+		"a file as folder":     {artifact.Request{Result: result, Name: "x", Tag: "t", Dir: filepath.Join(dir, "file", "dist")}, "make the output folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := image.Package(t.Context(), c.request)
+			_, err := artifact.Package(t.Context(), c.request)
 			assert.ErrorContains(t, err, c.want)
 		})
 	}
@@ -205,7 +205,7 @@ func TestPackageScriptThatDoesNotFit(t *testing.T) {
 		"#!ipxe\n" + strings.Repeat("# a comment\n", 100_000): "larger than 1048576 bytes",
 	} {
 		root, dir := plant(t, nixos.with(tree{"store/s-netboot.ipxe/netboot.ipxe": content})), t.TempDir()
-		_, err := image.Package(t.Context(), request(filepath.Join(root, "result"), dir))
+		_, err := artifact.Package(t.Context(), request(filepath.Join(root, "result"), dir))
 		assert.ErrorContains(t, err, want)
 		assert.Empty(t, listing(t, dir))
 	}
@@ -225,7 +225,7 @@ func TestCancelledPackageLeavesWhatWasThere(t *testing.T) {
 			for _, earlier := range []bool{false, true} {
 				var want []string
 				if earlier {
-					asset, err := image.Package(t.Context(), request(r.Result, dir))
+					asset, err := artifact.Package(t.Context(), request(r.Result, dir))
 					require.NoError(t, err)
 					want = []string{asset.Name}
 				}
@@ -236,7 +236,7 @@ func TestCancelledPackageLeavesWhatWasThere(t *testing.T) {
 						cancel()
 					}
 				}
-				_, err := image.Package(ctx, r)
+				_, err := artifact.Package(ctx, r)
 				require.ErrorIs(t, err, context.Canceled)
 				assert.ElementsMatch(t, want, listing(t, dir))
 			}
@@ -249,20 +249,20 @@ func TestWriteSums(t *testing.T) {
 	root, dir := plant(t, nixos.with(tree{"i/iso/nixos.iso": "an ISO"})), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, checksum.FileName), []byte(strings.Repeat("0", 64)+"  of-an-earlier-run.iso\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "of-an-earlier-run.iso"), nil, 0o600))
-	var assets []image.Asset
+	var assets []artifact.Artifact
 	for name, result := range map[string]string{"z-netboot": "result", "a-iso": "i"} {
-		asset, err := image.Package(t.Context(), image.Request{Result: filepath.Join(root, result), Name: name, Tag: "boot-v1", Dir: dir})
+		asset, err := artifact.Package(t.Context(), artifact.Request{Result: filepath.Join(root, result), Name: name, Tag: "boot-v1", Dir: dir})
 		require.NoError(t, err)
 		assets = append(assets, asset)
 	}
-	require.NoError(t, image.WriteSums(t.Context(), dir, assets))
+	require.NoError(t, artifact.WriteSums(t.Context(), dir, assets))
 	assert.Equal(t, "a-iso-boot-v1.iso: OK\nz-netboot-boot-v1.tar.gz: OK\n", run(t, dir, "sha256sum", "--check", "--strict", checksum.FileName))
 	info, err := os.Stat(filepath.Join(dir, checksum.FileName))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o644), info.Mode())
 
 	assets[0].Name = assets[1].Name
-	assert.ErrorContains(t, image.WriteSums(t.Context(), dir, assets), "two different assets have the name "+assets[0].Name)
+	assert.ErrorContains(t, artifact.WriteSums(t.Context(), dir, assets), "two different assets have the name "+assets[0].Name)
 }
 
 // programs is a folder for what packager builds.
@@ -328,7 +328,7 @@ func TestMemoryStaysConstant(t *testing.T) {
 		}
 		dir := t.TempDir()
 		var got struct {
-			Asset image.Asset
+			Asset artifact.Artifact
 			Peak  int64
 		}
 		require.NoError(t, json.Unmarshal([]byte(run(t, dir, program, filepath.Join(root, c.result), dir)), &got))

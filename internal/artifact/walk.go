@@ -1,4 +1,4 @@
-package archive
+package artifact
 
 import (
 	"archive/tar"
@@ -13,7 +13,7 @@ import (
 	"every.channel/runner-images/internal/interrupt"
 )
 
-// Limits are what Walk takes of a bundle at most. The zero value means
+// Limits are what WalkBundle takes of a bundle at most. The zero value means
 // DefaultLimits.
 type Limits struct {
 	Files     int   // how many
@@ -34,7 +34,7 @@ type Entry struct {
 	Size int64  // bytes
 }
 
-// Walk reads a bundle from r and gives each file in it, in order, to visit, which
+// WalkBundle reads a bundle from r and gives each file in it, in order, to visit, which
 // need not read all of the content; a content that it does read to its end is
 // whole. Memory is constant.
 //
@@ -45,7 +45,7 @@ type Entry struct {
 // folder itself: that much is forgiven. As in any stream, damage that the gzip
 // checksum shows is found at the end, so use nothing of the bundle before Walk
 // returns nil. Errors of visit and of the context are returned as they are.
-func Walk(ctx context.Context, r io.Reader, limits Limits, visit func(entry Entry, content io.Reader) error) error {
+func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entry Entry, content io.Reader) error) error {
 	if limits == (Limits{}) {
 		limits = DefaultLimits
 	}
@@ -123,7 +123,7 @@ func broken(ctx context.Context, err error) error {
 	return fmt.Errorf("bundle: not a whole .tar.gz: %w", err)
 }
 
-// contentReader says of a file's content that it is broken as Walk says it.
+// contentReader says of a file's content that it is broken as WalkBundle says it.
 type contentReader struct {
 	ctx context.Context
 	io.Reader

@@ -1,4 +1,4 @@
-package image
+package artifact
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"every.channel/runner-images/internal/archive"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/count"
 	"every.channel/runner-images/internal/ipxe"
@@ -35,8 +34,8 @@ type Request struct {
 	Progress func(done, total int64)
 }
 
-// An Asset is a packaged image, a file that a release carries.
-type Asset struct {
+// An Artifact is a packaged image, a file that a release carries.
+type Artifact struct {
 	Name   string // the file's name, without a folder
 	Path   string
 	Size   int64  // bytes
@@ -67,24 +66,24 @@ var (
 //
 // The asset has its name when it is whole; after an error or the end of the
 // context nothing of it is left, and an asset of an earlier run is as it was.
-func Package(ctx context.Context, r Request) (Asset, error) {
+func Package(ctx context.Context, r Request) (Artifact, error) {
 	if !safeName.MatchString(r.Name) {
-		return Asset{}, fmt.Errorf("image name %q: use letters, digits and . _ + -, for example ec-runner-x86_64-netboot", r.Name)
+		return Artifact{}, fmt.Errorf("image name %q: use letters, digits and . _ + -, for example ec-runner-x86_64-netboot", r.Name)
 	}
 	if r.Tag == "" {
-		return Asset{}, fmt.Errorf("image %s: its asset's name needs a release tag, for example boot-v2026.02.28", r.Name)
+		return Artifact{}, fmt.Errorf("image %s: its asset's name needs a release tag, for example boot-v2026.02.28", r.Name)
 	}
 	if r.ModTime.IsZero() {
 		r.ModTime = DefaultModTime
 	}
 	output, err := Recognise(r.Result)
 	if err != nil {
-		return Asset{}, fmt.Errorf("image %s: %w", r.Name, err)
+		return Artifact{}, fmt.Errorf("image %s: %w", r.Name, err)
 	}
 	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
-		return Asset{}, fmt.Errorf("make the output folder: %w", err)
+		return Artifact{}, fmt.Errorf("make the output folder: %w", err)
 	}
-	asset := Asset{Name: AssetName(r.Name, r.Tag, output.Extension), Kind: output.Kind}
+	asset := Artifact{Name: AssetName(r.Name, r.Tag, output.Extension), Kind: output.Kind}
 	asset.Path = filepath.Join(r.Dir, asset.Name)
 	if output.Kind == Netboot {
 		err = bundle(ctx, output, r, &asset)
@@ -95,13 +94,13 @@ func Package(ctx context.Context, r Request) (Asset, error) {
 		err = fmt.Errorf("%w; free some there or choose another output folder", err)
 	}
 	if err != nil {
-		return Asset{}, fmt.Errorf("image %s: %w", r.Name, err)
+		return Artifact{}, fmt.Errorf("image %s: %w", r.Name, err)
 	}
 	return asset, nil
 }
 
 // bundle makes the asset of a netboot output.
-func bundle(ctx context.Context, output Output, r Request, asset *Asset) error {
+func bundle(ctx context.Context, output Output, r Request, asset *Artifact) error {
 	script, err := rewrittenScript(output)
 	if err != nil {
 		return err
@@ -111,13 +110,13 @@ func bundle(ctx context.Context, output Output, r Request, asset *Asset) error {
 		return err
 	}
 	asset.Warnings = initrdWarnings(info.Size())
-	files := []archive.File{
+	files := []Member{
 		{Name: ipxe.KernelName, Path: output.Kernel},
 		{Name: ipxe.InitrdName, Path: output.Initrd},
 		{Name: ipxe.ScriptName, Content: script},
 	}
 	asset.SHA256, asset.Size, err = checksum.Create(ctx, asset.Path, func(w io.Writer) error {
-		return archive.Write(ctx, w, files, r.ModTime, r.Progress)
+		return WriteBundle(ctx, w, files, r.ModTime, r.Progress)
 	})
 	return err
 }
@@ -158,7 +157,7 @@ func initrdWarnings(size int64) []string {
 }
 
 // copyImage makes the asset of an output that is a file.
-func copyImage(ctx context.Context, path string, r Request, asset *Asset) error {
+func copyImage(ctx context.Context, path string, r Request, asset *Artifact) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
@@ -183,7 +182,7 @@ func copyImage(ctx context.Context, path string, r Request, asset *Asset) error 
 // folder in which they are, as `sha256sum -c` wants it. It lists these assets and
 // nothing else: what an earlier run has left in the folder, its SHA256SUMS.txt
 // included, is not part of this release. The file is replaced in one step.
-func WriteSums(ctx context.Context, dir string, assets []Asset) error {
+func WriteSums(ctx context.Context, dir string, assets []Artifact) error {
 	sums := checksum.Sums{}
 	for _, asset := range assets {
 		if known, ok := sums[asset.Name]; ok && known != asset.SHA256 {

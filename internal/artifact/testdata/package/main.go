@@ -10,7 +10,7 @@ import (
 	"os"
 	"strings"
 
-	"every.channel/runner-images/internal/image"
+	"every.channel/runner-images/internal/artifact"
 )
 
 func main() {
@@ -21,7 +21,7 @@ func main() {
 }
 
 func run() error {
-	asset, err := image.Package(context.Background(), image.Request{Result: os.Args[1], Name: "image", Tag: "boot-v1", Dir: os.Args[2]})
+	asset, err := artifact.Package(context.Background(), artifact.Request{Result: os.Args[1], Name: "image", Tag: "boot-v1", Dir: os.Args[2]})
 	if err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func run() error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(struct {
-		Asset image.Asset
+		Asset artifact.Artifact
 		Peak  int64 // bytes
 	}{asset, peak})
 }

@@ -1,4 +1,4 @@
-package archive_test
+package artifact_test
 
 import (
 	"bytes"
@@ -22,14 +22,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/archive"
+	"every.channel/runner-images/internal/artifact"
 )
 
-// golden is the SHA-256 of the bundle of goldenFiles, as any machine makes it.
+// goldenBundle is the SHA-256 of the bundle of goldenFiles, as any machine makes it.
 // If it changes, every bundle that was published can no longer be made again from
 // its commit: let a library's new version do that only knowingly, and say so in
 // the release's notes.
-const golden = "71724d391241ddceef1c00e04a63ce54b61d7784a678bc16feb819098b8e793d"
+const goldenBundle = "71724d391241ddceef1c00e04a63ce54b61d7784a678bc16feb819098b8e793d"
 
 const (
 	kernelSize = 2<<20 + 700
@@ -41,9 +41,9 @@ var modTime = time.Unix(1, 0)
 
 // goldenFiles are like a bundle's: a kernel that compresses, an initrd that
 // mostly does not, several blocks of each, and a script.
-func goldenFiles() []archive.File { return slices.Clone(madeGoldenFiles()) }
+func goldenFiles() []artifact.Member { return slices.Clone(madeGoldenFiles()) }
 
-var madeGoldenFiles = sync.OnceValue(func() []archive.File {
+var madeGoldenFiles = sync.OnceValue(func() []artifact.Member {
 	var kernel bytes.Buffer
 	numbers := rand.New(rand.NewChaCha8([32]byte{1}))
 	for kernel.Len() < kernelSize {
@@ -55,17 +55,17 @@ var madeGoldenFiles = sync.OnceValue(func() []archive.File {
 		panic(err)
 	}
 	copy(initrd, bytes.Repeat([]byte("microcode"), 30_000))
-	return []archive.File{
+	return []artifact.Member{
 		{Name: "netboot.ipxe", Content: []byte("#!ipxe\nkernel kernel initrd=initrd\ninitrd initrd\nboot\n")},
 		{Name: "kernel", Content: kernel.Bytes()},
 		{Name: "initrd", Content: initrd},
 	}
 })
 
-func bundle(t testing.TB, files []archive.File) []byte {
+func bundle(t testing.TB, files []artifact.Member) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	require.NoError(t, archive.Write(context.Background(), &b, files, modTime, nil))
+	require.NoError(t, artifact.WriteBundle(context.Background(), &b, files, modTime, nil))
 	return b.Bytes()
 }
 
@@ -76,7 +76,7 @@ func sum(content []byte) string {
 
 func TestSameBytesOnAnyMachine(t *testing.T) {
 	t.Parallel()
-	assert.Equal(t, golden, sum(bundle(t, goldenFiles())))
+	assert.Equal(t, goldenBundle, sum(bundle(t, goldenFiles())))
 }
 
 func TestSameBytesWithAnyNumberOfCores(t *testing.T) { // not parallel: it sets GOMAXPROCS
@@ -84,7 +84,7 @@ func TestSameBytesWithAnyNumberOfCores(t *testing.T) { // not parallel: it sets 
 	defer runtime.GOMAXPROCS(before)
 	for _, cores := range []int{1, 2, 4, 16} {
 		runtime.GOMAXPROCS(cores)
-		assert.Equal(t, golden, sum(bundle(t, goldenFiles())), "%d cores", cores)
+		assert.Equal(t, goldenBundle, sum(bundle(t, goldenFiles())), "%d cores", cores)
 	}
 }
 
@@ -95,20 +95,20 @@ func TestOrderAndSourceOfFilesDoNotMatter(t *testing.T) {
 	for i, file := range files[1:] {
 		path := filepath.Join(dir, "file of another name"+file.Name)
 		require.NoError(t, os.WriteFile(path, file.Content, 0o400))
-		files[i+1] = archive.File{Name: file.Name, Path: path}
+		files[i+1] = artifact.Member{Name: file.Name, Path: path}
 	}
 	files[0], files[2] = files[2], files[0]
-	assert.Equal(t, golden, sum(bundle(t, files)))
+	assert.Equal(t, goldenBundle, sum(bundle(t, files)))
 }
 
 func TestModTimeCountsInWholeSeconds(t *testing.T) {
 	t.Parallel()
-	files := []archive.File{{Name: "kernel", Content: []byte("x")}}
+	files := []artifact.Member{{Name: "kernel", Content: []byte("x")}}
 	var first, second, third bytes.Buffer
 	at := time.Date(2026, 2, 28, 12, 0, 0, 0, time.UTC)
-	require.NoError(t, archive.Write(t.Context(), &first, files, at, nil))
-	require.NoError(t, archive.Write(t.Context(), &second, files, at.Add(900*time.Millisecond).In(time.FixedZone("", 3600)), nil))
-	require.NoError(t, archive.Write(t.Context(), &third, files, at.Add(time.Second), nil))
+	require.NoError(t, artifact.WriteBundle(t.Context(), &first, files, at, nil))
+	require.NoError(t, artifact.WriteBundle(t.Context(), &second, files, at.Add(900*time.Millisecond).In(time.FixedZone("", 3600)), nil))
+	require.NoError(t, artifact.WriteBundle(t.Context(), &third, files, at.Add(time.Second), nil))
 	assert.Equal(t, first.Bytes(), second.Bytes())
 	assert.NotEqual(t, first.Bytes(), third.Bytes())
 }
@@ -143,7 +143,7 @@ func TestProgressCountsEveryByteOnce(t *testing.T) {
 	t.Parallel()
 	var last int64
 	total := int64(kernelSize + initrdSize + scriptSize)
-	err := archive.Write(t.Context(), io.Discard, goldenFiles(), modTime, func(done, of int64) {
+	err := artifact.WriteBundle(t.Context(), io.Discard, goldenFiles(), modTime, func(done, of int64) {
 		assert.GreaterOrEqual(t, done, last)
 		assert.Equal(t, total, of)
 		last = done
@@ -156,18 +156,18 @@ func TestWriteErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for name, c := range map[string]struct {
-		files []archive.File
+		files []artifact.Member
 		want  string
 	}{
-		"a folder in the name": {[]archive.File{{Name: "boot/kernel"}}, `"boot/kernel"`},
-		"no name":              {[]archive.File{{}}, "plain file name"},
-		"a name twice":         {[]archive.File{{Name: "initrd"}, {Name: "kernel"}, {Name: "initrd"}}, `two files for the name "initrd"`},
-		"an absent file":       {[]archive.File{{Name: "kernel", Path: filepath.Join(dir, "absent")}}, "absent: no such file"},
-		"a folder":             {[]archive.File{{Name: "kernel", Path: dir}}, "not a regular file"},
+		"a folder in the name": {[]artifact.Member{{Name: "boot/kernel"}}, `"boot/kernel"`},
+		"no name":              {[]artifact.Member{{}}, "plain file name"},
+		"a name twice":         {[]artifact.Member{{Name: "initrd"}, {Name: "kernel"}, {Name: "initrd"}}, `two files for the name "initrd"`},
+		"an absent file":       {[]artifact.Member{{Name: "kernel", Path: filepath.Join(dir, "absent")}}, "absent: no such file"},
+		"a folder":             {[]artifact.Member{{Name: "kernel", Path: dir}}, "not a regular file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			assert.ErrorContains(t, archive.Write(t.Context(), io.Discard, c.files, modTime, nil), c.want)
+			assert.ErrorContains(t, artifact.WriteBundle(t.Context(), io.Discard, c.files, modTime, nil), c.want)
 		})
 	}
 }
@@ -179,7 +179,7 @@ func TestFileThatChangesWhileItIsRead(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "initrd")
 			require.NoError(t, os.WriteFile(path, make([]byte, 8<<20), 0o600))
-			err := archive.Write(t.Context(), io.Discard, []archive.File{{Name: "initrd", Path: path}}, modTime, func(done, _ int64) {
+			err := artifact.WriteBundle(t.Context(), io.Discard, []artifact.Member{{Name: "initrd", Path: path}}, modTime, func(done, _ int64) {
 				if done <= 1<<20 {
 					assert.NoError(t, os.Truncate(path, size))
 				}
@@ -212,7 +212,7 @@ func TestWriterThatFails(t *testing.T) {
 	whole := len(bundle(t, goldenFiles()))
 	for _, left := range []int{0, 10, 1 << 20, whole - 9, whole - 1} {
 		w := &failingWriter{t: t, left: left, err: full}
-		err := archive.Write(t.Context(), w, goldenFiles(), modTime, nil)
+		err := artifact.WriteBundle(t.Context(), w, goldenFiles(), modTime, nil)
 		w.over = true
 		assert.ErrorIs(t, err, full, "after %d bytes", left)
 	}
@@ -222,7 +222,7 @@ func TestCancel(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &failingWriter{t: t, left: 1 << 30}
-	err := archive.Write(ctx, w, goldenFiles(), modTime, func(done, _ int64) {
+	err := artifact.WriteBundle(ctx, w, goldenFiles(), modTime, func(done, _ int64) {
 		if done > 2<<20 {
 			cancel()
 		}
@@ -239,7 +239,7 @@ func BenchmarkWrite(b *testing.B) {
 	b.SetBytes(size)
 	for b.Loop() {
 		hash := sha256.New()
-		require.NoError(b, archive.Write(b.Context(), hash, files, modTime, nil))
+		require.NoError(b, artifact.WriteBundle(b.Context(), hash, files, modTime, nil))
 	}
 }
 
@@ -254,11 +254,11 @@ func BenchmarkHashAlone(b *testing.B) {
 	}
 }
 
-func benchmarkFiles(b *testing.B) (files []archive.File, size int64) {
+func benchmarkFiles(b *testing.B) (files []artifact.Member, size int64) {
 	b.Helper()
 	initrd := make([]byte, 128<<20)
 	_, err := rand.NewChaCha8([32]byte{}).Read(initrd)
 	require.NoError(b, err)
-	files = []archive.File{{Name: "initrd", Content: initrd}, {Name: "kernel", Content: initrd[:14<<20]}}
+	files = []artifact.Member{{Name: "initrd", Content: initrd}, {Name: "kernel", Content: initrd[:14<<20]}}
 	return files, int64(len(files[0].Content) + len(files[1].Content))
 }

@@ -1,7 +1,4 @@
-// Package image knows what the build of a NixOS image leaves behind, a netboot
-// bundle's files, an ISO or an SD image, and packages it into the file that a
-// release carries.
-package image
+package artifact
 
 import (
 	"errors"

@@ -1,4 +1,4 @@
-package archive_test
+package artifact_test
 
 import (
 	"archive/tar"
@@ -15,13 +15,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/archive"
+	"every.channel/runner-images/internal/artifact"
 )
 
 // contents walks a bundle and returns what it holds.
-func contents(input []byte, limits archive.Limits) (map[string]string, error) {
+func contents(input []byte, limits artifact.Limits) (map[string]string, error) {
 	files := map[string]string{}
-	err := archive.Walk(context.Background(), bytes.NewReader(input), limits, func(entry archive.Entry, content io.Reader) error {
+	err := artifact.WalkBundle(context.Background(), bytes.NewReader(input), limits, func(entry artifact.Entry, content io.Reader) error {
 		b, err := io.ReadAll(content)
 		files[entry.Name] = string(b)
 		if err == nil && int64(len(b)) != entry.Size {
@@ -73,14 +73,14 @@ func gunzipped(t *testing.T, content []byte) []byte {
 
 func TestWalkReadsWhatWriteWrote(t *testing.T) {
 	t.Parallel()
-	got, err := contents(bundle(t, goldenFiles()), archive.Limits{})
+	got, err := contents(bundle(t, goldenFiles()), artifact.Limits{})
 	require.NoError(t, err)
 	require.Len(t, got, 3)
 	for _, file := range goldenFiles() {
 		assert.Equal(t, sum(file.Content), sum([]byte(got[file.Name])), file.Name)
 	}
 
-	got, err = contents(bundle(t, nil), archive.Limits{})
+	got, err = contents(bundle(t, nil), artifact.Limits{})
 	require.NoError(t, err)
 	assert.Empty(t, got)
 }
@@ -107,7 +107,7 @@ func TestWalkReadsWhatGNUTarWrote(t *testing.T) {
 			require.NoError(t, err, "%s", out)
 			packed, err := os.ReadFile(path)
 			require.NoError(t, err)
-			got, err := contents(packed, archive.Limits{})
+			got, err := contents(packed, artifact.Limits{})
 			require.NoError(t, err)
 			assert.Equal(t, want, got)
 		})
@@ -116,7 +116,7 @@ func TestWalkReadsWhatGNUTarWrote(t *testing.T) {
 
 func TestWalkRefuses(t *testing.T) {
 	t.Parallel()
-	limits := archive.Limits{Files: 3, FileSize: 100, TotalSize: 150}
+	limits := artifact.Limits{Files: 3, FileSize: 100, TotalSize: 150}
 	many := make([]tar.Header, 20_000) // of a folder that is passed over, 10 MB of them
 	for i := range many {
 		many[i] = tar.Header{Name: "./", Typeflag: tar.TypeDir}
@@ -162,24 +162,24 @@ func TestWalkRefuses(t *testing.T) {
 
 func TestWalkFindsEveryTruncation(t *testing.T) {
 	t.Parallel()
-	whole := bundle(t, []archive.File{{Name: "initrd", Content: bytes.Repeat([]byte("i"), 700)}, {Name: "kernel", Content: []byte("k")}})
+	whole := bundle(t, []artifact.Member{{Name: "initrd", Content: bytes.Repeat([]byte("i"), 700)}, {Name: "kernel", Content: []byte("k")}})
 	for length := range whole {
-		_, err := contents(whole[:length], archive.Limits{})
+		_, err := contents(whole[:length], artifact.Limits{})
 		assert.Error(t, err, "cut to %d of %d bytes", length, len(whole))
 	}
 	plain := gunzipped(t, whole)
 	for _, length := range []int{100, 600, 1000, 1600} {
-		_, err := contents(gzipped(plain[:length]), archive.Limits{})
+		_, err := contents(gzipped(plain[:length]), artifact.Limits{})
 		assert.Error(t, err, "tar cut to %d of %d bytes", length, len(plain))
 	}
 }
 
 func TestWalkFindsDamage(t *testing.T) {
 	t.Parallel()
-	whole := bundle(t, []archive.File{{Name: "initrd", Content: []byte("some content")}})
+	whole := bundle(t, []artifact.Member{{Name: "initrd", Content: []byte("some content")}})
 	damaged := bytes.Clone(whole)
 	damaged[len(damaged)-6] ^= 1 // in the gzip checksum
-	_, err := contents(damaged, archive.Limits{})
+	_, err := contents(damaged, artifact.Limits{})
 	assert.ErrorContains(t, err, "not a whole .tar.gz: gzip: invalid checksum")
 }
 
@@ -187,7 +187,7 @@ func TestWalkStops(t *testing.T) {
 	t.Parallel()
 	input := bundle(t, goldenFiles())
 	ctx, cancel := context.WithCancel(t.Context())
-	err := archive.Walk(ctx, bytes.NewReader(input), archive.Limits{}, func(_ archive.Entry, content io.Reader) error {
+	err := artifact.WalkBundle(ctx, bytes.NewReader(input), artifact.Limits{}, func(_ artifact.Entry, content io.Reader) error {
 		cancel()
 		_, err := io.Copy(io.Discard, content)
 		return err
@@ -195,11 +195,11 @@ func TestWalkStops(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 
 	enough := errors.New("enough")
-	err = archive.Walk(t.Context(), bytes.NewReader(input), archive.Limits{}, func(archive.Entry, io.Reader) error { return enough })
+	err = artifact.WalkBundle(t.Context(), bytes.NewReader(input), artifact.Limits{}, func(artifact.Entry, io.Reader) error { return enough })
 	assert.Equal(t, enough, err, "as it is")
 
 	visited := 0
-	err = archive.Walk(t.Context(), bytes.NewReader(input), archive.Limits{}, func(archive.Entry, io.Reader) error {
+	err = artifact.WalkBundle(t.Context(), bytes.NewReader(input), artifact.Limits{}, func(artifact.Entry, io.Reader) error {
 		visited++
 		return nil
 	})
@@ -208,14 +208,14 @@ func TestWalkStops(t *testing.T) {
 }
 
 func FuzzWalk(f *testing.F) {
-	f.Add(bundle(f, []archive.File{{Name: "initrd", Content: []byte("i")}, {Name: "kernel", Content: make([]byte, 2000)}}))
+	f.Add(bundle(f, []artifact.Member{{Name: "initrd", Content: []byte("i")}, {Name: "kernel", Content: make([]byte, 2000)}}))
 	f.Add(tarball(tar.Header{Name: "./", Typeflag: tar.TypeDir}, tar.Header{Name: "./kernel", Size: 3}))
 	f.Add(tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeSymlink, Linkname: "/"}))
 	f.Add(tarball(tar.Header{Name: "kernel", Size: 3, Format: tar.FormatPAX, PAXRecords: map[string]string{"A.b": "c"}}))
 	f.Add(tarball(tar.Header{Name: "kernel", Size: 3, Format: tar.FormatGNU}))
 	f.Add(gzipped([]byte("no tar")))
 	f.Add([]byte{0x1f, 0x8b})
-	limits := archive.Limits{Files: 4, FileSize: 1 << 16, TotalSize: 1 << 17}
+	limits := artifact.Limits{Files: 4, FileSize: 1 << 16, TotalSize: 1 << 17}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		// Most mutations of a compressed stream only break its checksum: what a
 		// fuzzer finds inside is reached by compressing its input too.
@@ -233,9 +233,9 @@ func FuzzWalk(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			var again []archive.File
+			var again []artifact.Member
 			for name, content := range files {
-				again = append(again, archive.File{Name: name, Content: []byte(content)})
+				again = append(again, artifact.Member{Name: name, Content: []byte(content)})
 			}
 			got, err := contents(bundle(t, again), limits)
 			require.NoError(t, err)

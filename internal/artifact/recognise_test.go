@@ -1,4 +1,4 @@
-package image_test
+package artifact_test
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/image"
+	"every.channel/runner-images/internal/artifact"
 )
 
 const script = "#!ipxe\nkernel bzImage init=/nix/store/abc-nixos-system/init initrd=initrd loglevel=4 ${cmdline}\ninitrd initrd\nboot\n"
@@ -83,9 +83,9 @@ var nixos = tree{
 func TestRecogniseNetbootOfNixOS(t *testing.T) {
 	t.Parallel()
 	root := plant(t, nixos)
-	output, err := image.Recognise(filepath.Join(root, "result"))
+	output, err := artifact.Recognise(filepath.Join(root, "result"))
 	require.NoError(t, err)
-	assert.Equal(t, image.Netboot, output.Kind)
+	assert.Equal(t, artifact.Netboot, output.Kind)
 	assert.Equal(t, ".tar.gz", output.Extension)
 	assert.Equal(t, filepath.Join(root, "store/k-linux-6.12/bzImage"), output.Kernel)
 	assert.Equal(t, filepath.Join(root, "store/i-initrd/initrd"), output.Initrd)
@@ -101,7 +101,7 @@ func TestRecogniseNamesOfKernelAndInitrd(t *testing.T) {
 	} {
 		for _, initrd := range []string{"initrd", "initrd.gz", "initrd.zst", "initramfs", "initramfs-6.12.img", "initrd.img-6.12"} {
 			root := plant(t, tree{kernel: "k", initrd: "i", "boot.ipxe": "s", "kernel-params": "p", "initrd.sha256": "x", "kernel.config": "c", "README": "r"})
-			output, err := image.Recognise(root)
+			output, err := artifact.Recognise(root)
 			require.NoError(t, err)
 			assert.Equal(t, []string{kernel, initrd, "boot.ipxe"},
 				[]string{filepath.Base(output.Kernel), filepath.Base(output.Initrd), filepath.Base(output.Script)})
@@ -114,35 +114,35 @@ func TestRecogniseOneFile(t *testing.T) {
 	for name, c := range map[string]struct {
 		tree      tree
 		path      string // in the tree
-		kind      image.Kind
+		kind      artifact.Kind
 		file      string // in the tree
 		extension string
 	}{
 		"ISO": {
 			tree{"o/iso/nixos-25.05.20260228.50ab793-x86_64-linux.iso": "i", "o/nix-support/hydra-build-products": "x"},
 			"o",
-			image.ISO, "o/iso/nixos-25.05.20260228.50ab793-x86_64-linux.iso", ".iso",
+			artifact.ISO, "o/iso/nixos-25.05.20260228.50ab793-x86_64-linux.iso", ".iso",
 		},
-		"compressed ISO": {tree{"o/iso/nixos.iso.zst": "i"}, "o", image.ISO, "o/iso/nixos.iso.zst", ".iso.zst"},
+		"compressed ISO": {tree{"o/iso/nixos.iso.zst": "i"}, "o", artifact.ISO, "o/iso/nixos.iso.zst", ".iso.zst"},
 		"SD image": {
 			tree{"o/sd-image/nixos-sd-image-25.05-aarch64-linux.img.zst": "i", "o/nix-support/x": "x", "r": "-> ./o"},
 			"r",
-			image.SDImage, "o/sd-image/nixos-sd-image-25.05-aarch64-linux.img.zst", ".img.zst",
+			artifact.SDImage, "o/sd-image/nixos-sd-image-25.05-aarch64-linux.img.zst", ".img.zst",
 		},
-		"plain SD image":           {tree{"o/sd-image/nixos.img": "i", "o/sd-image/nixos.img.sha256": "x"}, "o", image.SDImage, "o/sd-image/nixos.img", ".img"},
-		"linked ISO":               {tree{"s/a-image": "i", "o/iso/x.iso": "-> ./s/a-image", "o/iso/again.iso": "-> ./s/a-image"}, "o", image.ISO, "s/a-image", ".iso"},
-		"linked folder":            {tree{"s/iso/x.iso": "i", "o/iso": "-> ./s/iso"}, "o", image.ISO, "s/iso/x.iso", ".iso"},
-		"a file":                   {tree{"s/abc-nixos-25.05.qcow2": "i", "result": "-> ./s/abc-nixos-25.05.qcow2"}, "result", image.File, "s/abc-nixos-25.05.qcow2", ".qcow2"},
-		"an ISO as it is":          {tree{"s/abc.iso": "i", "result": "-> ./s/abc.iso"}, "result", image.ISO, "s/abc.iso", ".iso"},
-		"a file without extension": {tree{"s/abc-nixos-25.05": "i"}, "s/abc-nixos-25.05", image.File, "s/abc-nixos-25.05", ""},
-		"a tarball":                {tree{"o/nixos-system-x86_64-linux.tar.xz": "i", "o/nix-support/x": "x"}, "o", image.File, "o/nixos-system-x86_64-linux.tar.xz", ".tar.xz"},
-		"only a kernel":            {tree{"o/vmlinuz-6.12": "k"}, "o", image.File, "o/vmlinuz-6.12", ""},
-		"links in a circle":        {tree{"o/x.raw.zst": "i", "o/iso": "-> ./o", "o/sd-image": "-> sd-image"}, "o", image.File, "o/x.raw.zst", ".raw.zst"},
+		"plain SD image":           {tree{"o/sd-image/nixos.img": "i", "o/sd-image/nixos.img.sha256": "x"}, "o", artifact.SDImage, "o/sd-image/nixos.img", ".img"},
+		"linked ISO":               {tree{"s/a-image": "i", "o/iso/x.iso": "-> ./s/a-image", "o/iso/again.iso": "-> ./s/a-image"}, "o", artifact.ISO, "s/a-image", ".iso"},
+		"linked folder":            {tree{"s/iso/x.iso": "i", "o/iso": "-> ./s/iso"}, "o", artifact.ISO, "s/iso/x.iso", ".iso"},
+		"a file":                   {tree{"s/abc-nixos-25.05.qcow2": "i", "result": "-> ./s/abc-nixos-25.05.qcow2"}, "result", artifact.File, "s/abc-nixos-25.05.qcow2", ".qcow2"},
+		"an ISO as it is":          {tree{"s/abc.iso": "i", "result": "-> ./s/abc.iso"}, "result", artifact.ISO, "s/abc.iso", ".iso"},
+		"a file without extension": {tree{"s/abc-nixos-25.05": "i"}, "s/abc-nixos-25.05", artifact.File, "s/abc-nixos-25.05", ""},
+		"a tarball":                {tree{"o/nixos-system-x86_64-linux.tar.xz": "i", "o/nix-support/x": "x"}, "o", artifact.File, "o/nixos-system-x86_64-linux.tar.xz", ".tar.xz"},
+		"only a kernel":            {tree{"o/vmlinuz-6.12": "k"}, "o", artifact.File, "o/vmlinuz-6.12", ""},
+		"links in a circle":        {tree{"o/x.raw.zst": "i", "o/iso": "-> ./o", "o/sd-image": "-> sd-image"}, "o", artifact.File, "o/x.raw.zst", ".raw.zst"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root := plant(t, c.tree)
-			output, err := image.Recognise(filepath.Join(root, c.path))
+			output, err := artifact.Recognise(filepath.Join(root, c.path))
 			require.NoError(t, err)
 			assert.Equal(t, c.kind, output.Kind)
 			assert.Equal(t, filepath.Join(root, c.file), output.File)
@@ -183,8 +183,8 @@ func TestRecogniseListsWhatIsThere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root := plant(t, c.tree)
-			_, err := image.Recognise(root)
-			require.ErrorIs(t, err, image.ErrUnrecognised)
+			_, err := artifact.Recognise(root)
+			require.ErrorIs(t, err, artifact.ErrUnrecognised)
 			assert.ErrorContains(t, err, root+": not the output of an image's build: ")
 			assert.ErrorContains(t, err, c.want)
 		})
@@ -196,30 +196,30 @@ func TestRecogniseEmptyAndSpecialFiles(t *testing.T) {
 	root := plant(t, tree{"o/bzImage": "k", "o/initrd": "i", "o/netboot.ipxe": "s", "p/image.raw": "x", "q/": ""})
 	require.NoError(t, os.Chmod(filepath.Join(root, "o/initrd"), 0o600))
 	require.NoError(t, os.Truncate(filepath.Join(root, "o/initrd"), 0))
-	_, err := image.Recognise(filepath.Join(root, "o"))
-	require.ErrorIs(t, err, image.ErrUnrecognised)
+	_, err := artifact.Recognise(filepath.Join(root, "o"))
+	require.ErrorIs(t, err, artifact.ErrUnrecognised)
 	assert.ErrorContains(t, err, "the initrd initrd is empty")
 
 	require.NoError(t, os.Chmod(filepath.Join(root, "p/image.raw"), 0o600))
 	require.NoError(t, os.Truncate(filepath.Join(root, "p/image.raw"), 0))
 	for _, path := range []string{"p", "p/image.raw"} {
-		_, err = image.Recognise(filepath.Join(root, path))
-		require.ErrorIs(t, err, image.ErrUnrecognised)
+		_, err = artifact.Recognise(filepath.Join(root, path))
+		require.ErrorIs(t, err, artifact.ErrUnrecognised)
 		assert.ErrorContains(t, err, "the file image.raw is empty")
 	}
 
-	_, err = image.Recognise(filepath.Join(root, "q"))
+	_, err = artifact.Recognise(filepath.Join(root, "q"))
 	assert.ErrorContains(t, err, "there is nothing")
 
 	// Opening a pipe would wait for ever.
 	pipe := filepath.Join(root, "q", "vmlinuz")
 	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
-	_, err = image.Recognise(filepath.Join(root, "q"))
-	require.ErrorIs(t, err, image.ErrUnrecognised)
-	_, err = image.Recognise(pipe)
-	require.ErrorIs(t, err, image.ErrUnrecognised)
+	_, err = artifact.Recognise(filepath.Join(root, "q"))
+	require.ErrorIs(t, err, artifact.ErrUnrecognised)
+	_, err = artifact.Recognise(pipe)
+	require.ErrorIs(t, err, artifact.ErrUnrecognised)
 
-	_, err = image.Recognise(filepath.Join(root, "absent"))
+	_, err = artifact.Recognise(filepath.Join(root, "absent"))
 	require.ErrorIs(t, err, os.ErrNotExist)
-	assert.NotErrorIs(t, err, image.ErrUnrecognised)
+	assert.NotErrorIs(t, err, artifact.ErrUnrecognised)
 }

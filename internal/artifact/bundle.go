@@ -1,7 +1,4 @@
-// Package archive writes bundles, gzip-compressed tar files without folders, such
-// that the same files give the same bytes on any machine, and reads bundles that
-// come from elsewhere without trusting them.
-package archive
+package artifact
 
 import (
 	"archive/tar"
@@ -20,8 +17,8 @@ import (
 	"github.com/klauspost/pgzip"
 )
 
-// A File is a file to put into a bundle.
-type File struct {
+// A Member is a file to put into a bundle.
+type Member struct {
 	Name    string // in the bundle, without a folder
 	Path    string // where its content is, or empty if Content is it
 	Content []byte
@@ -39,7 +36,7 @@ const (
 	blocks    = 8
 )
 
-// Write writes a bundle of the files to w: a tar in the ustar format
+// WriteBundle writes a bundle of the files to w: a tar in the ustar format
 // (POSIX.1-1988; pax where a file is larger than 8 GiB), sorted by name, owned by
 // 0:0 without names, each file with mode 0644 and modified at modTime, compressed
 // by gzip (RFC 1952). The same names, contents and modTime (which counts in whole
@@ -47,8 +44,8 @@ const (
 //
 // progress, if not nil, is told how many bytes of all files have been read. After
 // an error, which may be the context's, what w was given is of no use.
-func Write(ctx context.Context, w io.Writer, files []File, modTime time.Time, progress func(done, total int64)) error {
-	files = slices.SortedFunc(slices.Values(files), func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
+func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.Time, progress func(done, total int64)) error {
+	files = slices.SortedFunc(slices.Values(files), func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
 	sources := make([]source, len(files))
 	var total int64
 	for i, file := range files {
@@ -122,7 +119,7 @@ type source struct {
 	size int64
 }
 
-func open(file File) (source, error) {
+func open(file Member) (source, error) {
 	if file.Path == "" {
 		return source{io.NopCloser(bytes.NewReader(file.Content)), file.Name, int64(len(file.Content))}, nil
 	}
