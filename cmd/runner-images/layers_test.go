@@ -20,6 +20,8 @@ var imports = map[string][]string{
 	"artifact":   {"checksum", "count", "interrupt", "ipxe"},
 	"checksum":   {"count", "interrupt"},
 	"forge":      {"checksum", "count"},
+	"nix":        {"artifact"},
+	"plan":       {"artifact"},
 	"signature":  {"checksum"},
 	"provenance": {"checksum", "signature"},
 	"verify":     {"artifact", "checksum", "forge", "interrupt", "ipxe", "provenance", "signature"},

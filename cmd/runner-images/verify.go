@@ -158,7 +158,7 @@ func (o verifyOptions) verify(ctx context.Context, r *report.Report, p plan.Plan
 		return err
 	}
 	for _, image := range p.Images {
-		request.Images = append(request.Images, verify.Image{Name: image.Name, Installable: image.Installable})
+		request.Images = append(request.Images, verify.Image{Image: image})
 	}
 	if !o.downloadOnly {
 		folder, err := os.MkdirTemp("", "runner-images-verify-")

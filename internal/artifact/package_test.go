@@ -25,8 +25,10 @@ import (
 // golden is the SHA-256 of the bundle of the nixos tree, as any machine makes it.
 const golden = "4ec6670c9dab855e0a7629dc340f860bb202f6942881ab99750051256d0bc432"
 
-func request(result, dir string) artifact.Request {
-	return artifact.Request{Result: result, Name: "ec-runner-x86_64-netboot", Tag: "boot-v2026.02.28", Dir: dir}
+var netboot = artifact.Image{Name: "ec-runner-x86_64-netboot", Installable: ".#netboot"}
+
+func packager(dir string) artifact.Packager {
+	return artifact.Packager{Tag: "boot-v2026.02.28", Dir: dir}
 }
 
 func listing(t *testing.T, dir string) []string {
@@ -54,15 +56,15 @@ func TestPackageNetboot(t *testing.T) {
 	root := plant(t, nixos)
 	dir := filepath.Join(t.TempDir(), "dist", "new")
 	var done, total int64
-	r := request(filepath.Join(root, "result"), dir)
-	r.Progress = func(d, t int64) { done, total = d, t }
-	asset, err := artifact.Package(t.Context(), r)
+	p := packager(dir)
+	p.Progress = func(d, t int64) { done, total = d, t }
+	p.Warn = func(text string) { t.Error(text) }
+	asset, err := p.Package(t.Context(), netboot, filepath.Join(root, "result"))
 	require.NoError(t, err)
 
 	assert.Equal(t, "ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", asset.Name)
 	assert.Equal(t, filepath.Join(dir, asset.Name), asset.Path)
-	assert.Equal(t, artifact.Netboot, asset.Kind)
-	assert.Empty(t, asset.Warnings)
+	assert.Equal(t, netboot, asset.Image)
 	assert.Equal(t, golden, asset.SHA256)
 	assert.Equal(t, total, done)
 	assert.Positive(t, total)
@@ -84,7 +86,7 @@ func TestPackageNetboot(t *testing.T) {
 		assert.Equal(t, want, string(content))
 	}
 
-	again, err := artifact.Package(t.Context(), request(filepath.Join(root, "store/o-netboot"), dir))
+	again, err := packager(dir).Package(t.Context(), netboot, filepath.Join(root, "store/o-netboot"))
 	require.NoError(t, err)
 	assert.Equal(t, asset, again, "the same asset again, over the one of the earlier run")
 }
@@ -92,13 +94,13 @@ func TestPackageNetboot(t *testing.T) {
 func TestModTimeIsInTheBundle(t *testing.T) {
 	t.Parallel()
 	root, dir := plant(t, nixos), t.TempDir()
-	r := request(filepath.Join(root, "result"), dir)
-	r.ModTime = artifact.DefaultModTime
-	asset, err := artifact.Package(t.Context(), r)
+	result, p := filepath.Join(root, "result"), packager(dir)
+	p.ModTime = artifact.DefaultModTime
+	asset, err := p.Package(t.Context(), netboot, result)
 	require.NoError(t, err)
 	assert.Equal(t, golden, asset.SHA256)
-	r.ModTime = time.Unix(1772236800, 0)
-	asset, err = artifact.Package(t.Context(), r)
+	p.ModTime = time.Unix(1772236800, 0)
+	asset, err = p.Package(t.Context(), netboot, result)
 	require.NoError(t, err)
 	assert.NotEqual(t, golden, asset.SHA256)
 	assert.Contains(t, run(t, dir, "env", "TZ=UTC", "tar", "-tvzf", asset.Path), "2026-02-28 00:00 kernel")
@@ -114,7 +116,7 @@ func TestPackageLinkFarm(t *testing.T) {
 		"farm/nixos.ipxe":  "-> ./store/s-netboot.ipxe/netboot.ipxe",
 		"farm/nix-support": "-> ./store/o-netboot/nix-support",
 	}))
-	asset, err := artifact.Package(t.Context(), request(filepath.Join(root, "farm"), t.TempDir()))
+	asset, err := packager(t.TempDir()).Package(t.Context(), netboot, filepath.Join(root, "farm"))
 	require.NoError(t, err)
 	assert.Equal(t, golden, asset.SHA256, "the same files, the same bundle")
 }
@@ -125,26 +127,21 @@ func TestPackageOtherFiles(t *testing.T) {
 	_, err := rand.NewChaCha8([32]byte{}).Read(content)
 	require.NoError(t, err)
 	sum := sha256.Sum256(content)
-	for path, c := range map[string]struct {
-		result, asset string
-		kind          artifact.Kind
-	}{
-		"o/iso/nixos-25.05-x86_64-linux.iso": {"o", "image-boot-v1.iso", artifact.ISO},
-		"o/iso/nixos.iso.zst":                {"o", "image-boot-v1.iso.zst", artifact.ISO},
-		"o/sd-image/nixos.img.zst":           {"o", "image-boot-v1.img.zst", artifact.SDImage},
-		"o/nixos.qcow2":                      {"o", "image-boot-v1.qcow2", artifact.File},
-		"abc-nixos-25.05":                    {"abc-nixos-25.05", "image-boot-v1", artifact.File},
+	for path, c := range map[string]struct{ result, asset string }{
+		"o/iso/nixos-25.05-x86_64-linux.iso": {"o", "image-boot-v1.iso"},
+		"o/iso/nixos.iso.zst":                {"o", "image-boot-v1.iso.zst"},
+		"o/sd-image/nixos.img.zst":           {"o", "image-boot-v1.img.zst"},
+		"o/nixos.qcow2":                      {"o", "image-boot-v1.qcow2"},
+		"abc-nixos-25.05":                    {"abc-nixos-25.05", "image-boot-v1"},
 	} {
 		root, dir := plant(t, tree{path: string(content)}), t.TempDir()
 		var done, total int64
-		asset, err := artifact.Package(t.Context(), artifact.Request{
-			Result: filepath.Join(root, c.result), Name: "image", Tag: "boot-v1", Dir: dir,
-			Progress: func(d, t int64) { done, total = d, t },
-		})
+		p := artifact.Packager{Tag: "boot-v1", Dir: dir, Progress: func(d, t int64) { done, total = d, t }}
+		asset, err := p.Package(t.Context(), artifact.Image{Name: "image"}, filepath.Join(root, c.result))
 		require.NoError(t, err)
 		assert.Equal(t, artifact.Artifact{
 			Name: c.asset, Path: filepath.Join(dir, c.asset), Size: int64(len(content)),
-			SHA256: hex.EncodeToString(sum[:]), Kind: c.kind,
+			SHA256: hex.EncodeToString(sum[:]), Image: artifact.Image{Name: "image"},
 		}, asset)
 		assert.EqualValues(t, len(content), done)
 		assert.EqualValues(t, len(content), total)
@@ -158,7 +155,7 @@ func TestPackageOtherFiles(t *testing.T) {
 	}
 }
 
-func TestAssetName(t *testing.T) {
+func TestFileName(t *testing.T) {
 	t.Parallel()
 	for tag, want := range map[string]string{
 		"boot-v2026.02.28":       "i-boot-v2026.02.28.iso",
@@ -168,7 +165,7 @@ func TestAssetName(t *testing.T) {
 		"größe":                  "i-gr--e.iso",
 		"..":                     "i-...iso",
 	} {
-		assert.Equal(t, want, artifact.AssetName("i", tag, ".iso"))
+		assert.Equal(t, want, artifact.FileName("i", tag, ".iso"))
 	}
 }
 
@@ -178,19 +175,21 @@ func TestPackageErrors(t *testing.T) {
 	result := filepath.Join(root, "result")
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	for name, c := range map[string]struct {
-		request artifact.Request
-		want    string
+		packager artifact.Packager
+		name     string // of the image
+		result   string
+		want     string
 	}{
-		"a name with a folder": {artifact.Request{Result: result, Name: "../x", Tag: "t", Dir: dir}, `image name "../x": use letters, digits and . _ + -`},
-		"no name":              {artifact.Request{Result: result, Tag: "t", Dir: dir}, `image name ""`},
-		"no tag":               {artifact.Request{Result: result, Name: "x", Dir: dir}, "needs a release tag"},
-		"no result":            {artifact.Request{Result: filepath.Join(root, "absent"), Name: "x", Tag: "t", Dir: dir}, "absent: no such file or directory (give a store path, or the link that nix build has left)"},
-		"no image":             {artifact.Request{Result: filepath.Join(root, "store"), Name: "x", Tag: "t", Dir: dir}, "image x: " + filepath.Join(root, "store") + ": not the output of an image's build"},
-		"a file as folder":     {artifact.Request{Result: result, Name: "x", Tag: "t", Dir: filepath.Join(dir, "file", "dist")}, "make the output folder"},
+		"a name with a folder": {artifact.Packager{Tag: "t", Dir: dir}, "../x", result, `image name "../x": use letters, digits and . _ + -`},
+		"no name":              {artifact.Packager{Tag: "t", Dir: dir}, "", result, `image name ""`},
+		"no tag":               {artifact.Packager{Dir: dir}, "x", result, "needs a release tag"},
+		"no result":            {artifact.Packager{Tag: "t", Dir: dir}, "x", filepath.Join(root, "absent"), "absent: no such file or directory (give a store path, or the link that nix build has left)"},
+		"no image":             {artifact.Packager{Tag: "t", Dir: dir}, "x", filepath.Join(root, "store"), "image x: " + filepath.Join(root, "store") + ": not the output of an image's build"},
+		"a file as folder":     {artifact.Packager{Tag: "t", Dir: filepath.Join(dir, "file", "dist")}, "x", result, "make the output folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := artifact.Package(t.Context(), c.request)
+			_, err := c.packager.Package(t.Context(), artifact.Image{Name: c.name}, c.result)
 			assert.ErrorContains(t, err, c.want)
 		})
 	}
@@ -205,7 +204,7 @@ func TestPackageScriptThatDoesNotFit(t *testing.T) {
 		"#!ipxe\n" + strings.Repeat("# a comment\n", 100_000): "larger than 1048576 bytes",
 	} {
 		root, dir := plant(t, nixos.with(tree{"store/s-netboot.ipxe/netboot.ipxe": content})), t.TempDir()
-		_, err := artifact.Package(t.Context(), request(filepath.Join(root, "result"), dir))
+		_, err := packager(dir).Package(t.Context(), netboot, filepath.Join(root, "result"))
 		assert.ErrorContains(t, err, want)
 		assert.Empty(t, listing(t, dir))
 	}
@@ -221,22 +220,22 @@ func TestCancelledPackageLeavesWhatWasThere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root, dir := plant(t, files), t.TempDir()
-			r := request(filepath.Join(root, "result"), dir)
+			result, p := filepath.Join(root, "result"), packager(dir)
 			for _, earlier := range []bool{false, true} {
 				var want []string
 				if earlier {
-					asset, err := artifact.Package(t.Context(), request(r.Result, dir))
+					asset, err := packager(dir).Package(t.Context(), netboot, result)
 					require.NoError(t, err)
 					want = []string{asset.Name}
 				}
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				r.Progress = func(done, total int64) {
+				p.Progress = func(done, total int64) {
 					if done > total/2 {
 						cancel()
 					}
 				}
-				_, err := artifact.Package(ctx, r)
+				_, err := p.Package(ctx, netboot, result)
 				require.ErrorIs(t, err, context.Canceled)
 				assert.ElementsMatch(t, want, listing(t, dir))
 			}
@@ -251,21 +250,25 @@ func TestWriteSums(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "of-an-earlier-run.iso"), nil, 0o600))
 	var assets []artifact.Artifact
 	for name, result := range map[string]string{"z-netboot": "result", "a-iso": "i"} {
-		asset, err := artifact.Package(t.Context(), artifact.Request{Result: filepath.Join(root, result), Name: name, Tag: "boot-v1", Dir: dir})
+		p := artifact.Packager{Tag: "boot-v1", Dir: dir}
+		asset, err := p.Package(t.Context(), artifact.Image{Name: name}, filepath.Join(root, result))
 		require.NoError(t, err)
 		assets = append(assets, asset)
 	}
-	require.NoError(t, artifact.WriteSums(t.Context(), dir, assets))
+	sums, err := artifact.Sums(assets)
+	require.NoError(t, err)
+	require.NoError(t, sums.WriteFile(t.Context(), dir))
 	assert.Equal(t, "a-iso-boot-v1.iso: OK\nz-netboot-boot-v1.tar.gz: OK\n", run(t, dir, "sha256sum", "--check", "--strict", checksum.FileName))
 	info, err := os.Stat(filepath.Join(dir, checksum.FileName))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o644), info.Mode())
 
 	assets[0].Name = assets[1].Name
-	assert.ErrorContains(t, artifact.WriteSums(t.Context(), dir, assets), "two different assets have the name "+assets[0].Name)
+	_, err = artifact.Sums(assets)
+	assert.ErrorContains(t, err, "two different files have the name "+assets[0].Name)
 }
 
-// programs is a folder for what packager builds.
+// programs is a folder for what packagingProgram builds.
 var programs string
 
 func TestMain(m *testing.M) {
@@ -278,16 +281,16 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// packager returns the program in testdata/package. It is built without the race
+// packagingProgram returns the program in testdata/package. It is built without the race
 // detector, which takes memory of its own.
-func packager(t *testing.T) string {
+func packagingProgram(t *testing.T) string {
 	t.Helper()
-	path, err := buildPackager()
+	path, err := buildProgram()
 	require.NoError(t, err)
 	return path
 }
 
-var buildPackager = sync.OnceValues(func() (string, error) {
+var buildProgram = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(programs, "package")
 	if out, err := exec.Command("go", "build", "-o", path, "./testdata/package").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build ./testdata/package: %w: %s", err, out)
@@ -297,7 +300,7 @@ var buildPackager = sync.OnceValues(func() (string, error) {
 
 func TestMemoryStaysConstant(t *testing.T) {
 	t.Parallel()
-	program := packager(t)
+	program := packagingProgram(t)
 	root := plant(t, nixos.with(tree{"store/i-initrd/initrd": "", "iso/iso/": ""}))
 
 	// What does not compress goes through other code than zeros do.
@@ -328,20 +331,21 @@ func TestMemoryStaysConstant(t *testing.T) {
 		}
 		dir := t.TempDir()
 		var got struct {
-			Asset artifact.Artifact
-			Peak  int64
+			Path     string
+			Warnings []string
+			Peak     int64
 		}
 		require.NoError(t, json.Unmarshal([]byte(run(t, dir, program, filepath.Join(root, c.result), dir)), &got))
 		assert.Less(t, got.Peak, int64(96<<20), "peak memory for %s of %d bytes", c.result, c.size)
-		assert.Len(t, got.Asset.Warnings, c.warnings)
+		assert.Len(t, got.Warnings, c.warnings)
 		t.Logf("%s of %d bytes: %d MiB", c.result, c.size, got.Peak>>20)
-		require.NoError(t, os.Remove(got.Asset.Path))
+		require.NoError(t, os.Remove(got.Path))
 	}
 }
 
 func TestFullDiskLeavesNothing(t *testing.T) {
 	t.Parallel()
-	program := packager(t)
+	program := packagingProgram(t)
 	incompressible := make([]byte, 12<<20)
 	_, err := rand.NewChaCha8([32]byte{}).Read(incompressible)
 	require.NoError(t, err)

@@ -14,6 +14,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
@@ -37,6 +38,13 @@ func (s Sums) Bytes() []byte {
 		fmt.Fprintf(&b, "%s  %s\n", s[name], name)
 	}
 	return b.Bytes()
+}
+
+// WriteFile writes SHA256SUMS.txt of these sums, and of nothing else, into a folder.
+// It replaces one that is there in one step.
+func (s Sums) WriteFile(ctx context.Context, folder string) error {
+	_, err := WriteFile(ctx, filepath.Join(folder, FileName), s.Bytes())
+	return err
 }
 
 // Parse reads what `sha256sum` prints, in its text ("sum  name") or binary

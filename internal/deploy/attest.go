@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
@@ -23,8 +24,8 @@ import (
 )
 
 // attest says where the files came from.
-func (d Deployment) attest(ctx context.Context, source nix.Metadata, results []nix.Result, files []forge.File) (provenance.Attestation, error) {
-	build, err := d.describe(ctx, source, results, files)
+func (d Deployment) attest(ctx context.Context, source nix.Metadata, artifacts []artifact.Artifact) (provenance.Attestation, error) {
+	build, err := d.describe(ctx, source, artifacts)
 	if err != nil {
 		return provenance.Attestation{}, err
 	}
@@ -34,7 +35,7 @@ func (d Deployment) attest(ctx context.Context, source nix.Metadata, results []n
 // list writes into the plan's folder where the files came from, as one more file
 // of the release, and SHA256SUMS.txt of all of them. What the release says already
 // stays, so far as it is true.
-func (d Deployment) list(ctx context.Context, packaged []forge.File, line provenance.Attestation) ([]forge.File, error) {
+func (d Deployment) list(ctx context.Context, packaged []artifact.Artifact, line provenance.Attestation) ([]forge.File, error) {
 	var published []byte
 	if d.Plan.Publish {
 		var err error
@@ -46,12 +47,12 @@ func (d Deployment) list(ctx context.Context, packaged []forge.File, line proven
 	if err != nil {
 		return nil, err
 	}
-	files := append(slices.Clone(packaged), attested)
+	files := append(toPublish(packaged), attested)
 	return files, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, files, d.Key)
 }
 
 // describe completes what was known of the run before it began.
-func (d Deployment) describe(ctx context.Context, source nix.Metadata, results []nix.Result, files []forge.File) (provenance.Build, error) {
+func (d Deployment) describe(ctx context.Context, source nix.Metadata, artifacts []artifact.Artifact) (provenance.Build, error) {
 	build := d.About
 	build.Tag = d.Plan.ReleaseTag
 	build.ModTime = d.ModTime.UTC()
@@ -68,20 +69,21 @@ func (d Deployment) describe(ctx context.Context, source nix.Metadata, results [
 		build.Versions = map[string]string{}
 	}
 	build.Versions["nix"] = version
-	outputs := make([]string, len(results))
-	for i, result := range results {
-		outputs[i] = result.Output
+	var outputs []string
+	for _, a := range artifacts {
+		outputs = append(outputs, a.Output)
 	}
-	infos, err := d.Nix.PathInfo(ctx, outputs...)
+	known, err := d.Nix.PathInfo(ctx, outputs...)
 	if err != nil {
 		return build, err
 	}
-	build.Subjects = checksum.Sums{}
-	for i, file := range files { // one for each result
-		build.Subjects[file.Name] = file.SHA256
+	if build.Subjects, err = artifact.Sums(artifacts); err != nil {
+		return build, err
+	}
+	for _, a := range artifacts {
 		build.Images = append(build.Images, provenance.Image{
-			Name: results[i].Name, Installable: results[i].Installable, Asset: file.Name,
-			Derivation: results[i].Derivation, Output: results[i].Output, NARHash: infos[i].NARHash,
+			Name: a.Image.Name, Installable: a.Image.Installable, Asset: a.Name,
+			Derivation: a.Derivation, Output: a.Output, NARHash: known[a.Output].NARHash,
 		})
 	}
 	build.Run.Finished = time.Now().UTC()

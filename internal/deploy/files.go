@@ -4,67 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"every.channel/runner-images/internal/artifact"
-	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/signature"
 )
-
-// A Built is an image that Nix has built.
-type Built struct {
-	Name string // of the image
-	Path string // a link that nix build left, or a store path
-}
-
-// Package packages what was built into the plan's folder, for the plan's tag,
-// and writes SHA256SUMS.txt beside it. Files in bundles get modTime.
-func Package(ctx context.Context, r *report.Report, built []Built, p plan.Plan, modTime time.Time) ([]forge.File, error) {
-	defer r.Group("Package into " + p.OutputDir)()
-	progress := r.Progress("package")
-	defer progress.Close()
-
-	// The checksums of an earlier run are not those of the files from here on.
-	if err := os.Remove(filepath.Join(p.OutputDir, checksum.FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var assets []artifact.Artifact
-	for _, b := range built {
-		asset, err := artifact.Package(ctx, artifact.Request{
-			Result:   b.Path,
-			Name:     b.Name,
-			Tag:      p.ReleaseTag,
-			Dir:      p.OutputDir,
-			ModTime:  modTime,
-			Progress: func(done, total int64) { progress.Bytes(b.Name, done, total) },
-		})
-		if err != nil {
-			return nil, fmt.Errorf("package %s: %w", b.Name, err)
-		}
-		for _, warning := range asset.Warnings {
-			r.Warning("%s", warning)
-		}
-		assets = append(assets, asset)
-	}
-	if err := artifact.WriteSums(ctx, p.OutputDir, assets); err != nil {
-		return nil, err
-	}
-	files := make([]forge.File, len(assets))
-	for i, asset := range assets {
-		files[i] = forge.File{Name: asset.Name, Path: asset.Path, Size: asset.Size, SHA256: asset.SHA256}
-	}
-	return files, nil
-}
 
 // Attach publishes files that were packaged elsewhere in the plan's release, and
 // signs that with the key if there is one. Its notes keep saying what the other
@@ -107,7 +57,7 @@ func attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Pla
 	attached := slices.DeleteFunc(published.Files, func(of forge.File) bool {
 		return !slices.ContainsFunc(files, func(f forge.File) bool { return f.Name == of.Name })
 	})
-	r.Result(Table(attached) + "Release " + published.Release.URL + "\n")
+	r.Result(Table(artifacts(attached)) + "Release " + published.Release.URL + "\n")
 	return nil
 }
 
@@ -143,7 +93,7 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 		},
 		Sign: signWith(key, p.ReleaseTag),
 		Notes: func(release forge.Release, assets []forge.File) string {
-			return notes(p, origin(release.Notes), assets, key != nil || isSigned(release))
+			return notes(p, origin(release.Notes), artifacts(assets), key != nil || isSigned(release))
 		},
 		Progress: progress.Bytes,
 		Status:   func(what string) { progress.Status("%s", what) },
@@ -165,13 +115,20 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 	return published, nil
 }
 
-// Table is a table of files for a terminal.
-func Table(files []forge.File) string {
-	var text strings.Builder
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	for _, file := range files {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", file.Name, report.Size(file.Size), file.SHA256)
+// artifacts returns files of a publication as what they are.
+func artifacts(files []forge.File) []artifact.Artifact {
+	var found []artifact.Artifact
+	for _, f := range files {
+		found = append(found, artifact.Artifact{Name: f.Name, Path: f.Path, Size: f.Size, SHA256: f.SHA256})
 	}
-	table.Flush()
-	return text.String()
+	return found
+}
+
+// toPublish returns artifacts as files of a publication.
+func toPublish(artifacts []artifact.Artifact) []forge.File {
+	var files []forge.File
+	for _, a := range artifacts {
+		files = append(files, forge.File{Name: a.Name, Path: a.Path, Size: a.Size, SHA256: a.SHA256})
+	}
+	return files
 }

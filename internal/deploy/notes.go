@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/signature"
@@ -14,12 +14,12 @@ import (
 // notes writes the part of a release's notes that belongs to this project, in
 // Markdown: what the images were built from, which assets there are, how to
 // check them and how to boot from them.
-func notes(p plan.Plan, origin string, assets []forge.File, signed bool) string {
+func notes(p plan.Plan, origin string, assets []artifact.Artifact, signed bool) string {
 	var b strings.Builder
 	if origin != "" {
 		b.WriteString(origin + "\n\n")
 	}
-	b.WriteString(assetTable(assets, nil))
+	b.WriteString(assetTable(assets))
 	b.WriteString("\n### Verify\n\nIn the folder with the downloaded files:\n\n```\n")
 	if signed {
 		b.WriteString(checkSignature(p.ReleaseTag))
@@ -106,13 +106,13 @@ func howToBoot(p plan.Plan, asset string) string {
 
 // assetTable is a Markdown table of assets. Those that have an address are
 // links.
-func assetTable(assets []forge.File, addresses map[string]string) string {
+func assetTable(assets []artifact.Artifact) string {
 	var b strings.Builder
 	b.WriteString("| Asset | Size | SHA-256 |\n|---|---|---|\n")
 	for _, asset := range assets {
 		name := "`" + asset.Name + "`"
-		if address := addresses[asset.Name]; address != "" {
-			name = "[" + name + "](" + address + ")"
+		if asset.URL != "" {
+			name = "[" + name + "](" + asset.URL + ")"
 		}
 		fmt.Fprintf(&b, "| %s | %s | `%s` |\n", name, report.Size(asset.Size), asset.SHA256)
 	}

@@ -63,8 +63,8 @@ func (o outcomes) failed(name string, err error) {
 }
 
 // without returns the images that have no outcome yet.
-func (o outcomes) without(images []nix.Image) []nix.Image {
-	return slices.DeleteFunc(slices.Clone(images), func(i nix.Image) bool {
+func (o outcomes) without(images []artifact.Image) []artifact.Image {
+	return slices.DeleteFunc(slices.Clone(images), func(i artifact.Image) bool {
 		_, has := o[i.Name]
 		return has
 	})
@@ -82,7 +82,7 @@ func (b Rebuild) build(ctx context.Context, images []verify.Image, outcomes outc
 		Events:  func(e nix.Event) { show(b.Report, progress, e) },
 	}
 	for _, image := range images {
-		request.Images = append(request.Images, nix.Image{Name: image.Name, Installable: image.Installable})
+		request.Images = append(request.Images, image.Image)
 	}
 	if err := b.dropForeign(ctx, &request, outcomes); err != nil || len(request.Images) == 0 {
 		return nil, err
@@ -150,14 +150,15 @@ func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcom
 	if modTime.IsZero() {
 		modTime = b.ModTime
 	}
-	asset, err := artifact.Package(ctx, artifact.Request{
-		Result: result.Link, Name: result.Name, Tag: tag, Dir: b.Dir, ModTime: modTime,
+	packager := artifact.Packager{
+		Tag: tag, Dir: b.Dir, ModTime: modTime,
 		Progress: func(done, total int64) { progress.Bytes(result.Name, done, total) },
-	})
+	}
+	packaged, err := packager.Package(ctx, result.Image, result.Link)
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
-	outcome.Path, outcome.File, outcome.Err = asset.Path, asset.Name, err
+	outcome.Path, outcome.File, outcome.Err = packaged.Path, packaged.Name, err
 	return nil
 }
 

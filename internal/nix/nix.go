@@ -17,17 +17,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
-)
 
-// An Image is something to build.
-type Image struct {
-	Name        string // "ec-runner-x86_64-netboot"
-	Installable string // ".#nixosConfigurations.….config.system.build.netboot"
-}
+	"every.channel/runner-images/internal/artifact"
+)
 
 // A Result is an image that was built.
 type Result struct {
-	Image
+	artifact.Image
 	Derivation string // the store path of the derivation, ending in .drv
 	Output     string // the store path of the build's output
 	Link       string // a symlink to Output that is a GC root while it stands

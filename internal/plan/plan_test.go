@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/plan"
 )
 
@@ -38,7 +39,7 @@ func TestTagPushTakesAllDefaults(t *testing.T) {
 		ReleaseTag: "boot-v2026.02.28",
 		Publish:    true,
 		Flake:      ".",
-		Images: []plan.Image{
+		Images: []artifact.Image{
 			{Name: "ec-runner-x86_64-netboot", Installable: ".#nixosConfigurations.ec-runner-x86_64-netboot.config.system.build.netboot"},
 			{Name: "ec-runner-x86_64-iso", Installable: ".#nixosConfigurations.ec-runner-x86_64-iso.config.system.build.isoImage"},
 		},
@@ -111,7 +112,7 @@ func TestImageChoice(t *testing.T) {
 		plan.BuildAarch64Netboot: "true", plan.BuildAarch64SDImage: "True", plan.Flake: "git+https://forge.example/a/b",
 	}, push)
 	require.NoError(t, err)
-	assert.Equal(t, []plan.Image{
+	assert.Equal(t, []artifact.Image{
 		{Name: "ec-runner-aarch64-netboot", Installable: "git+https://forge.example/a/b#nixosConfigurations.ec-runner-aarch64-netboot.config.system.build.netboot"},
 		{Name: "ec-runner-aarch64-sdimage", Installable: "git+https://forge.example/a/b#nixosConfigurations.ec-runner-aarch64-sdimage.config.system.build.sdImage"},
 	}, p.Images)
@@ -130,7 +131,7 @@ func TestImageLines(t *testing.T) {
 		`,
 	}, push)
 	require.NoError(t, err)
-	assert.Equal(t, []plan.Image{
+	assert.Equal(t, []artifact.Image{
 		{Name: "kiosk", Installable: "./images#nixosConfigurations.kiosk.config.system.build.isoImage"},
 		{Name: "kiosk-pxe", Installable: "./images#nixosConfigurations.kiosk.config.system.build.netboot"},
 		{Name: "other.iso", Installable: "github:owner/repository#iso"},

@@ -68,9 +68,8 @@ type Request struct {
 
 // An Image is something that this machine can try to build.
 type Image struct {
-	Name        string // the beginning of its asset's name
-	Installable string
-	ModTime     time.Time // of the files in a bundle, as published; zero if that is not known
+	artifact.Image
+	ModTime time.Time // of the files in a bundle, as published; zero if that is not known
 }
 
 // Rebuilt is what became of an image.
@@ -289,7 +288,7 @@ func (r Request) rebuild(ctx context.Context, p published) (map[string]Rebuilt, 
 // isFileOf says whether an asset's name is that of an image in a tag's release,
 // with any extension.
 func isFileOf(asset, name, tag string) bool {
-	return strings.HasPrefix(asset, artifact.AssetName(name, tag, "."))
+	return strings.HasPrefix(asset, artifact.FileName(name, tag, "."))
 }
 
 // images returns what to build for the published files: what the provenance
@@ -348,7 +347,7 @@ func (r Request) ownImage(p published, asset string) (Image, bool) {
 // machine: nobody else may say what is fetched and built here.
 func (r Request) fromOwnFlake(image provenance.Image, modTime time.Time) (Image, bool) {
 	_, attribute, ok := strings.Cut(image.Installable, "#")
-	return Image{Name: image.Name, Installable: r.Flake + "#" + attribute, ModTime: modTime}, ok
+	return Image{artifact.Image{Name: image.Name, Installable: r.Flake + "#" + attribute}, modTime}, ok
 }
 
 func (r Request) compareAsset(ctx context.Context, p published, name string, rebuilt map[string]Rebuilt) (Asset, error) {

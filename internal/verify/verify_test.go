@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/provenance"
@@ -40,9 +41,9 @@ const (
 // images are those that the flake has.
 func images() []verify.Image {
 	return []verify.Image{
-		{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#netboot"},
-		{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#iso"},
-		{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"},
+		{Image: artifact.Image{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#netboot"}},
+		{Image: artifact.Image{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#iso"}},
+		{Image: artifact.Image{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"}},
 	}
 }
 
@@ -407,9 +408,9 @@ func TestDifferencesOfOtherFiles(t *testing.T) {
 func TestFailedAndNothingToBuild(t *testing.T) {
 	t.Parallel()
 	files := release(t).listed(t)
-	report := run(t, verify.Request{Source: files.source(t), Rebuild: func(_ context.Context, _ string, images []verify.Image) ([]verify.Rebuilt, error) {
-		assert.ElementsMatch(t, images, []verify.Image{images[0], images[1], images[2]})
-		return []verify.Rebuilt{{Image: images[0], Err: errors.New("no space left on device\nlog")}}, nil
+	report := run(t, verify.Request{Source: files.source(t), Rebuild: func(_ context.Context, _ string, asked []verify.Image) ([]verify.Rebuilt, error) {
+		assert.ElementsMatch(t, images(), asked)
+		return []verify.Rebuilt{{Image: asked[0], Err: errors.New("no space left on device\nlog")}}, nil
 	}})
 	require.ErrorContains(t, report.Err(), "could not be rebuilt: "+sd)
 	require.NotErrorIs(t, report.Err(), verify.ErrDifferent)
@@ -494,9 +495,9 @@ func TestProvenanceNamesTheAttributes(t *testing.T) {
 	})
 	require.NoError(t, report.Err())
 	assert.ElementsMatch(t, []verify.Image{
-		{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#other.netboot", ModTime: time.Unix(1772236800, 0).UTC()},
-		{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#other.iso", ModTime: time.Unix(1772236800, 0).UTC()},
-		{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"},
+		{Image: artifact.Image{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#other.netboot"}, ModTime: time.Unix(1772236800, 0).UTC()},
+		{Image: artifact.Image{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#other.iso"}, ModTime: time.Unix(1772236800, 0).UTC()},
+		{Image: artifact.Image{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"}},
 	}, asked)
 	assert.Empty(t, report.OtherFlake)
 	assert.Equal(t, []verify.Origin{{

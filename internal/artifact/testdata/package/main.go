@@ -1,5 +1,5 @@
 // This program packages a build's output as the tests say, in a process of its
-// own, and prints the asset and the most memory that the process has used.
+// own, and prints the file's path, the warnings and the most memory that the process has used.
 package main
 
 import (
@@ -21,7 +21,9 @@ func main() {
 }
 
 func run() error {
-	asset, err := artifact.Package(context.Background(), artifact.Request{Result: os.Args[1], Name: "image", Tag: "boot-v1", Dir: os.Args[2]})
+	warnings := []string{}
+	packager := artifact.Packager{Tag: "boot-v1", Dir: os.Args[2], Warn: func(text string) { warnings = append(warnings, text) }}
+	asset, err := packager.Package(context.Background(), artifact.Image{Name: "image"}, os.Args[1])
 	if err != nil {
 		return err
 	}
@@ -30,9 +32,10 @@ func run() error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(struct {
-		Asset artifact.Artifact
-		Peak  int64 // bytes
-	}{asset, peak})
+		Path     string
+		Warnings []string
+		Peak     int64 // bytes
+	}{asset.Path, warnings, peak})
 }
 
 // peakMemory is the resident set's high-water mark. That of getrusage(2) begins
