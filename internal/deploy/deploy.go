@@ -22,10 +22,20 @@ import (
 	"every.channel/runner-images/internal/signature"
 )
 
+// Nix is what a deployment needs of the nix command; nix.Nix has it.
+type Nix interface {
+	// Version also finds out whether Nix is installed and new enough.
+	Version(ctx context.Context) (string, error)
+	FlakeMetadata(ctx context.Context, dir, flake string) (nix.Metadata, error)
+	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
+	Copy(ctx context.Context, to string, paths []string, events func(nix.Event)) error
+	PathInfo(ctx context.Context, paths ...string) (map[string]nix.PathInfo, error)
+}
+
 // A Deployment is one run of the whole line.
 type Deployment struct {
 	Plan    plan.Plan
-	Nix     nix.Nix
+	Nix     Nix
 	Store   forge.Store // where to publish; unused if the plan does not publish
 	Report  *report.Report
 	ModTime time.Time // of the files in bundles
@@ -113,7 +123,7 @@ const checkTimeout = 10 * time.Second
 
 // check finds out what would make a run of hours fail at its end.
 func (d Deployment) check(ctx context.Context) error {
-	if err := d.Nix.Check(ctx); err != nil {
+	if _, err := d.Nix.Version(ctx); err != nil {
 		return err
 	}
 	if !d.Plan.Publish {

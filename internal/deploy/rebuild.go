@@ -14,11 +14,18 @@ import (
 	"every.channel/runner-images/internal/verify"
 )
 
+// RebuildNix is what a rebuild needs of the nix command; nix.Nix has it.
+type RebuildNix interface {
+	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
+	// Foreign returns why no machine at hand can build an image, by its name.
+	Foreign(ctx context.Context, request nix.Request) (map[string]string, error)
+}
+
 // A Rebuild builds and packages images once more, to be compared with published
 // ones: as a Deployment does, but each that can be, whatever becomes of the
 // others.
 type Rebuild struct {
-	Nix     nix.Nix
+	Nix     RebuildNix
 	NixArgs []string
 	Report  *report.Report
 	Dir     string    // where the packaged files go
@@ -163,7 +170,7 @@ func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcom
 }
 
 // Flake returns which source a flake is, in the words of provenance.
-func Flake(ctx context.Context, n nix.Nix, flake string) (provenance.Flake, error) {
+func Flake(ctx context.Context, n Nix, flake string) (provenance.Flake, error) {
 	source, err := n.FlakeMetadata(ctx, "", flake)
 	return flakeOf(source, provenance.Build{}), err
 }

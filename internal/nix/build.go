@@ -45,7 +45,7 @@ type Request struct {
 // goes on after a failure as far as it can. It returns a result for each image,
 // in their order.
 //
-// Its errors are those of Check, an *EvaluationError if images cannot be
+// Its errors are those of Version, an *EvaluationError if images cannot be
 // evaluated, a *DiskError if there is too little room, and a *BuildError if
 // images cannot be built. If ctx is done, Nix and all its builders have ended
 // when Build returns.
