@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/shlex"
-
 	"every.channel/runner-images/internal/artifact"
 )
 
@@ -206,9 +204,9 @@ func (r *reader) oneOf(name string, allowed ...string) string {
 // nixArgs refuses what would only be noticed after the build.
 func (r *reader) nixArgs() []string {
 	value := r.value(NixArgs)
-	words, err := shlex.Split(value)
+	words, err := splitWords(value)
 	if err != nil {
-		r.fail(NixArgs, value, "cannot be split into words (%v); close every quote", err)
+		r.fail(NixArgs, value, "%s", withoutSecrets(err.Error()))
 	}
 	for _, word := range words {
 		switch option, _, _ := strings.Cut(word, "="); option {

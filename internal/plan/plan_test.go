@@ -144,6 +144,14 @@ func TestNixArgsAreSplitAsAShellWould(t *testing.T) {
 	p, err := plan.Make(map[string]string{plan.NixArgs: `--builders 'ssh://arm aarch64-linux' --option x "a b" --cores 2`}, push)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"--builders", "ssh://arm aarch64-linux", "--option", "x", "a b", "--cores", "2"}, p.NixArgs)
+
+	for given, want := range map[string]string{
+		"--option x $HOME": `nix_args "--option x $HOME": a shell would replace $HOME, which is not done here; put it in single quotes if it is meant literally`,
+		"--option x;y":     "nix_args \"--option x;y\": `;` is not a valid word; put it in quotes if it belongs to an argument",
+	} {
+		_, err := plan.Make(map[string]string{plan.NixArgs: given}, push)
+		require.EqualError(t, err, want)
+	}
 }
 
 func TestMirror(t *testing.T) {
@@ -228,7 +236,7 @@ func TestAllWrongInputsInOneGo(t *testing.T) {
 		`forge_url "ftp://forge.example": takes an http, https or file address, for example https://forge.example`,
 		`repository "channel": takes owner/name`,
 		`flake ".#netboot": takes a flake without an attribute, for example "."; attributes go into images`,
-		`nix_args "--option 'a": cannot be split into words (EOF found when expecting closing quote); close every quote`,
+		`nix_args "--option 'a": it ends within a quote or an expansion (` + "reached EOF without closing quote `'`" + `); close every quote`,
 		`images "kiosk": a line is an image's name and its installable, for example my-iso .#nixosConfigurations.my-iso.config.system.build.isoImage`,
 		`images "the:iso .#a": the name "the:iso" begins a file's name: use letters, digits and . _ + -`,
 		`images "x .#b": the name "x" is already taken by another line`,

@@ -718,6 +718,8 @@ func TestBootedTag(t *testing.T) {
 		"BOOT_IMAGE=kernel runner-images.release_tag=boot-v2026.02.28 quiet\n":                "boot-v2026.02.28",
 		"runner-images.release_tag=a runner-images.release_tag=b":                             "b",
 		`x="a runner-images.release_tag=a b" "runner-images.release_tag=boot-v2026.02.28"`:    "boot-v2026.02.28",
+		`runner-images.release_tag="boot-v2026.02.28" quiet`:                                  "boot-v2026.02.28",
+		`runner-images.release_tag=it's-a\tag quiet`:                                          `it's-a\tag`,
 		`not.runner-images.release_tag=a runner-images.release_tags=b x="`:                    "",
 		`runner-images.release_tag=boot-v2026.02.28 dyndbg="file drivers/usb/* +p; func it's`: "boot-v2026.02.28",
 	} {
