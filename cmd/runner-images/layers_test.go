@@ -19,14 +19,14 @@ import (
 var imports = map[string][]string{
 	"archive":    {"interrupt"},
 	"checksum":   {"count", "interrupt"},
-	"forge":      {"checksum", "count"},
-	"image":      {"archive", "checksum", "count", "ipxe"},
+	"forge":      {"checksum", "count", "disk"},
+	"image":      {"archive", "checksum", "count", "disk", "ipxe"},
 	"signature":  {"checksum"},
 	"provenance": {"checksum", "signature"},
 	"verify":     {"checksum", "forge", "image", "interrupt", "ipxe", "provenance", "signature"},
-	"netboot":    {"archive", "checksum", "forge", "interrupt", "ipxe", "netboot"},
+	"netboot":    {"archive", "checksum", "disk", "forge", "interrupt", "ipxe", "netboot"},
 	// Strings the steps together.
-	"deploy": {"checksum", "forge", "image", "nix", "plan", "provenance", "report", "signature", "verify"},
+	"deploy": {"checksum", "disk", "forge", "image", "nix", "plan", "provenance", "report", "signature", "verify"},
 }
 
 func TestLayers(t *testing.T) {

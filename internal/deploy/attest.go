@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/provenance"
@@ -153,7 +154,7 @@ func writeProvenance(ctx context.Context, folder string, content []byte, lines [
 	}
 	file := forge.File{Name: provenance.FileName, Path: filepath.Join(folder, provenance.FileName), Follows: follows}
 	file.Size = int64(len(content))
-	file.SHA256, err = checksum.WriteFile(ctx, file.Path, content)
+	file.SHA256, err = disk.WriteFile(ctx, file.Path, content)
 	return file, err
 }
 
@@ -175,11 +176,11 @@ func writeSums(ctx context.Context, folder, tag string, files []forge.File, key 
 		if err != nil {
 			return err
 		}
-		if _, err := checksum.WriteFile(ctx, signed, armored); err != nil {
+		if _, err := disk.WriteFile(ctx, signed, armored); err != nil {
 			return err
 		}
 	}
-	_, err := checksum.WriteFile(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
+	_, err := disk.WriteFile(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
 	return err
 }
 

@@ -14,6 +14,7 @@ import (
 	"every.channel/runner-images/internal/archive"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/count"
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/ipxe"
 )
 
@@ -116,7 +117,7 @@ func bundle(ctx context.Context, output Output, r Request, asset *Asset) error {
 		{Name: ipxe.InitrdName, Path: output.Initrd},
 		{Name: ipxe.ScriptName, Content: script},
 	}
-	asset.SHA256, asset.Size, err = checksum.Create(ctx, asset.Path, func(w io.Writer) error {
+	asset.SHA256, asset.Size, err = disk.Create(ctx, asset.Path, func(w io.Writer) error {
 		return archive.Write(ctx, w, files, r.ModTime, r.Progress)
 	})
 	return err
@@ -168,7 +169,7 @@ func copyImage(ctx context.Context, path string, r Request, asset *Asset) error 
 	if err != nil {
 		return err
 	}
-	asset.SHA256, asset.Size, err = checksum.Create(ctx, asset.Path, func(w io.Writer) error {
+	asset.SHA256, asset.Size, err = disk.Create(ctx, asset.Path, func(w io.Writer) error {
 		content := io.Reader(file)
 		if r.Progress != nil {
 			content = count.Reader(file, func(done int64) { r.Progress(done, info.Size()) })
@@ -191,6 +192,6 @@ func WriteSums(ctx context.Context, dir string, assets []Asset) error {
 		}
 		sums[asset.Name] = asset.SHA256
 	}
-	_, err := checksum.WriteFile(ctx, filepath.Join(dir, checksum.FileName), sums.Bytes())
+	_, err := disk.WriteFile(ctx, filepath.Join(dir, checksum.FileName), sums.Bytes())
 	return err
 }
