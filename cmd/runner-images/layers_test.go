@@ -17,16 +17,15 @@ import (
 // step knows neither the one before nor the one after it. One that is not
 // listed imports none of them.
 var imports = map[string][]string{
-	"archive":    {"interrupt"},
-	"checksum":   {"count", "interrupt"},
-	"forge":      {"checksum", "count", "disk"},
-	"image":      {"archive", "checksum", "count", "disk", "ipxe"},
-	"signature":  {"checksum"},
-	"provenance": {"checksum", "signature"},
-	"verify":     {"checksum", "forge", "image", "interrupt", "ipxe", "provenance", "signature"},
-	"netboot":    {"archive", "checksum", "disk", "forge", "interrupt", "ipxe", "netboot"},
+	"archive":  {"interrupt"},
+	"checksum": {"count", "interrupt"},
+	"forge":    {"checksum", "count", "disk"},
+	"image":    {"archive", "checksum", "count", "disk", "ipxe"},
+	"trust":    {"checksum"},
+	"verify":   {"checksum", "forge", "image", "interrupt", "ipxe", "trust"},
+	"netboot":  {"archive", "checksum", "disk", "forge", "interrupt", "ipxe", "netboot"},
 	// Strings the steps together.
-	"deploy": {"checksum", "disk", "forge", "image", "nix", "plan", "provenance", "report", "signature", "verify"},
+	"deploy": {"checksum", "disk", "forge", "image", "nix", "plan", "report", "trust", "verify"},
 }
 
 func TestLayers(t *testing.T) {

@@ -1,25 +1,4 @@
-// Package provenance records where a release's files came from: one statement a
-// run, in the form of in-toto and SLSA, in the asset provenance.intoto.jsonl.
-//
-// A line of that file is a DSSE envelope (https://github.com/secure-systems-lab/dsse)
-// around an in-toto Statement v1 (https://in-toto.io/Statement/v1) with a SLSA
-// provenance v1 predicate (https://slsa.dev/spec/v1.0/provenance). A run that
-// attaches further images to a release adds a line.
-//
-// # Signatures
-//
-// The signature in an envelope is an SSH signature, armored as `ssh-keygen -Y
-// sign` writes it, over the envelope's pre-authentication encoding, with the
-// tag in its namespace (package signature); keyid is the key's fingerprint. It is
-// not the bare signature of the key, which other tools could check: that would
-// not be bound to a tag, could not be limited in an allowed_signers file, and
-// OpenSSH could not check it. An envelope without signatures comes from a run
-// without a signing key.
-//
-// SHA256SUMS.txt lists provenance.intoto.jsonl too, so whoever has checked the
-// signature of the sums has checked this file's bytes, lines of other tools
-// included.
-package provenance
+package trust
 
 import (
 	"bytes"
@@ -42,8 +21,8 @@ import (
 	"every.channel/runner-images/internal/checksum"
 )
 
-// FileName is the name of the asset.
-const FileName = "provenance.intoto.jsonl"
+// ProvenanceFileName is the name of the asset.
+const ProvenanceFileName = "provenance.intoto.jsonl"
 
 const (
 	// predicateType is that of SLSA provenance, version 1.
