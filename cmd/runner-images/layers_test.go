@@ -19,9 +19,11 @@ import (
 var imports = map[string][]string{
 	"archive":  {"interrupt"},
 	"checksum": {"count", "interrupt"},
-	"forge":    {"checksum", "count", "disk"},
+	"nix":      {"redact"},
+	"plan":     {"redact"},
+	"forge":    {"checksum", "count", "disk", "redact"},
 	"image":    {"archive", "checksum", "count", "disk", "ipxe"},
-	"trust":    {"checksum"},
+	"trust":    {"checksum", "redact"},
 	"verify":   {"checksum", "forge", "image", "interrupt", "ipxe", "trust"},
 	"netboot":  {"archive", "checksum", "disk", "forge", "interrupt", "ipxe", "netboot"},
 	// Strings the steps together.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/redact"
 )
 
 // ProvenanceFileName is the name of the asset.
@@ -113,7 +113,7 @@ func (b Build) Statement() ([]byte, error) {
 func (b Build) parameters() map[string]any {
 	parameters := map[string]any{
 		"release_tag": b.Tag,
-		"repository":  redact(b.Repository),
+		"repository":  redact.Text(b.Repository),
 		"ref":         b.Ref,
 		"workflow":    b.Workflow,
 		"inputs":      redactAll(b.Inputs),
@@ -172,7 +172,7 @@ func (b Build) builder() string {
 	if b.Builder == "" {
 		return builderByHand
 	}
-	return redact(b.Builder)
+	return redact.Text(b.Builder)
 }
 
 func (r Run) metadata() *slsa.BuildMetadata {
@@ -189,7 +189,7 @@ func (r Run) metadata() *slsa.BuildMetadata {
 func installables(images []Image) []any {
 	list := make([]any, 0, len(images))
 	for _, image := range images {
-		list = append(list, map[string]any{"name": image.Name, "installable": redact(image.Installable)})
+		list = append(list, map[string]any{"name": image.Name, "installable": redact.Text(image.Installable)})
 	}
 	return list
 }
@@ -207,7 +207,7 @@ func (b Build) dependencies() []*intoto.ResourceDescriptor {
 	if b.Commit != "" {
 		uri := ""
 		if b.Repository != "" {
-			uri = "git+" + redact(b.Repository)
+			uri = "git+" + redact.Text(b.Repository)
 			if b.Ref != "" {
 				uri += "@" + b.Ref
 			}
@@ -216,12 +216,12 @@ func (b Build) dependencies() []*intoto.ResourceDescriptor {
 	}
 	if b.Flake.URL != "" {
 		list = append(list, &intoto.ResourceDescriptor{
-			Name: flakeName, Uri: redact(b.Flake.URL), Digest: digests(b.Flake.Revision, b.Flake.NARHash),
+			Name: flakeName, Uri: redact.Text(b.Flake.URL), Digest: digests(b.Flake.Revision, b.Flake.NARHash),
 		})
 	}
 	for _, input := range b.Flake.Inputs {
 		list = append(list, &intoto.ResourceDescriptor{
-			Name: inputPrefix + input.Name, Uri: redact(input.URL), Digest: digests(input.Revision, input.NARHash),
+			Name: inputPrefix + input.Name, Uri: redact.Text(input.URL), Digest: digests(input.Revision, input.NARHash),
 		})
 	}
 	return list
@@ -263,21 +263,10 @@ func byproducts(images []Image) []*intoto.ResourceDescriptor {
 	return list
 }
 
-// userInfo is a password in an address, or any user name in a web address, where
-// it may be a token. The git@ of an SSH address stays.
-var userInfo = regexp.MustCompile(`(https?)://[^/@\s]+@|://[^/@\s]*:[^/@\s]*@`)
-
-func redact(text string) string {
-	return userInfo.ReplaceAllString(text, "$1://")
-}
-
 func redactAll(inputs map[string]string) map[string]any {
 	redacted := make(map[string]any, len(inputs))
 	for name, value := range inputs {
-		if strings.Contains(value, "access-token") {
-			value = "(left out: it has access tokens)"
-		}
-		redacted[name] = redact(value)
+		redacted[name] = redact.Text(value)
 	}
 	return redacted
 }
