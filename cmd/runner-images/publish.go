@@ -15,7 +15,7 @@ import (
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 func newPublish(r *report.Report) *cobra.Command {
@@ -101,7 +101,7 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.F
 			if err != nil {
 				fail(path, "%v", err)
 			}
-		case name == signature.SumsFileName: // is made anew, for what the release then lists
+		case name == trust.SignatureFileName: // is made anew, for what the release then lists
 		default:
 			files = append(files, forge.File{Name: name, Path: path, Size: info.Size()})
 		}

@@ -27,7 +27,7 @@ const (
 // verifyOptions are what the flags of verify say, besides inputs.
 type verifyOptions struct {
 	store        storeFlags
-	trust        trust
+	trust        trustFlag
 	downloadOnly bool
 	against      string
 	again        bool

@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"time"
 
-	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/count"
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/ipxe"
 )
 
@@ -98,7 +98,7 @@ func (p Packager) bundle(ctx context.Context, output Output, path string) (sum s
 		{Name: ipxe.InitrdName, Path: output.Initrd},
 		{Name: ipxe.ScriptName, Content: script},
 	}
-	return checksum.Create(ctx, path, func(w io.Writer) error {
+	return disk.Create(ctx, path, func(w io.Writer) error {
 		return WriteBundle(ctx, w, members, modTime, p.Progress)
 	})
 }
@@ -146,7 +146,7 @@ func (p Packager) copyFile(ctx context.Context, source, path string) (sum string
 	if err != nil {
 		return "", 0, err
 	}
-	return checksum.Create(ctx, path, func(w io.Writer) error {
+	return disk.Create(ctx, path, func(w io.Writer) error {
 		content := io.Reader(file)
 		if p.Progress != nil {
 			content = count.Reader(file, func(done int64) { p.Progress(done, info.Size()) })

@@ -20,6 +20,7 @@ import (
 	"unicode"
 
 	"every.channel/runner-images/internal/count"
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/interrupt"
 )
 
@@ -43,7 +44,7 @@ func (s Sums) Bytes() []byte {
 // WriteFile writes SHA256SUMS.txt of these sums, and of nothing else, into a folder.
 // It replaces one that is there in one step.
 func (s Sums) WriteFile(ctx context.Context, folder string) error {
-	_, err := WriteFile(ctx, filepath.Join(folder, FileName), s.Bytes())
+	_, err := disk.WriteFile(ctx, filepath.Join(folder, FileName), s.Bytes())
 	return err
 }
 

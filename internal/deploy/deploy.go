@@ -17,9 +17,8 @@ import (
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // Nix is what a deployment needs of the nix command; nix.Nix has it.
@@ -41,10 +40,10 @@ type Deployment struct {
 	ModTime time.Time // of the files in bundles
 
 	// Key signs the release; nil for none.
-	Key *signature.Key
+	Key *trust.Key
 
 	// About is what is known of the run before it begins, for its provenance.
-	About provenance.Build
+	About trust.Build
 }
 
 // Run does what the plan says. Whatever fails, nothing is published unless all

@@ -22,8 +22,8 @@ import (
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/trust"
 )
 
 // fakeNix stands for the nix command. It records what is asked of it, and builds an
@@ -125,7 +125,7 @@ func newLine(t *testing.T) *line {
 		},
 		Nix: l.nix, Store: store, ModTime: time.Unix(1, 0),
 		Report: report.New(report.Options{Out: l.log, Getenv: func(name string) string { return environment[name] }}),
-		About:  provenance.Build{Commit: "c0ffee", Repository: "https://forge.example/every/channel", Versions: map[string]string{"runner-images": "1"}},
+		About:  trust.Build{Commit: "c0ffee", Repository: "https://forge.example/every/channel", Versions: map[string]string{"runner-images": "1"}},
 	}
 	return l
 }
@@ -216,7 +216,7 @@ func TestDeployOutputsAndSummary(t *testing.T) {
 	var assets []artifact.Artifact
 	require.NoError(t, json.Unmarshal([]byte(outputs["assets"]), &assets))
 	require.Len(t, assets, 3)
-	for i, name := range []string{"x-boot-v1.iso", "y-boot-v1.iso", provenance.FileName} {
+	for i, name := range []string{"x-boot-v1.iso", "y-boot-v1.iso", trust.ProvenanceFileName} {
 		sum, size, err := checksum.File(t.Context(), filepath.Join(l.Plan.OutputDir, name))
 		require.NoError(t, err)
 		want := artifact.Artifact{Name: name, Size: size, SHA256: sum, URL: "file://" + l.releases + "/boot-v1/" + name}
@@ -236,7 +236,7 @@ func TestDeployWithoutPublishing(t *testing.T) {
 	assert.False(t, released)
 	assert.NoDirExists(t, l.releases)
 	assert.Equal(t, "the ISO x", l.read(t, filepath.Join(l.Plan.OutputDir, "x-boot-v1.iso")))
-	assert.Contains(t, l.read(t, filepath.Join(l.Plan.OutputDir, checksum.FileName)), "  "+provenance.FileName+"\n")
+	assert.Contains(t, l.read(t, filepath.Join(l.Plan.OutputDir, checksum.FileName)), "  "+trust.ProvenanceFileName+"\n")
 	outputs := l.outputValues(t)
 	assert.Empty(t, outputs["release_url"])
 	assert.Contains(t, outputs["assets"], `"url":""`)
@@ -382,23 +382,23 @@ func TestDeployProvenance(t *testing.T) {
 		l.nix.metadata.Inputs = []nix.Input{{Name: "nixpkgs", Revision: "b18a4b9"}}
 		require.NoError(t, l.Run(t.Context()))
 		files, _ := l.release(t)
-		lines := provenance.Parse([]byte(files[provenance.FileName]))
+		lines := trust.Parse([]byte(files[trust.ProvenanceFileName]))
 		require.Len(t, lines, 1)
 		build := lines[0].Build
 		assert.Equal(t, "boot-v1", build.Tag)
 		assert.Equal(t, !dirty, build.Commit == "c0ffee", "what was built from changes has no commit")
 		assert.Equal(t, map[string]string{"nix": "2.31.2", "runner-images": "1"}, build.Versions)
-		assert.Equal(t, provenance.Flake{
+		assert.Equal(t, trust.Flake{
 			URL: "git+https://forge.example/every/channel?rev=c0ffee", Revision: "c0ffee", NARHash: "sha256-flake",
-			Inputs: []provenance.Input{{Name: "nixpkgs", Revision: "b18a4b9"}},
+			Inputs: []trust.Input{{Name: "nixpkgs", Revision: "b18a4b9"}},
 		}, build.Flake)
 		sums := sumsThere(t, l)
-		delete(sums, provenance.FileName)
+		delete(sums, trust.ProvenanceFileName)
 		assert.Equal(t, sums, build.Subjects)
-		slices.SortFunc(build.Images, func(a, b provenance.Image) int { return strings.Compare(a.Name, b.Name) })
+		slices.SortFunc(build.Images, func(a, b trust.Image) int { return strings.Compare(a.Name, b.Name) })
 		require.Len(t, build.Images, 2)
 		for i, name := range []string{"x", "y"} {
-			assert.Equal(t, provenance.Image{
+			assert.Equal(t, trust.Image{
 				Name: name, Installable: ".#" + name, Asset: name + "-boot-v1.iso",
 				Derivation: filepath.Join(l.nix.store, name+".drv"), Output: filepath.Join(l.nix.store, name), NARHash: "sha256-" + name,
 			}, build.Images[i])

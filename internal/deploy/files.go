@@ -11,15 +11,14 @@ import (
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // Attach publishes files that were packaged elsewhere in the plan's release, and
 // signs that with the key if there is one. Its notes keep saying what the other
 // files were built from. Provenance among the files is added to the release's.
-func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, key *signature.Key) error {
+func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, key *trust.Key) error {
 	folder, err := os.MkdirTemp("", "runner-images-publish-")
 	if err != nil {
 		return err
@@ -41,9 +40,9 @@ func beside(r *report.Report, publish func() error) error {
 	}
 }
 
-func attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, folder string, key *signature.Key) (err error) {
+func attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, folder string, key *trust.Key) (err error) {
 	for i, file := range files {
-		if file.Name == provenance.FileName {
+		if file.Name == trust.ProvenanceFileName {
 			if files[i], err = mergeProvenance(ctx, store, p.ReleaseTag, file, folder, key); err != nil {
 				return err
 			}
@@ -61,22 +60,22 @@ func attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Pla
 	return nil
 }
 
-func mergeProvenance(ctx context.Context, store forge.Store, tag string, file forge.File, folder string, key *signature.Key) (forge.File, error) {
+func mergeProvenance(ctx context.Context, store forge.Store, tag string, file forge.File, folder string, key *trust.Key) (forge.File, error) {
 	content, err := os.ReadFile(file.Path)
 	if err != nil {
 		return file, err
 	}
-	published, err := readAsset(ctx, store, tag, provenance.FileName)
+	published, err := readAsset(ctx, store, tag, trust.ProvenanceFileName)
 	if err != nil || published == nil {
 		file.Follows = forge.FollowsNone
 		return file, err
 	}
-	return writeProvenance(ctx, folder, published, provenance.Parse(content), key)
+	return writeProvenance(ctx, folder, published, trust.ParseProvenance(content), key)
 }
 
 // publish publishes files in the plan's release. What its other files were built
 // from, its notes may say already.
-func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin func(notes string) string, key *signature.Key) (forge.Published, error) {
+func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin func(notes string) string, key *trust.Key) (forge.Published, error) {
 	defer r.Group(strings.TrimSpace(fmt.Sprintf("Publish release %s at %s %s", p.ReleaseTag, p.ForgeURL, p.Repository)))() // a folder has no repository
 	progress := r.Progress("upload")
 	defer progress.Close()

@@ -8,7 +8,7 @@ import (
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // notes writes the part of a release's notes that belongs to this project, in
@@ -37,7 +37,7 @@ func notes(p plan.Plan, origin string, assets []artifact.Artifact, signed bool) 
 // file allowed_signers that has the publisher's key.
 func checkSignature(tag string) string {
 	return fmt.Sprintf("ssh-keygen -Y verify -f allowed_signers -n '%s' -s %[2]s -I \"$(ssh-keygen -Y find-principals -f allowed_signers -s %[2]s | head -n 1)\" < %[3]s\n",
-		signature.Namespace(tag), signature.SumsFileName, checksum.FileName)
+		trust.Namespace(tag), trust.SignatureFileName, checksum.FileName)
 }
 
 const originBegins = "Built from commit "

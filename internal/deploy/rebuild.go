@@ -9,8 +9,8 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/nix"
-	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/trust"
 	"every.channel/runner-images/internal/verify"
 )
 
@@ -170,7 +170,7 @@ func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcom
 }
 
 // Flake returns which source a flake is, in the words of provenance.
-func Flake(ctx context.Context, n Nix, flake string) (provenance.Flake, error) {
+func Flake(ctx context.Context, n Nix, flake string) (trust.Flake, error) {
 	source, err := n.FlakeMetadata(ctx, "", flake)
-	return flakeOf(source, provenance.Build{}), err
+	return flakeOf(source, trust.Build{}), err
 }

@@ -1,32 +1,10 @@
-// Package provenance records where a release's files came from: one statement a
-// run, in the form of in-toto and SLSA, in the asset provenance.intoto.jsonl.
-//
-// A line of that file is a DSSE envelope (https://github.com/secure-systems-lab/dsse)
-// around an in-toto Statement v1 (https://in-toto.io/Statement/v1) with a SLSA
-// provenance v1 predicate (https://slsa.dev/spec/v1.0/provenance). A run that
-// attaches further images to a release adds a line.
-//
-// # Signatures
-//
-// The signature in an envelope is an SSH signature, armored as `ssh-keygen -Y
-// sign` writes it, over the envelope's pre-authentication encoding, with the
-// tag in its namespace (package signature); keyid is the key's fingerprint. It is
-// not the bare signature of the key, which other tools could check: that would
-// not be bound to a tag, could not be limited in an allowed_signers file, and
-// OpenSSH could not check it. An envelope without signatures comes from a run
-// without a signing key.
-//
-// SHA256SUMS.txt lists provenance.intoto.jsonl too, so whoever has checked the
-// signature of the sums has checked this file's bytes, lines of other tools
-// included.
-package provenance
+package trust
 
 import (
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,10 +18,11 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/redact"
 )
 
-// FileName is the name of the asset.
-const FileName = "provenance.intoto.jsonl"
+// ProvenanceFileName is the name of the asset.
+const ProvenanceFileName = "provenance.intoto.jsonl"
 
 const (
 	// predicateType is that of SLSA provenance, version 1.
@@ -134,7 +113,7 @@ func (b Build) Statement() ([]byte, error) {
 func (b Build) parameters() map[string]any {
 	parameters := map[string]any{
 		"release_tag": b.Tag,
-		"repository":  redact(b.Repository),
+		"repository":  redact.Text(b.Repository),
 		"ref":         b.Ref,
 		"workflow":    b.Workflow,
 		"inputs":      redactAll(b.Inputs),
@@ -193,7 +172,7 @@ func (b Build) builder() string {
 	if b.Builder == "" {
 		return builderByHand
 	}
-	return redact(b.Builder)
+	return redact.Text(b.Builder)
 }
 
 func (r Run) metadata() *slsa.BuildMetadata {
@@ -210,7 +189,7 @@ func (r Run) metadata() *slsa.BuildMetadata {
 func installables(images []Image) []any {
 	list := make([]any, 0, len(images))
 	for _, image := range images {
-		list = append(list, map[string]any{"name": image.Name, "installable": redact(image.Installable)})
+		list = append(list, map[string]any{"name": image.Name, "installable": redact.Text(image.Installable)})
 	}
 	return list
 }
@@ -228,7 +207,7 @@ func (b Build) dependencies() []*intoto.ResourceDescriptor {
 	if b.Commit != "" {
 		uri := ""
 		if b.Repository != "" {
-			uri = "git+" + redact(b.Repository)
+			uri = "git+" + redact.Text(b.Repository)
 			if b.Ref != "" {
 				uri += "@" + b.Ref
 			}
@@ -237,12 +216,12 @@ func (b Build) dependencies() []*intoto.ResourceDescriptor {
 	}
 	if b.Flake.URL != "" {
 		list = append(list, &intoto.ResourceDescriptor{
-			Name: flakeName, Uri: redact(b.Flake.URL), Digest: digests(b.Flake.Revision, b.Flake.NARHash),
+			Name: flakeName, Uri: redact.Text(b.Flake.URL), Digest: digests(b.Flake.Revision, b.Flake.NARHash),
 		})
 	}
 	for _, input := range b.Flake.Inputs {
 		list = append(list, &intoto.ResourceDescriptor{
-			Name: inputPrefix + input.Name, Uri: redact(input.URL), Digest: digests(input.Revision, input.NARHash),
+			Name: inputPrefix + input.Name, Uri: redact.Text(input.URL), Digest: digests(input.Revision, input.NARHash),
 		})
 	}
 	return list
@@ -284,21 +263,10 @@ func byproducts(images []Image) []*intoto.ResourceDescriptor {
 	return list
 }
 
-// userInfo is a password in an address, or any user name in a web address, where
-// it may be a token. The git@ of an SSH address stays.
-var userInfo = regexp.MustCompile(`(https?)://[^/@\s]+@|://[^/@\s]*:[^/@\s]*@`)
-
-func redact(text string) string {
-	return userInfo.ReplaceAllString(text, "$1://")
-}
-
 func redactAll(inputs map[string]string) map[string]any {
 	redacted := make(map[string]any, len(inputs))
 	for name, value := range inputs {
-		if strings.Contains(value, "access-token") {
-			value = "(left out: it has access tokens)"
-		}
-		redacted[name] = redact(value)
+		redacted[name] = redact.Text(value)
 	}
 	return redacted
 }

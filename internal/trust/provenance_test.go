@@ -1,4 +1,4 @@
-package provenance_test
+package trust_test
 
 import (
 	"bytes"
@@ -20,14 +20,12 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/provenance"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 var update = flag.Bool("update", false, "write testdata/statement.json anew")
 
 const (
-	tag      = "boot-v2026.02.28"
 	bundle   = "ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz"
 	iso      = "ec-runner-x86_64-iso-boot-v2026.02.28.iso"
 	sdImage  = "ec-runner-aarch64-sdimage-boot-v2026.02.28.img.zst"
@@ -36,9 +34,9 @@ const (
 )
 
 // ciBuild is what a workflow run at a forge tells.
-func ciBuild() provenance.Build {
+func ciBuild() trust.Build {
 	const flake = "git+https://forge.example/every-channel/every.channel?ref=refs/tags/boot-v2026.02.28&rev=5b2f3c1de0a9484c7e6f10b7a3fd2c9e8817a6d4"
-	return provenance.Build{
+	return trust.Build{
 		Tag:        tag,
 		Subjects:   checksum.Sums{bundle: oneSum, iso: otherSum},
 		Repository: "https://forge.example/every-channel/every.channel",
@@ -47,11 +45,11 @@ func ciBuild() provenance.Build {
 		Workflow:   "deploy-runner-images",
 		Inputs:     map[string]string{"build_x86_64_iso": "true", "release_tag": ""},
 		ModTime:    time.Date(2026, 2, 28, 0, 0, 0, 0, time.UTC),
-		Flake: provenance.Flake{
+		Flake: trust.Flake{
 			URL:      flake,
 			Revision: "5b2f3c1de0a9484c7e6f10b7a3fd2c9e8817a6d4",
 			NARHash:  "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
-			Inputs: []provenance.Input{
+			Inputs: []trust.Input{
 				{
 					Name: "nixpkgs", URL: "github:NixOS/nixpkgs/b18a4b905f8d028dc4476412e6d6891728695379",
 					Revision: "b18a4b905f8d028dc4476412e6d6891728695379", NARHash: "sha256-gwrPcFf/rDjHPaVflbDZ040ZDmBTRj/7+s8ZmE2SaIM=",
@@ -59,7 +57,7 @@ func ciBuild() provenance.Build {
 				{Name: "source", URL: "path:/srv/source", NARHash: "sha256-LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="},
 			},
 		},
-		Images: []provenance.Image{
+		Images: []trust.Image{
 			{
 				Name: "ec-runner-x86_64-netboot", Installable: ".#nixosConfigurations.ec-runner-x86_64-netboot.config.system.build.netboot",
 				Asset: bundle, Derivation: "/nix/store/0c5g8vyj1xyn3s7hkkvrcf7h5mh0qkpd-netboot.drv",
@@ -73,7 +71,7 @@ func ciBuild() provenance.Build {
 		},
 		Builder:  "https://forge.example",
 		Versions: map[string]string{"nix": "2.26.3", "runner-images": "1.0.0"},
-		Run: provenance.Run{
+		Run: trust.Run{
 			URL:      "https://forge.example/every-channel/every.channel/actions/runs/17",
 			Started:  time.Date(2026, 2, 28, 12, 0, 0, 0, time.UTC),
 			Finished: time.Date(2026, 2, 28, 12, 9, 30, 0, time.UTC),
@@ -81,32 +79,32 @@ func ciBuild() provenance.Build {
 	}
 }
 
-func newKey(t *testing.T) signature.Key {
+func newKey(t *testing.T) trust.Key {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "key")
 	out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	key, err := signature.ParseKey(string(text))
+	key, err := trust.ParseKey(string(text))
 	require.NoError(t, err)
 	return key
 }
 
-func attest(t *testing.T, b provenance.Build, key *signature.Key) provenance.Attestation {
+func attest(t *testing.T, b trust.Build, key *trust.Key) trust.Attestation {
 	t.Helper()
-	attestation, err := provenance.Attest(t.Context(), b, key)
+	attestation, err := trust.Attest(t.Context(), b, key)
 	require.NoError(t, err)
 	return attestation
 }
 
 // file returns the content of provenance.intoto.jsonl with these lines.
-func file(t *testing.T, key *signature.Key, builds ...provenance.Build) []byte {
+func file(t *testing.T, key *trust.Key, builds ...trust.Build) []byte {
 	t.Helper()
 	var content []byte
 	for _, b := range builds {
 		var err error
-		content, err = provenance.Merge(t.Context(), content, attest(t, b, key), key)
+		content, err = trust.MergeProvenance(t.Context(), content, attest(t, b, key), key)
 		require.NoError(t, err)
 	}
 	return content
@@ -147,7 +145,7 @@ func TestStatementDiffersInTheRunOnly(t *testing.T) {
 	assert.Equal(t, string(first), string(again))
 
 	later := ciBuild()
-	later.Run = provenance.Run{URL: later.Run.URL + "8", Started: later.Run.Started.Add(time.Hour), Finished: later.Run.Finished.Add(time.Hour)}
+	later.Run = trust.Run{URL: later.Run.URL + "8", Started: later.Run.Started.Add(time.Hour), Finished: later.Run.Finished.Add(time.Hour)}
 	second, err := later.Statement()
 	require.NoError(t, err)
 	assert.NotEqual(t, string(first), string(second))
@@ -164,18 +162,18 @@ func withoutRun(t *testing.T, statement []byte) map[string]any {
 
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	t.Parallel()
-	byHand := provenance.Build{
+	byHand := trust.Build{
 		Tag:      tag,
 		Subjects: checksum.Sums{sdImage: oneSum},
 		Inputs:   map[string]string{},
-		Images:   []provenance.Image{{Name: "ec-runner-aarch64-sdimage", Installable: "/srv/flake#sd", Asset: sdImage}},
-		Flake:    provenance.Flake{URL: "path:/srv/flake", NARHash: "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="},
+		Images:   []trust.Image{{Name: "ec-runner-aarch64-sdimage", Installable: "/srv/flake#sd", Asset: sdImage}},
+		Flake:    trust.Flake{URL: "path:/srv/flake", NARHash: "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="},
 		Versions: map[string]string{"nix": "2.26.3"},
 	}
 	sha256Git := ciBuild()
 	sha256Git.Commit = oneSum
-	for _, build := range []provenance.Build{ciBuild(), byHand, sha256Git} {
-		list := provenance.Parse(file(t, nil, build))
+	for _, build := range []trust.Build{ciBuild(), byHand, sha256Git} {
+		list := trust.ParseProvenance(file(t, nil, build))
 		require.Len(t, list, 1)
 		assert.Equal(t, build, list[0].Build)
 		assert.Equal(t, build, attest(t, build, nil).Build)
@@ -225,7 +223,7 @@ func TestOpenSSHVerifiesTheEnvelope(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
 	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, provenance.FileName), file(t, &key, ciBuild()), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, trust.ProvenanceFileName), file(t, &key, ciBuild()), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "allowed_signers"), []byte("release@every.channel "+key.AuthorizedKey()+"\n"), 0o600))
 	const script = `
 		line=$(head -n 1 provenance.intoto.jsonl)
@@ -252,21 +250,21 @@ func TestVerify(t *testing.T) {
 	t.Parallel()
 	key, other := newKey(t), newKey(t)
 	content := file(t, &key, ciBuild())
-	line := provenance.Parse(content)[0]
+	line := trust.ParseProvenance(content)[0]
 
 	signer, err := line.Verify(t.Context(), tag, key.Allowed(), time.Now())
 	require.NoError(t, err)
 	assert.Equal(t, key.Fingerprint(), signer.Fingerprint)
 
 	_, err = line.Verify(t.Context(), "boot-v2026.03.07", key.Allowed(), time.Now())
-	require.ErrorIs(t, err, signature.ErrWrongTag)
+	require.ErrorIs(t, err, trust.ErrWrongTag)
 
 	_, err = line.Verify(t.Context(), tag, other.Allowed(), time.Now())
-	require.ErrorIs(t, err, signature.ErrNotAllowed)
+	require.ErrorIs(t, err, trust.ErrNotAllowed)
 
-	unsigned := provenance.Parse(file(t, nil, ciBuild()))[0]
+	unsigned := trust.ParseProvenance(file(t, nil, ciBuild()))[0]
 	_, err = unsigned.Verify(t.Context(), tag, key.Allowed(), time.Now())
-	require.ErrorIs(t, err, signature.ErrUnsigned)
+	require.ErrorIs(t, err, trust.ErrUnsigned)
 
 	changed := envelopeOf(t, content)
 	changed.Payload = base64.StdEncoding.EncodeToString(bytes.Replace(payloadOf(t, changed), []byte(oneSum), []byte(otherSum), 1))
@@ -279,7 +277,7 @@ func TestVerify(t *testing.T) {
 	require.NoError(t, err)
 	elsewhere.Signatures = []dsse.Signature{{KeyID: key.Fingerprint(), Sig: base64.StdEncoding.EncodeToString(signed)}}
 	_, err = lineOf(t, elsewhere).Verify(t.Context(), "boot-v2026.03.07", key.Allowed(), time.Now())
-	require.ErrorIs(t, err, signature.ErrWrongTag)
+	require.ErrorIs(t, err, trust.ErrWrongTag)
 	assert.ErrorContains(t, err, "the statement is about")
 }
 
@@ -297,11 +295,11 @@ func payloadOf(t *testing.T, envelope dsse.Envelope) []byte {
 	return payload
 }
 
-func lineOf(t *testing.T, envelope dsse.Envelope) provenance.Attestation {
+func lineOf(t *testing.T, envelope dsse.Envelope) trust.Attestation {
 	t.Helper()
 	line, err := json.Marshal(envelope)
 	require.NoError(t, err)
-	list := provenance.Parse(line)
+	list := trust.ParseProvenance(line)
 	require.Len(t, list, 1)
 	return list[0]
 }
@@ -326,18 +324,18 @@ func TestParsePassesOverOtherAttestations(t *testing.T) {
 		wrap(inTotoType, strings.Replace(statement, "https://every.channel/runner-images/build/v1", "https://example.org/other", 1)),
 		`{"payloadType":"` + inTotoType + `","payload":"%%","signatures":[]}`,
 	}, "\n")
-	assert.Empty(t, provenance.Parse([]byte(others)))
+	assert.Empty(t, trust.ParseProvenance([]byte(others)))
 
-	content, err := provenance.Merge(t.Context(), []byte(others), attest(t, ciBuild(), nil), nil)
+	content, err := trust.MergeProvenance(t.Context(), []byte(others), attest(t, ciBuild(), nil), nil)
 	require.NoError(t, err)
-	assert.Len(t, provenance.Parse(content), 1)
+	assert.Len(t, trust.ParseProvenance(content), 1)
 	assert.Equal(t, strings.TrimPrefix(others, "\n"), strings.Join(strings.Split(string(content), "\n")[:10], "\n"), "they stay in the file")
 }
 
 func TestMerge(t *testing.T) {
 	t.Parallel()
 	key, other := newKey(t), newKey(t)
-	later := func(b provenance.Build) provenance.Build {
+	later := func(b trust.Build) trust.Build {
 		b.Run.URL, b.Run.Finished = b.Run.URL+"8", b.Run.Finished.Add(time.Hour)
 		return b
 	}
@@ -349,27 +347,27 @@ func TestMerge(t *testing.T) {
 	more.Subjects = checksum.Sums{sdImage: oneSum}
 
 	for name, c := range map[string]struct {
-		published []provenance.Build
-		by        *signature.Key
-		added     provenance.Build
-		want      []provenance.Build
+		published []trust.Build
+		by        *trust.Key
+		added     trust.Build
+		want      []trust.Build
 	}{
-		"the first":               {nil, nil, ciBuild(), []provenance.Build{ciBuild()}},
-		"the same bytes again":    {[]provenance.Build{ciBuild()}, &key, later(ciBuild()), []provenance.Build{ciBuild()}},
-		"a part of it again":      {[]provenance.Build{ciBuild()}, &key, later(part), []provenance.Build{ciBuild()}},
-		"other bytes":             {[]provenance.Build{ciBuild()}, &key, later(changed), []provenance.Build{later(changed)}},
-		"another image":           {[]provenance.Build{ciBuild()}, &key, later(more), []provenance.Build{ciBuild(), later(more)}},
-		"all after a part":        {[]provenance.Build{part, more}, &key, later(ciBuild()), []provenance.Build{more, later(ciBuild())}},
-		"signed by another key":   {[]provenance.Build{ciBuild()}, &other, later(ciBuild()), []provenance.Build{later(ciBuild())}},
-		"not signed before":       {[]provenance.Build{ciBuild()}, nil, later(ciBuild()), []provenance.Build{later(ciBuild())}},
-		"part signed, by another": {[]provenance.Build{ciBuild(), more}, &other, later(ciBuild()), []provenance.Build{more, later(ciBuild())}},
+		"the first":               {nil, nil, ciBuild(), []trust.Build{ciBuild()}},
+		"the same bytes again":    {[]trust.Build{ciBuild()}, &key, later(ciBuild()), []trust.Build{ciBuild()}},
+		"a part of it again":      {[]trust.Build{ciBuild()}, &key, later(part), []trust.Build{ciBuild()}},
+		"other bytes":             {[]trust.Build{ciBuild()}, &key, later(changed), []trust.Build{later(changed)}},
+		"another image":           {[]trust.Build{ciBuild()}, &key, later(more), []trust.Build{ciBuild(), later(more)}},
+		"all after a part":        {[]trust.Build{part, more}, &key, later(ciBuild()), []trust.Build{more, later(ciBuild())}},
+		"signed by another key":   {[]trust.Build{ciBuild()}, &other, later(ciBuild()), []trust.Build{later(ciBuild())}},
+		"not signed before":       {[]trust.Build{ciBuild()}, nil, later(ciBuild()), []trust.Build{later(ciBuild())}},
+		"part signed, by another": {[]trust.Build{ciBuild(), more}, &other, later(ciBuild()), []trust.Build{more, later(ciBuild())}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			content, err := provenance.Merge(t.Context(), file(t, c.by, c.published...), attest(t, c.added, &key), &key)
+			content, err := trust.MergeProvenance(t.Context(), file(t, c.by, c.published...), attest(t, c.added, &key), &key)
 			require.NoError(t, err)
-			var got []provenance.Build
-			for _, attestation := range provenance.Parse(content) {
+			var got []trust.Build
+			for _, attestation := range trust.ParseProvenance(content) {
 				got = append(got, attestation.Build)
 			}
 			assert.Equal(t, c.want, got)
@@ -380,7 +378,7 @@ func TestMerge(t *testing.T) {
 	t.Run("without a key a signed line stays", func(t *testing.T) {
 		t.Parallel()
 		published := file(t, &key, ciBuild())
-		content, err := provenance.Merge(t.Context(), published, attest(t, later(ciBuild()), nil), nil)
+		content, err := trust.MergeProvenance(t.Context(), published, attest(t, later(ciBuild()), nil), nil)
 		require.NoError(t, err)
 		assert.Equal(t, string(published), string(content))
 	})

@@ -1,4 +1,4 @@
-package checksum
+package disk
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/google/renameio/v2"
 )
 
 // writebackSize is how many bytes are written before the kernel is asked to
@@ -22,44 +24,17 @@ const writebackSize = 16 << 20
 // to its writer, and returns their SHA-256 in lower-case hexadecimal and their
 // number. It replaces a file that is there.
 //
-// The file gets its name when it is whole and on the disk. Until then it is a
-// hidden file in the same folder, which is removed if anything fails or the
+// The file gets its name when its content is whole and on the disk. Until then it
+// is a hidden file in the same folder, which is removed if anything fails or the
 // context ends: then the writer returns the context's error, and so does Create.
-// The writer is not for use after write has returned.
+// The writer must not be used after write has returned.
 func Create(ctx context.Context, path string, write func(io.Writer) error) (sum string, size int64, err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return "", 0, fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			file.Close()
-			os.Remove(file.Name())
-			err = fmt.Errorf("write %s: %w", path, visible(err, file.Name()))
-		}
-	}()
-	w := newHashedFile(ctx, file)
-	err = write(w)
-	sum, size = w.finish()
-	if err != nil {
-		return "", 0, err
-	}
-	if err := file.Chmod(0o644); err != nil {
-		return "", 0, err
-	}
-	if err := file.Sync(); err != nil {
-		return "", 0, err
-	}
-	if err := file.Close(); err != nil {
-		return "", 0, err
-	}
-	if err := ctx.Err(); err != nil {
-		return "", 0, err
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return "", 0, err
-	}
-	return sum, size, nil
+	return create(ctx, path, path, write, renameio.WithTempDir(filepath.Dir(path)))
+}
+
+// CreateIn is Create for a file in a root, which no link leads out of.
+func CreateIn(ctx context.Context, root *os.Root, name string, write func(io.Writer) error) (sum string, size int64, err error) {
+	return create(ctx, filepath.Join(root.Name(), name), name, write, renameio.WithRoot(root))
 }
 
 // WriteFile makes the file at path from content, as Create does.
@@ -71,12 +46,41 @@ func WriteFile(ctx context.Context, path string, content []byte) (sum string, er
 	return sum, err
 }
 
-// visible takes the name of the hidden file from an error, which says nothing to
-// a reader who is told the name of the file itself.
+func create(ctx context.Context, shown, name string, write func(io.Writer) error, where renameio.Option) (sum string, size int64, err error) {
+	file, err := renameio.NewPendingFile(name, where, renameio.WithStaticPermissions(0o644))
+	if err != nil {
+		return "", 0, fmt.Errorf("write %s: %w", shown, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = file.Cleanup()
+			err = fmt.Errorf("write %s: %w", shown, visible(err, file.Name()))
+		}
+	}()
+	w := newHashedFile(ctx, file.File)
+	err = write(w)
+	sum, size = w.finish()
+	if err != nil {
+		return "", 0, err
+	}
+	if err := ctx.Err(); err != nil {
+		return "", 0, err
+	}
+	return sum, size, file.CloseAtomicallyReplace()
+}
+
+// visible takes the name of the hidden file from an error: it means nothing to a
+// reader, who is given the name of the file itself.
 func visible(err error, hidden string) error {
-	var inner *fs.PathError
-	if errors.As(err, &inner) && inner.Path == hidden {
-		return inner.Err
+	var (
+		onFile   *fs.PathError
+		onRename *os.LinkError
+	)
+	switch {
+	case errors.As(err, &onFile) && onFile.Path == hidden:
+		return onFile.Err
+	case errors.As(err, &onRename) && filepath.Base(onRename.Old) == filepath.Base(hidden):
+		return onRename.Err
 	}
 	return err
 }

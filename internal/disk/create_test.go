@@ -1,4 +1,4 @@
-package checksum_test
+package disk_test
 
 import (
 	"bytes"
@@ -15,6 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/disk"
+)
+
+const (
+	emptySum = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	helloSum = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 )
 
 func writer(content []byte) func(io.Writer) error {
@@ -41,7 +47,7 @@ func TestCreateReplacesAFileWithItsSum(t *testing.T) {
 	path := filepath.Join(dir, "image.iso")
 	require.NoError(t, os.WriteFile(path, []byte("of an earlier run, and longer"), 0o600))
 
-	sum, size, err := checksum.Create(t.Context(), path, writer([]byte("hello")))
+	sum, size, err := disk.Create(t.Context(), path, writer([]byte("hello")))
 	require.NoError(t, err)
 	assert.Equal(t, helloSum, sum)
 	assert.EqualValues(t, 5, size)
@@ -53,7 +59,7 @@ func TestCreateReplacesAFileWithItsSum(t *testing.T) {
 	assert.Equal(t, os.FileMode(0o644), info.Mode(), "whatever the umask")
 	assert.Equal(t, []string{"image.iso"}, names(t, dir))
 
-	sum, size, err = checksum.Create(t.Context(), path, writer(nil))
+	sum, size, err = disk.Create(t.Context(), path, writer(nil))
 	require.NoError(t, err)
 	assert.Equal(t, emptySum, sum)
 	assert.Zero(t, size)
@@ -66,7 +72,7 @@ func TestCreateHashesWhatItWrites(t *testing.T) {
 	_, err := random.Read(content)
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "large")
-	sum, size, err := checksum.Create(t.Context(), path, writer(content))
+	sum, size, err := disk.Create(t.Context(), path, writer(content))
 	require.NoError(t, err)
 
 	again, sizeAgain, err := checksum.File(t.Context(), path)
@@ -84,7 +90,7 @@ func TestCreateLeavesNothingBehind(t *testing.T) {
 	path := filepath.Join(dir, "image.iso")
 
 	failure := errors.New("the source is gone")
-	_, _, err := checksum.Create(t.Context(), path, func(w io.Writer) error {
+	_, _, err := disk.Create(t.Context(), path, func(w io.Writer) error {
 		_, err := w.Write([]byte("half"))
 		return errors.Join(err, failure)
 	})
@@ -92,7 +98,7 @@ func TestCreateLeavesNothingBehind(t *testing.T) {
 	assert.Empty(t, names(t, dir))
 
 	ctx, cancel := context.WithCancel(t.Context())
-	_, _, err = checksum.Create(ctx, path, func(w io.Writer) error {
+	_, _, err = disk.Create(ctx, path, func(w io.Writer) error {
 		_, err := w.Write([]byte("half"))
 		require.NoError(t, err)
 		assert.Len(t, names(t, dir), 1, "the hidden file is being written")
@@ -103,7 +109,7 @@ func TestCreateLeavesNothingBehind(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	assert.Empty(t, names(t, dir))
 
-	_, _, err = checksum.Create(ctx, path, func(io.Writer) error { return nil })
+	_, _, err = disk.Create(ctx, path, func(io.Writer) error { return nil })
 	require.ErrorIs(t, err, context.Canceled, "cancelled before or after the last write")
 	assert.Empty(t, names(t, dir))
 }
@@ -111,12 +117,12 @@ func TestCreateLeavesNothingBehind(t *testing.T) {
 func TestCreateErrorsNameTheFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	_, _, err := checksum.Create(t.Context(), filepath.Join(dir, "absent", "image.iso"), writer(nil))
+	_, _, err := disk.Create(t.Context(), filepath.Join(dir, "absent", "image.iso"), writer(nil))
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.ErrorContains(t, err, "write "+filepath.Join(dir, "absent", "image.iso"))
 
 	source := filepath.Join(dir, "source")
-	_, _, err = checksum.Create(t.Context(), filepath.Join(dir, "image.iso"), func(io.Writer) error {
+	_, _, err = disk.Create(t.Context(), filepath.Join(dir, "image.iso"), func(io.Writer) error {
 		_, err := os.Open(source)
 		return err
 	})
@@ -125,7 +131,7 @@ func TestCreateErrorsNameTheFile(t *testing.T) {
 
 	taken := filepath.Join(dir, "folder")
 	require.NoError(t, os.Mkdir(taken, 0o755))
-	_, _, err = checksum.Create(t.Context(), taken, writer(nil))
-	require.Error(t, err)
+	_, _, err = disk.Create(t.Context(), taken, writer(nil))
+	require.EqualError(t, err, "write "+taken+": file exists", "without the name of the hidden file")
 	assert.Equal(t, []string{"folder"}, names(t, dir))
 }

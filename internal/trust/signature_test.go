@@ -1,4 +1,4 @@
-package signature_test
+package trust_test
 
 import (
 	"crypto/dsa" //lint:ignore SA1019 a key of this kind must be refused
@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 const (
@@ -72,16 +72,16 @@ func write(t *testing.T, content string) string {
 	return path
 }
 
-func parseKey(t *testing.T, path string) signature.Key {
+func parseKey(t *testing.T, path string) trust.Key {
 	t.Helper()
-	key, err := signature.ParseKey(read(t, path))
+	key, err := trust.ParseKey(read(t, path))
 	require.NoError(t, err)
 	return key
 }
 
-func allow(t *testing.T, lines string) signature.AllowedSigners {
+func allow(t *testing.T, lines string) trust.AllowedSigners {
 	t.Helper()
-	signers, err := signature.ParseAllowedSigners(strings.NewReader(lines))
+	signers, err := trust.ParseAllowedSigners(strings.NewReader(lines))
 	require.NoError(t, err)
 	return signers
 }
@@ -125,11 +125,11 @@ func TestSignaturesAreThoseOfOpenSSH(t *testing.T) {
 
 			// Signed by ssh-keygen, checked here.
 			message := write(t, sums)
-			out, err = keygen(t, "", "-Y", "sign", "-f", path, "-n", signature.Namespace(tag), message)
+			out, err = keygen(t, "", "-Y", "sign", "-f", path, "-n", trust.Namespace(tag), message)
 			require.NoError(t, err, out)
 			signer, err := allow(t, line).Verify(tag, []byte(sums), []byte(read(t, message+".sig")), time.Now())
 			require.NoError(t, err)
-			assert.Equal(t, signature.Signer{Principals: identity, Fingerprint: key.Fingerprint()}, signer)
+			assert.Equal(t, trust.Signer{Principals: identity, Fingerprint: key.Fingerprint()}, signer)
 		})
 	}
 }
@@ -144,22 +144,22 @@ func TestVerifyRefuses(t *testing.T) {
 	require.NoError(t, err)
 
 	_, err = signers.Verify("boot-v2026.03.07", []byte(sums), armored, time.Now())
-	require.ErrorIs(t, err, signature.ErrWrongTag)
+	require.ErrorIs(t, err, trust.ErrWrongTag)
 	assert.ErrorContains(t, err, `for "boot-v2026.02.28" and not for "boot-v2026.03.07"`)
 
 	message := write(t, sums)
 	out, err := keygen(t, "", "-Y", "sign", "-f", path, "-n", "file", message)
 	require.NoError(t, err, out)
 	_, err = signers.Verify(tag, []byte(sums), []byte(read(t, message+".sig")), time.Now())
-	require.ErrorIs(t, err, signature.ErrWrongTag)
+	require.ErrorIs(t, err, trust.ErrWrongTag)
 	assert.ErrorContains(t, err, `its namespace is "file"`)
 
 	_, err = signers.Verify(tag, []byte(strings.Replace(sums, "e3", "f3", 1)), armored, time.Now())
 	assert.ErrorContains(t, err, "does not fit the content")
-	assert.NotErrorIs(t, err, signature.ErrWrongTag)
+	assert.NotErrorIs(t, err, trust.ErrWrongTag)
 
 	_, err = allow(t, identity+" "+read(t, other+".pub")).Verify(tag, []byte(sums), armored, time.Now())
-	require.ErrorIs(t, err, signature.ErrNotAllowed)
+	require.ErrorIs(t, err, trust.ErrNotAllowed)
 	assert.ErrorContains(t, err, key.Fingerprint())
 
 	for name, bad := range map[string]string{
@@ -222,7 +222,7 @@ func TestAllowedSignersAreReadAsOpenSSHReadsThem(t *testing.T) {
 		"# nothing\n":                                                                                         false,
 	} {
 		out, keygenErr := keygenVerifies(t, lines, tag, sums, armored)
-		signers, err := signature.ParseAllowedSigners(strings.NewReader(lines))
+		signers, err := trust.ParseAllowedSigners(strings.NewReader(lines))
 		if err == nil {
 			_, err = signers.Verify(tag, []byte(sums), armored, time.Now())
 		}
@@ -242,7 +242,7 @@ func TestAllowedSignersErrorsCiteTheLine(t *testing.T) {
 		`valid-before="20200101" ` + public:            "principals come first",
 		"!somebody,!nobody " + public:                  "name nobody",
 	} {
-		_, err := signature.ParseAllowedSigners(strings.NewReader("# keys\n" + line + "\n"))
+		_, err := trust.ParseAllowedSigners(strings.NewReader("# keys\n" + line + "\n"))
 		assert.ErrorContains(t, err, "allowed signers line 2: ", line)
 		assert.ErrorContains(t, err, want, line)
 	}
@@ -259,7 +259,7 @@ func TestValidityIsAskedAtTheGivenTime(t *testing.T) {
 	require.NoError(t, err)
 	for year, want := range map[int]string{2025: "valid-after 2026-01-01T00:00:00Z", 2028: "valid-before 2027-01-01T00:00:00Z"} {
 		_, err = signers.Verify(tag, []byte(sums), armored, time.Date(year, 2, 28, 0, 0, 0, 0, time.UTC))
-		require.ErrorIs(t, err, signature.ErrNotAllowed)
+		require.ErrorIs(t, err, trust.ErrNotAllowed)
 		assert.ErrorContains(t, err, want)
 	}
 }
@@ -267,14 +267,14 @@ func TestValidityIsAskedAtTheGivenTime(t *testing.T) {
 func TestParseKeyTakesTheTextAsASecretStoreGivesIt(t *testing.T) {
 	t.Parallel()
 	text := read(t, newKeyFile(t, "-t", "ed25519"))
-	want, err := signature.ParseKey(text)
+	want, err := trust.ParseKey(text)
 	require.NoError(t, err)
 	for name, changed := range map[string]string{
 		"no newline at the end": strings.TrimSpace(text),
 		"carriage returns":      strings.ReplaceAll(text, "\n", "\r\n"),
 		"space around it":       "\n  \n" + text + "\n\n",
 	} {
-		key, err := signature.ParseKey(changed)
+		key, err := trust.ParseKey(changed)
 		require.NoError(t, err, name)
 		assert.Equal(t, want.Fingerprint(), key.Fingerprint(), name)
 	}
@@ -300,7 +300,7 @@ func TestParseKeyErrorsSayWhatToDoAndNothingOfTheKey(t *testing.T) {
 		"encrypted PEM":  {read(t, encryptedPEM), "encrypted"},
 		"DSA":            {dsaKey(t), "DSA"},
 	} {
-		_, err := signature.ParseKey(c.text)
+		_, err := trust.ParseKey(c.text)
 		require.ErrorContains(t, err, c.want, name)
 		for _, line := range strings.Fields(c.text) {
 			if len(line) > 20 {

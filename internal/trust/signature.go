@@ -1,41 +1,8 @@
-// Package signature signs a release's small files with an SSH key and checks
-// such signatures, in the format of `ssh-keygen -Y sign` (PROTOCOL.sshsig of
-// OpenSSH), so that whoever has OpenSSH can make and check them without this
-// project.
-//
-// # How a signature is bound to its tag
-//
-// Whoever can write to a forge, or stands between it and a boot server, could
-// serve an old release, truly signed, under a new tag's name. The list of
-// checksums alone does not tell: its asset names usually end in the tag, but a
-// name is a habit and not a promise (files attached by hand are called as their
-// maker likes), and a person has to look at it. A comment in the list would have
-// to be looked at as well, and `sha256sum -c --strict` refuses it.
-//
-// Every SSH signature has a namespace, which the checker must state and which is
-// part of what is signed. So the tag is in the namespace: the one for the tag
-// boot-v2026.02.28 is
-//
-//	runner-images/boot-v2026.02.28@every.channel
-//
-// and a signature for any other tag fails to verify, in this package as in
-//
-//	ssh-keygen -Y verify -f allowed_signers -I release@every.channel \
-//	  -n runner-images/boot-v2026.02.28@every.channel \
-//	  -s SHA256SUMS.txt.sig < SHA256SUMS.txt
-//
-// A line of allowed_signers can limit a key to this use with
-// namespaces="runner-images/*@every.channel". The namespace does not name the
-// repository, so that a mirror can serve what its origin signed: repositories
-// whose releases must not stand in for each other need keys of their own.
-//
-// What a signature cannot tell is that a newer release exists. That is for those
-// who remember what they had before; see the provenance package for the signed
-// time of a build.
-package signature
+package trust
 
 import (
 	"bytes"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -47,9 +14,9 @@ import (
 	"every.channel/runner-images/internal/checksum"
 )
 
-// SumsFileName is the name of the asset that holds the signature of
+// SignatureFileName is the name of the asset that holds the signature of
 // SHA256SUMS.txt.
-const SumsFileName = checksum.FileName + ".sig"
+const SignatureFileName = checksum.FileName + ".sig"
 
 // ErrUnsigned says that a signature was asked for and there is none.
 var ErrUnsigned = errors.New("not signed")
@@ -84,6 +51,9 @@ func ParseKey(text string) (Key, error) {
 		return Key{}, errors.New("the private key is encrypted and nobody is there to type its passphrase; " +
 			"make a key for signing without one: ssh-keygen -t ed25519 -N '' -f signing_key")
 	}
+	if err != nil && isDSA(text) {
+		return Key{}, errors.New("DSA keys are not accepted by OpenSSH any more; make one with ssh-keygen -t ed25519")
+	}
 	if err != nil {
 		// The parser's words are left out: nothing promises that they do not
 		// cite what they could not read.
@@ -94,10 +64,13 @@ func ParseKey(text string) (Key, error) {
 	if err != nil {
 		return Key{}, errors.New("this kind of private key cannot sign; make one with ssh-keygen -t ed25519")
 	}
-	if signer.PublicKey().Type() == "ssh-dss" {
-		return Key{}, errors.New("DSA keys are not accepted by OpenSSH any more; make one with ssh-keygen -t ed25519")
-	}
 	return Key{signer}, nil
+}
+
+// isDSA recognises a key of a kind that the parser does not know any more.
+func isDSA(text string) bool {
+	block, _ := pem.Decode([]byte(text))
+	return block != nil && (block.Type == "DSA PRIVATE KEY" || bytes.Contains(block.Bytes, []byte("ssh-dss")))
 }
 
 // Fingerprint returns the SHA-256 fingerprint of the public key as ssh-keygen -l

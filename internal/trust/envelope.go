@@ -1,4 +1,4 @@
-package provenance
+package trust
 
 import (
 	"bytes"
@@ -13,7 +13,6 @@ import (
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/signature"
 )
 
 // payloadType says that an envelope holds an in-toto statement.
@@ -27,7 +26,7 @@ type Attestation struct {
 }
 
 // Attest makes a line of the build, signed with the key if there is one.
-func Attest(ctx context.Context, b Build, key *signature.Key) (Attestation, error) {
+func Attest(ctx context.Context, b Build, key *Key) (Attestation, error) {
 	statement, err := b.Statement()
 	if err != nil {
 		return Attestation{}, err
@@ -46,7 +45,7 @@ func Attest(ctx context.Context, b Build, key *signature.Key) (Attestation, erro
 	return Attestation{Build: written, line: line, envelope: envelope}, err
 }
 
-func seal(ctx context.Context, statement []byte, tag string, key *signature.Key) (*dsse.Envelope, error) {
+func seal(ctx context.Context, statement []byte, tag string, key *Key) (*dsse.Envelope, error) {
 	if key == nil {
 		return &dsse.Envelope{
 			PayloadType: payloadType,
@@ -63,7 +62,7 @@ func seal(ctx context.Context, statement []byte, tag string, key *signature.Key)
 
 // tagSigner signs envelopes for one tag.
 type tagSigner struct {
-	key signature.Key
+	key Key
 	tag string
 }
 
@@ -77,23 +76,23 @@ func (s tagSigner) KeyID() (string, error) { return s.key.Fingerprint(), nil }
 
 // Verify checks the line's signature for the release of tag, and that the
 // statement is about this tag, and returns who signed it. The error wraps
-// signature.ErrUnsigned, signature.ErrWrongTag or signature.ErrNotAllowed where that is
+// ErrUnsigned, ErrWrongTag or ErrNotAllowed where that is
 // what is wrong.
-func (a Attestation) Verify(ctx context.Context, tag string, allowed signature.AllowedSigners, at time.Time) (signature.Signer, error) {
+func (a Attestation) Verify(ctx context.Context, tag string, allowed AllowedSigners, at time.Time) (Signer, error) {
 	if len(a.envelope.Signatures) == 0 {
-		return signature.Signer{}, fmt.Errorf("%s: %w", FileName, signature.ErrUnsigned)
+		return Signer{}, fmt.Errorf("%s: %w", ProvenanceFileName, ErrUnsigned)
 	}
 	check := &tagVerifier{tag: tag, allowed: allowed, at: at}
 	verifier, err := dsse.NewEnvelopeVerifier(check)
 	if err != nil {
-		return signature.Signer{}, err
+		return Signer{}, err
 	}
 	if _, err := verifier.Verify(ctx, a.envelope); err != nil {
 		// The library says only that nothing was accepted; the reason is here.
-		return signature.Signer{}, fmt.Errorf("%s: %w", FileName, errors.Join(check.refused...))
+		return Signer{}, fmt.Errorf("%s: %w", ProvenanceFileName, errors.Join(check.refused...))
 	}
 	if a.Build.Tag != tag {
-		return signature.Signer{}, fmt.Errorf("%s: %w: the statement is about %q and not %q", FileName, signature.ErrWrongTag, a.Build.Tag, tag)
+		return Signer{}, fmt.Errorf("%s: %w: the statement is about %q and not %q", ProvenanceFileName, ErrWrongTag, a.Build.Tag, tag)
 	}
 	return check.signer, nil
 }
@@ -101,9 +100,9 @@ func (a Attestation) Verify(ctx context.Context, tag string, allowed signature.A
 // tagVerifier accepts signatures by allowed signers for one tag.
 type tagVerifier struct {
 	tag     string
-	allowed signature.AllowedSigners
+	allowed AllowedSigners
 	at      time.Time
-	signer  signature.Signer // of the accepted signature
+	signer  Signer // of the accepted signature
 	refused []error
 }
 
@@ -124,9 +123,9 @@ func (v *tagVerifier) KeyID() (string, error) { return "", nil }
 
 func (v *tagVerifier) Public() crypto.PublicKey { return nil }
 
-// Parse reads provenance.intoto.jsonl. Lines that are not about builds of this
+// ParseProvenance reads provenance.intoto.jsonl. Lines that are not about builds of this
 // kind, or cannot be read, are passed over, as the in-toto bundle format asks.
-func Parse(content []byte) []Attestation {
+func ParseProvenance(content []byte) []Attestation {
 	var list []Attestation
 	for line := range bytes.Lines(content) {
 		if attestation, err := parseLine(bytes.TrimSpace(line)); err == nil {
@@ -152,7 +151,7 @@ func parseLine(line []byte) (Attestation, error) {
 	return Attestation{Build: build, line: line, envelope: envelope}, err
 }
 
-// Merge returns the content of provenance.intoto.jsonl after a new line, given
+// MergeProvenance returns the content of provenance.intoto.jsonl after a new line, given
 // the published content (which may be empty).
 //
 // Where a published line already speaks of every file of the new one with the
@@ -160,7 +159,7 @@ func parseLine(line []byte) (Attestation, error) {
 // changes: the files came from that earlier run. Else the new line is added, and
 // published lines go whose every file the new line replaces. Lines about
 // something else stay.
-func Merge(ctx context.Context, published []byte, added Attestation, key *signature.Key) ([]byte, error) {
+func MergeProvenance(ctx context.Context, published []byte, added Attestation, key *Key) ([]byte, error) {
 	var lines [][]byte
 	for line := range bytes.Lines(published) {
 		line = bytes.TrimSpace(line)
@@ -202,7 +201,7 @@ func namesWithin(names, all checksum.Sums) bool {
 
 // madeWith says whether the line is about the tag and, if there is a key, signed
 // with it.
-func (a Attestation) madeWith(ctx context.Context, tag string, key *signature.Key) bool {
+func (a Attestation) madeWith(ctx context.Context, tag string, key *Key) bool {
 	if key == nil {
 		return a.Build.Tag == tag
 	}

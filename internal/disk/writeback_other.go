@@ -1,6 +1,6 @@
 //go:build !linux
 
-package checksum
+package disk
 
 import "os"
 
