@@ -26,7 +26,7 @@ var imports = map[string][]string{
 	"trust":    {"checksum", "redact"},
 	"verify":   {"artifact", "checksum", "forge", "interrupt", "ipxe", "trust"},
 	// Strings the steps together.
-	"deploy": {"artifact", "checksum", "disk", "forge", "nix", "plan", "report", "trust", "verify"},
+	"deploy": {"artifact", "checksum", "disk", "forge", "nix", "plan", "redact", "report", "trust", "verify"},
 }
 
 func TestLayers(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/redact"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/trust"
 )
@@ -174,7 +175,7 @@ func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 	if d.Plan.NixCopyTo == "" {
 		return nil
 	}
-	defer d.Report.Group("Copy what was built to " + d.Plan.NixCopyTo)()
+	defer d.Report.Group("Copy what was built to " + redact.Text(d.Plan.NixCopyTo))()
 	progress := d.Report.Progress("copy")
 	defer progress.Close()
 	var outputs []string

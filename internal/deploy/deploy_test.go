@@ -382,7 +382,7 @@ func TestDeployProvenance(t *testing.T) {
 		l.nix.metadata.Inputs = []nix.Input{{Name: "nixpkgs", Revision: "b18a4b9"}}
 		require.NoError(t, l.Run(t.Context()))
 		files, _ := l.release(t)
-		lines := trust.Parse([]byte(files[trust.ProvenanceFileName]))
+		lines := trust.ParseProvenance([]byte(files[trust.ProvenanceFileName]))
 		require.Len(t, lines, 1)
 		build := lines[0].Build
 		assert.Equal(t, "boot-v1", build.Tag)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"every.channel/runner-images/internal/redact"
 )
 
 // Metadata says which source a flake is.
@@ -216,17 +218,7 @@ func (n Nix) Copy(ctx context.Context, to string, paths []string, events func(Ev
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return fmt.Errorf("copy to the store %s: %s", withoutPassword(to), s.lastError(err))
-}
-
-// withoutPassword keeps what may be a secret in a store's address to itself.
-func withoutPassword(address string) string {
-	parsed, err := url.Parse(address)
-	if err != nil {
-		return "given"
-	}
-	parsed.RawQuery = ""
-	return parsed.Redacted()
+	return fmt.Errorf("copy to the store %s: %s", redact.Address(to), redact.Text(s.lastError(err)))
 }
 
 // Log returns the log of a derivation's last build, or of the build of a store

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/redact"
 )
 
 // TagPrefix begins the tags whose push makes a release.
@@ -144,19 +145,7 @@ func (r *reader) release(c Context) Plan {
 }
 
 func (r *reader) fail(input, value, why string, args ...any) {
-	r.errors = append(r.errors, &InputError{Input: input, Value: withoutSecrets(value), Why: fmt.Sprintf(why, args...)})
-}
-
-// userInfo is what an address may have before its host, up to the last "@": it
-// is also found in an address that cannot be parsed.
-var userInfo = regexp.MustCompile(`://.*@`)
-
-// withoutSecrets returns a value as an error may show it.
-func withoutSecrets(value string) string {
-	if strings.Contains(value, "access-token") {
-		return "***"
-	}
-	return userInfo.ReplaceAllLiteralString(value, "://***@")
+	r.errors = append(r.errors, &InputError{Input: input, Value: redact.Text(value), Why: fmt.Sprintf(why, args...)})
 }
 
 // wrongAddress returns a value that should be an address and is none, as an error
@@ -205,8 +194,12 @@ func (r *reader) oneOf(name string, allowed ...string) string {
 func (r *reader) nixArgs() []string {
 	value := r.value(NixArgs)
 	words, err := splitWords(value)
-	if err != nil {
-		r.fail(NixArgs, value, "%s", withoutSecrets(err.Error()))
+	switch {
+	case err == nil:
+	case redact.Text(value) != value: // the error may quote a part of what is hidden
+		r.fail(NixArgs, value, "has a quote that is not closed, or something that a shell would replace; put it in single quotes if it is meant literally")
+	default:
+		r.fail(NixArgs, value, "%v", err)
 	}
 	for _, word := range words {
 		switch option, _, _ := strings.Cut(word, "="); option {
@@ -222,7 +215,7 @@ func (r *reader) nixArgs() []string {
 func (r *reader) flake() string {
 	value := r.value(Flake)
 	if flake, _, found := strings.Cut(value, "#"); found {
-		r.fail(Flake, value, "takes a flake without an attribute, for example %q; attributes go into %s", withoutSecrets(flake), Images)
+		r.fail(Flake, value, "takes a flake without an attribute, for example %q; attributes go into %s", redact.Text(flake), Images)
 	}
 	return value
 }

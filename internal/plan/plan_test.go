@@ -312,6 +312,7 @@ func TestErrorsKeepPasswordsToThemselves(t *testing.T) {
 		{plan.Flake: "git+https://me:secret@forge.example/x#netboot"},
 		{plan.Images: "the:iso git+https://me:secret@forge.example/x#iso"},
 		{plan.NixArgs: "--option access-tokens forge.example=secret 'a"},
+		{plan.NixArgs: "--option access-tokens forge.example=a$secret"},
 		{plan.NixArgs: "--store https://me:secret@cache.example 'a"},
 	} {
 		_, err := plan.Make(given, push)
