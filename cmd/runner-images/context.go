@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/provenance"
+	"every.channel/runner-images/internal/trust"
 )
 
 // surroundings returns what the run knows of where it runs: from the runner's
@@ -38,13 +38,13 @@ func surroundings(ctx context.Context) plan.Context {
 
 // about returns what a run knows of itself at its beginning, for the provenance of
 // what it makes.
-func about(given map[string]string, c plan.Context) provenance.Build {
-	build := provenance.Build{
+func about(given map[string]string, c plan.Context) trust.Build {
+	build := trust.Build{
 		Commit:   c.SHA,
 		Ref:      c.Ref,
 		Inputs:   map[string]string{},
 		Versions: map[string]string{"runner-images": version()},
-		Run:      provenance.Run{Started: time.Now().UTC()},
+		Run:      trust.Run{Started: time.Now().UTC()},
 	}
 	for _, input := range plan.Inputs() {
 		if value := given[input.Name]; value != "" && !input.Secret {

@@ -11,7 +11,7 @@ import (
 
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // addInputs gives a command a flag for each of the named inputs, or for all.
@@ -93,13 +93,13 @@ func readSecret(input plan.Input, path string) (string, error) {
 }
 
 // signingKey returns the key to sign with, or nil if none was given.
-func signingKey(r *report.Report, given map[string]string) (*signature.Key, error) {
+func signingKey(r *report.Report, given map[string]string) (*trust.Key, error) {
 	text := given[plan.SigningKey]
 	if text == "" {
 		return nil, nil
 	}
 	r.Mask(text)
-	key, err := signature.ParseKey(text)
+	key, err := trust.ParseKey(text)
 	if err != nil {
 		return nil, plan.InputErrors{{Input: plan.SigningKey, Value: "***", Why: err.Error()}}
 	}

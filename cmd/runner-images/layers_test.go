@@ -17,16 +17,16 @@ import (
 // step knows neither the one before nor the one after it. One that is not
 // listed imports none of them.
 var imports = map[string][]string{
-	"archive":    {"interrupt"},
-	"checksum":   {"count", "interrupt"},
-	"forge":      {"checksum", "count"},
-	"image":      {"archive", "checksum", "count", "ipxe"},
-	"signature":  {"checksum"},
-	"provenance": {"checksum", "signature"},
-	"verify":     {"checksum", "forge", "image", "interrupt", "ipxe", "provenance", "signature"},
-	"netboot":    {"archive", "checksum", "forge", "interrupt", "ipxe", "netboot"},
+	"artifact": {"checksum", "count", "disk", "interrupt", "ipxe"},
+	"checksum": {"count", "disk", "interrupt"},
+	"forge":    {"checksum", "count", "disk", "redact"},
+	"netboot":  {"artifact", "checksum", "disk", "forge", "interrupt", "ipxe", "netboot"},
+	"nix":      {"artifact", "redact"},
+	"plan":     {"artifact", "redact"},
+	"trust":    {"checksum", "redact"},
+	"verify":   {"artifact", "checksum", "forge", "interrupt", "ipxe", "trust"},
 	// Strings the steps together.
-	"deploy": {"checksum", "forge", "image", "nix", "plan", "provenance", "report", "signature", "verify"},
+	"deploy": {"artifact", "checksum", "disk", "forge", "nix", "plan", "redact", "report", "trust", "verify"},
 }
 
 func TestLayers(t *testing.T) {

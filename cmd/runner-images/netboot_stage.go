@@ -31,7 +31,7 @@ type stageOptions struct {
 	refresh   bool
 	keep      int
 	rings     string
-	trust     trust
+	trust     trustFlag
 	downgrade bool
 }
 

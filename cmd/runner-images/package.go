@@ -8,8 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/deploy"
-	"every.channel/runner-images/internal/image"
+	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
 )
@@ -58,18 +59,20 @@ store path; each takes a --name, in the same order.`,
 }
 
 // named joins results with the names that were given for them.
-func named(results, names []string) ([]deploy.Built, error) {
+func named(results, names []string) ([]nix.Result, error) {
 	if len(names) != len(results) {
 		return nil, plan.InputErrors{{
 			Input: "name", Value: fmt.Sprint(names),
 			Why: fmt.Sprintf("each of the %d results takes a --name, for example --name ec-runner-aarch64-sdimage", len(results)),
 		}}
 	}
-	built := make([]deploy.Built, len(results))
-	var wrong plan.InputErrors
+	var (
+		built []nix.Result
+		wrong plan.InputErrors
+	)
 	for i, name := range names {
-		built[i] = deploy.Built{Name: name, Path: results[i]}
-		if !plan.ValidName(name) {
+		built = append(built, nix.Result{Image: artifact.Image{Name: name}, Link: results[i]})
+		if !artifact.ValidName(name) {
 			wrong = append(wrong, &plan.InputError{Input: "name", Value: name, Why: "begins a file's name: use letters, digits and . _ + -"})
 		}
 	}
@@ -84,7 +87,7 @@ func named(results, names []string) ([]deploy.Built, error) {
 func modTime() (time.Time, error) {
 	epoch := os.Getenv("SOURCE_DATE_EPOCH")
 	if epoch == "" {
-		return image.DefaultModTime, nil
+		return artifact.DefaultModTime, nil
 	}
 	seconds, err := strconv.ParseInt(epoch, 10, 64)
 	if err != nil || seconds < 0 {

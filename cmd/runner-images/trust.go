@@ -13,16 +13,16 @@ import (
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 	"every.channel/runner-images/internal/verify"
 )
 
-// trust is the flag that says whose signature a release must have.
-type trust struct {
+// trustFlag is the flag that says whose signature a release must have.
+type trustFlag struct {
 	file string
 }
 
-func (t *trust) addFlag(flags *pflag.FlagSet) {
+func (t *trustFlag) addFlag(flags *pflag.FlagSet) {
 	flags.Var((*signersFile)(&t.file), "allowed-signers", "refuse what is not signed by one of the keys in this `file` (ssh-keygen(1), ALLOWED SIGNERS)")
 }
 
@@ -42,7 +42,7 @@ func (f *signersFile) Set(path string) error {
 }
 
 // signers reads the file. It returns nil where no signature is asked for.
-func (t trust) signers() (signature.AllowedSigners, error) {
+func (t trustFlag) signers() (trust.AllowedSigners, error) {
 	if t.file == "" {
 		return nil, nil
 	}
@@ -51,14 +51,14 @@ func (t trust) signers() (signature.AllowedSigners, error) {
 		return nil, t.bad(err)
 	}
 	defer file.Close()
-	signers, err := signature.ParseAllowedSigners(file)
+	signers, err := trust.ParseAllowedSigners(file)
 	if err != nil {
 		return nil, t.bad(err)
 	}
 	return signers, nil
 }
 
-func (t trust) bad(err error) error {
+func (t trustFlag) bad(err error) error {
 	return plan.InputErrors{{Input: "allowed_signers", Value: t.file, Why: fmt.Sprintf("cannot be used (%v)", err)}}
 }
 
@@ -66,7 +66,7 @@ func (t trust) bad(err error) error {
 type stagedTrust struct {
 	ctx      context.Context
 	dir      *state.Dir // nil: nothing has been staged
-	signers  signature.AllowedSigners
+	signers  trust.AllowedSigners
 	goesBack bool // to an older release, on purpose
 }
 

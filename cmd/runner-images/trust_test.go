@@ -11,8 +11,7 @@ import (
 
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
-	"every.channel/runner-images/internal/provenance"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // TestTrust runs sessions about signed releases. They have one more command,
@@ -45,16 +44,16 @@ func publishRelease(t *testing.T, ts *testscript.TestScript, folder, tag, bundle
 		return err
 	}
 	publication := forge.Publication{Tag: tag, Files: []forge.File{file}}
-	var key *signature.Key
+	var key *trust.Key
 	if keyFile != "" {
-		parsed, err := signature.ParseKey(ts.ReadFile(keyFile))
+		parsed, err := trust.ParseKey(ts.ReadFile(keyFile))
 		if err != nil {
 			return err
 		}
 		key = &parsed
 		publication.Sign = func(sums []byte) (map[string][]byte, error) {
 			armored, err := key.Sign(tag, sums)
-			return map[string][]byte{signature.SumsFileName: armored}, err
+			return map[string][]byte{trust.SignatureFileName: armored}, err
 		}
 	}
 	if built != "" {
@@ -68,21 +67,21 @@ func publishRelease(t *testing.T, ts *testscript.TestScript, folder, tag, bundle
 	return err
 }
 
-func provenanceFile(t *testing.T, tag string, made forge.File, key *signature.Key, built string) (forge.File, error) {
+func provenanceFile(t *testing.T, tag string, made forge.File, key *trust.Key, built string) (forge.File, error) {
 	t.Helper()
 	finished, err := time.Parse(time.DateOnly, built)
 	require.NoError(t, err)
-	attestation, err := provenance.Attest(t.Context(), provenance.Build{
-		Tag: tag, Subjects: checksum.Sums{made.Name: made.SHA256}, Run: provenance.Run{Finished: finished},
+	attestation, err := trust.Attest(t.Context(), trust.Build{
+		Tag: tag, Subjects: checksum.Sums{made.Name: made.SHA256}, Run: trust.Run{Finished: finished},
 	}, key)
 	if err != nil {
 		return forge.File{}, err
 	}
-	content, err := provenance.Merge(t.Context(), nil, attestation, key)
+	content, err := trust.MergeProvenance(t.Context(), nil, attestation, key)
 	if err != nil {
 		return forge.File{}, err
 	}
-	file := forge.File{Name: provenance.FileName, Path: filepath.Join(t.TempDir(), provenance.FileName)}
+	file := forge.File{Name: trust.ProvenanceFileName, Path: filepath.Join(t.TempDir(), trust.ProvenanceFileName)}
 	if err := os.WriteFile(file.Path, content, 0o600); err != nil {
 		return forge.File{}, err
 	}

@@ -27,7 +27,7 @@ const (
 // verifyOptions are what the flags of verify say, besides inputs.
 type verifyOptions struct {
 	store        storeFlags
-	trust        trust
+	trust        trustFlag
 	downloadOnly bool
 	against      string
 	again        bool
@@ -158,7 +158,7 @@ func (o verifyOptions) verify(ctx context.Context, r *report.Report, p plan.Plan
 		return err
 	}
 	for _, image := range p.Images {
-		request.Images = append(request.Images, verify.Image{Name: image.Name, Installable: image.Installable})
+		request.Images = append(request.Images, verify.Image{Image: image})
 	}
 	if !o.downloadOnly {
 		folder, err := os.MkdirTemp("", "runner-images-verify-")
@@ -183,14 +183,14 @@ func (o verifyOptions) verify(ctx context.Context, r *report.Report, p plan.Plan
 // rebuild has the request build images and package them into the folder.
 func (o verifyOptions) rebuild(ctx context.Context, r *report.Report, p plan.Plan, folder string, request *verify.Request) error {
 	rebuild := deploy.Rebuild{Nix: nix.Nix{}, NixArgs: p.NixArgs, Report: r, Dir: folder, Again: o.again}
-	if err := rebuild.Nix.Check(ctx); err != nil {
+	if _, err := (nix.Nix{}).Version(ctx); err != nil {
 		return fmt.Errorf("%w; or compare with SHA256SUMS.txt alone: --download-only", err)
 	}
 	var err error
 	if rebuild.ModTime, err = modTime(); err != nil {
 		return err
 	}
-	if request.Metadata, err = deploy.Flake(ctx, rebuild.Nix, p.Flake); err != nil {
+	if request.Metadata, err = deploy.Flake(ctx, nix.Nix{}, p.Flake); err != nil {
 		return err
 	}
 	request.Rebuild = rebuild.Run

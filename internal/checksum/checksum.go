@@ -14,11 +14,13 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
 
 	"every.channel/runner-images/internal/count"
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/interrupt"
 )
 
@@ -37,6 +39,13 @@ func (s Sums) Bytes() []byte {
 		fmt.Fprintf(&b, "%s  %s\n", s[name], name)
 	}
 	return b.Bytes()
+}
+
+// WriteFile writes SHA256SUMS.txt of these sums, and of nothing else, into a folder.
+// It replaces one that is there in one step.
+func (s Sums) WriteFile(ctx context.Context, folder string) error {
+	_, err := disk.WriteFile(ctx, filepath.Join(folder, FileName), s.Bytes())
+	return err
 }
 
 // Parse reads what `sha256sum` prints, in its text ("sum  name") or binary

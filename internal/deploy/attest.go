@@ -15,43 +15,44 @@ import (
 	"strings"
 	"time"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
-	"every.channel/runner-images/internal/provenance"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // attest says where the files came from.
-func (d Deployment) attest(ctx context.Context, source nix.Metadata, results []nix.Result, files []forge.File) (provenance.Attestation, error) {
-	build, err := d.describe(ctx, source, results, files)
+func (d Deployment) attest(ctx context.Context, source nix.Metadata, artifacts []artifact.Artifact) (trust.Attestation, error) {
+	build, err := d.describe(ctx, source, artifacts)
 	if err != nil {
-		return provenance.Attestation{}, err
+		return trust.Attestation{}, err
 	}
-	return provenance.Attest(ctx, build, d.Key)
+	return trust.Attest(ctx, build, d.Key)
 }
 
 // list writes into the plan's folder where the files came from, as one more file
 // of the release, and SHA256SUMS.txt of all of them. What the release says already
 // stays, so far as it is true.
-func (d Deployment) list(ctx context.Context, packaged []forge.File, line provenance.Attestation) ([]forge.File, error) {
+func (d Deployment) list(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation) ([]forge.File, error) {
 	var published []byte
 	if d.Plan.Publish {
 		var err error
-		if published, err = readAsset(ctx, d.Store, d.Plan.ReleaseTag, provenance.FileName); err != nil {
+		if published, err = readAsset(ctx, d.Store, d.Plan.ReleaseTag, trust.ProvenanceFileName); err != nil {
 			return nil, err
 		}
 	}
-	attested, err := writeProvenance(ctx, d.Plan.OutputDir, published, []provenance.Attestation{line}, d.Key)
+	attested, err := writeProvenance(ctx, d.Plan.OutputDir, published, []trust.Attestation{line}, d.Key)
 	if err != nil {
 		return nil, err
 	}
-	files := append(slices.Clone(packaged), attested)
+	files := append(toPublish(packaged), attested)
 	return files, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, files, d.Key)
 }
 
 // describe completes what was known of the run before it began.
-func (d Deployment) describe(ctx context.Context, source nix.Metadata, results []nix.Result, files []forge.File) (provenance.Build, error) {
+func (d Deployment) describe(ctx context.Context, source nix.Metadata, artifacts []artifact.Artifact) (trust.Build, error) {
 	build := d.About
 	build.Tag = d.Plan.ReleaseTag
 	build.ModTime = d.ModTime.UTC()
@@ -68,20 +69,21 @@ func (d Deployment) describe(ctx context.Context, source nix.Metadata, results [
 		build.Versions = map[string]string{}
 	}
 	build.Versions["nix"] = version
-	outputs := make([]string, len(results))
-	for i, result := range results {
-		outputs[i] = result.Output
+	var outputs []string
+	for _, a := range artifacts {
+		outputs = append(outputs, a.Output)
 	}
-	infos, err := d.Nix.PathInfo(ctx, outputs...)
+	known, err := d.Nix.PathInfo(ctx, outputs...)
 	if err != nil {
 		return build, err
 	}
-	build.Subjects = checksum.Sums{}
-	for i, file := range files { // one for each result
-		build.Subjects[file.Name] = file.SHA256
-		build.Images = append(build.Images, provenance.Image{
-			Name: results[i].Name, Installable: results[i].Installable, Asset: file.Name,
-			Derivation: results[i].Derivation, Output: results[i].Output, NARHash: infos[i].NARHash,
+	if build.Subjects, err = artifact.Sums(artifacts); err != nil {
+		return build, err
+	}
+	for _, a := range artifacts {
+		build.Images = append(build.Images, trust.Image{
+			Name: a.Image.Name, Installable: a.Image.Installable, Asset: a.Name,
+			Derivation: a.Derivation, Output: a.Output, NARHash: known[a.Output].NARHash,
 		})
 	}
 	build.Run.Finished = time.Now().UTC()
@@ -91,20 +93,20 @@ func (d Deployment) describe(ctx context.Context, source nix.Metadata, results [
 // flakeOf returns a flake in the words of provenance. One in a folder of this
 // machine that is a checkout of the build's repository is named as others can
 // get it.
-func flakeOf(source nix.Metadata, build provenance.Build) provenance.Flake {
-	flake := provenance.Flake{URL: lasting(source.LockedURL), Revision: source.Revision, NARHash: source.NARHash}
+func flakeOf(source nix.Metadata, build trust.Build) trust.Flake {
+	flake := trust.Flake{URL: lasting(source.LockedURL), Revision: source.Revision, NARHash: source.NARHash}
 	local := strings.HasPrefix(source.LockedURL, "git+file:") || strings.HasPrefix(source.LockedURL, "path:")
 	if local && source.Revision != "" && source.Revision == build.Commit && strings.HasPrefix(build.Repository, "http") {
 		flake.URL = inRepository(source.LockedURL, build)
 	}
 	for _, input := range source.Inputs {
-		flake.Inputs = append(flake.Inputs, provenance.Input(input))
+		flake.Inputs = append(flake.Inputs, trust.Input(input))
 	}
 	return flake
 }
 
 // inRepository is the address of the build's commit in its repository.
-func inRepository(locked string, build provenance.Build) string {
+func inRepository(locked string, build trust.Build) string {
 	address := "git+" + build.Repository + "?"
 	if _, parameters, ok := strings.Cut(locked, "?"); ok {
 		if values, err := url.ParseQuery(parameters); err == nil && values.Get("dir") != "" {
@@ -139,7 +141,7 @@ func lasting(locked string) string {
 
 // writeProvenance adds lines to the published provenance, in a file of the
 // folder.
-func writeProvenance(ctx context.Context, folder string, content []byte, lines []provenance.Attestation, key *signature.Key) (forge.File, error) {
+func writeProvenance(ctx context.Context, folder string, content []byte, lines []trust.Attestation, key *trust.Key) (forge.File, error) {
 	follows := forge.FollowsNone
 	if content != nil {
 		sum := sha256.Sum256(content)
@@ -147,24 +149,24 @@ func writeProvenance(ctx context.Context, folder string, content []byte, lines [
 	}
 	var err error
 	for _, line := range lines {
-		if content, err = provenance.Merge(ctx, content, line, key); err != nil {
+		if content, err = trust.MergeProvenance(ctx, content, line, key); err != nil {
 			return forge.File{}, err
 		}
 	}
-	file := forge.File{Name: provenance.FileName, Path: filepath.Join(folder, provenance.FileName), Follows: follows}
+	file := forge.File{Name: trust.ProvenanceFileName, Path: filepath.Join(folder, trust.ProvenanceFileName), Follows: follows}
 	file.Size = int64(len(content))
-	file.SHA256, err = checksum.WriteFile(ctx, file.Path, content)
+	file.SHA256, err = disk.WriteFile(ctx, file.Path, content)
 	return file, err
 }
 
 // writeSums lists the files in SHA256SUMS.txt in their folder, and signs that if
 // there is a key.
-func writeSums(ctx context.Context, folder, tag string, files []forge.File, key *signature.Key) error {
+func writeSums(ctx context.Context, folder, tag string, files []forge.File, key *trust.Key) error {
 	sums := checksum.Sums{}
 	for _, file := range files {
 		sums[file.Name] = file.SHA256
 	}
-	signed := filepath.Join(folder, signature.SumsFileName)
+	signed := filepath.Join(folder, trust.SignatureFileName)
 	if key == nil {
 		// The signature of an earlier run is not for this list.
 		if err := os.Remove(signed); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -175,11 +177,11 @@ func writeSums(ctx context.Context, folder, tag string, files []forge.File, key 
 		if err != nil {
 			return err
 		}
-		if _, err := checksum.WriteFile(ctx, signed, armored); err != nil {
+		if _, err := disk.WriteFile(ctx, signed, armored); err != nil {
 			return err
 		}
 	}
-	_, err := checksum.WriteFile(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
+	_, err := disk.WriteFile(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
 	return err
 }
 

@@ -10,29 +10,41 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/provenance"
+	"every.channel/runner-images/internal/redact"
 	"every.channel/runner-images/internal/report"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
+
+// Nix is what a deployment needs of the nix command; nix.Nix has it.
+type Nix interface {
+	// Version also finds out whether Nix is installed and new enough.
+	Version(ctx context.Context) (string, error)
+	FlakeMetadata(ctx context.Context, dir, flake string) (nix.Metadata, error)
+	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
+	Copy(ctx context.Context, to string, paths []string, events func(nix.Event)) error
+	PathInfo(ctx context.Context, paths ...string) (map[string]nix.PathInfo, error)
+}
 
 // A Deployment is one run of the whole line.
 type Deployment struct {
 	Plan    plan.Plan
-	Nix     nix.Nix
+	Nix     Nix
 	Store   forge.Store // where to publish; unused if the plan does not publish
 	Report  *report.Report
 	ModTime time.Time // of the files in bundles
 
 	// Key signs the release; nil for none.
-	Key *signature.Key
+	Key *trust.Key
 
 	// About is what is known of the run before it begins, for its provenance.
-	About provenance.Build
+	About trust.Build
 }
 
 // Run does what the plan says. Whatever fails, nothing is published unless all
@@ -73,29 +85,36 @@ func (d Deployment) deploy(ctx context.Context) (begun bool, err error) {
 	if err := d.copy(ctx, built); err != nil {
 		return false, err
 	}
-	packaged, err := d.pack(ctx, built)
+	packaged, err := Package(ctx, d.Report, built, d.Plan, d.ModTime)
 	if err != nil {
 		return false, err
 	}
-	line, err := d.attest(ctx, source, built, packaged)
+	line, err := d.attest(ctx, source, packaged)
 	if err != nil {
 		return false, err
 	}
 	var (
-		files   []forge.File
+		files   []artifact.Artifact
 		release forge.Release
 	)
 	err = beside(d.Report, func() error {
-		if files, err = d.list(ctx, packaged, line); err != nil || !d.Plan.Publish {
+		toPublish, err := d.list(ctx, packaged, line)
+		if err != nil {
 			return err
 		}
+		attested := toPublish[len(packaged):] // the provenance
+		files = append(slices.Clone(packaged), artifacts(attested)...)
+		if !d.Plan.Publish {
+			return nil
+		}
 		begun = true
-		release, err = d.publish(ctx, files, source.Revision)
+		release, err = d.publish(ctx, toPublish, source.Revision)
 		return err
 	})
 	if err != nil {
 		return begun, err
 	}
+	addresses(files, release)
 	d.tell(files, release)
 	return begun, d.setOutputs(files, release)
 }
@@ -104,7 +123,7 @@ const checkTimeout = 10 * time.Second
 
 // check finds out what would make a run of hours fail at its end.
 func (d Deployment) check(ctx context.Context) error {
-	if err := d.Nix.Check(ctx); err != nil {
+	if _, err := d.Nix.Version(ctx); err != nil {
 		return err
 	}
 	if !d.Plan.Publish {
@@ -129,13 +148,11 @@ func (d Deployment) build(ctx context.Context) ([]nix.Result, error) {
 	progress := d.Report.Progress("build")
 	defer progress.Close()
 
-	images := make([]nix.Image, len(d.Plan.Images))
-	for i, image := range d.Plan.Images {
-		images[i] = nix.Image{Name: image.Name, Installable: image.Installable}
+	for _, image := range d.Plan.Images {
 		d.Report.Line("%s: %s", image.Name, image.Installable)
 	}
 	return d.Nix.Build(ctx, nix.Request{
-		Images:  images,
+		Images:  d.Plan.Images,
 		Args:    d.Plan.NixArgs,
 		LinkDir: d.linkDir(),
 		Events:  func(e nix.Event) { show(d.Report, progress, e) },
@@ -158,7 +175,7 @@ func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 	if d.Plan.NixCopyTo == "" {
 		return nil
 	}
-	defer d.Report.Group("Copy what was built to " + d.Plan.NixCopyTo)()
+	defer d.Report.Group("Copy what was built to " + redact.Text(d.Plan.NixCopyTo))()
 	progress := d.Report.Progress("copy")
 	defer progress.Close()
 	var outputs []string
@@ -166,14 +183,6 @@ func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 		outputs = append(outputs, result.Output)
 	}
 	return d.Nix.Copy(ctx, d.Plan.NixCopyTo, outputs, func(e nix.Event) { show(d.Report, progress, e) })
-}
-
-func (d Deployment) pack(ctx context.Context, results []nix.Result) ([]forge.File, error) {
-	built := make([]Built, len(results))
-	for i, result := range results {
-		built[i] = Built{Name: result.Name, Path: result.Link}
-	}
-	return Package(ctx, d.Report, built, d.Plan, d.ModTime)
 }
 
 func (d Deployment) publish(ctx context.Context, files []forge.File, flakeRevision string) (forge.Release, error) {
@@ -184,29 +193,17 @@ func (d Deployment) publish(ctx context.Context, files []forge.File, flakeRevisi
 
 // tell shows the outcome: a table at a terminal and in the log, the same in
 // Markdown in the job's summary.
-func (d Deployment) tell(files []forge.File, release forge.Release) {
+func (d Deployment) tell(files []artifact.Artifact, release forge.Release) {
 	where := "Files in " + d.Plan.OutputDir
 	if d.Plan.Publish {
 		where = "Release " + release.URL
 	}
 	d.Report.Result(Table(files) + where + "\n")
-	d.Report.Summary(fmt.Sprintf("## Boot images %s\n\n%s\n\n%s", d.Plan.ReleaseTag, where, assetTable(files, addresses(release))))
+	d.Report.Summary(fmt.Sprintf("## Boot images %s\n\n%s\n\n%s", d.Plan.ReleaseTag, where, assetTable(files)))
 }
 
-// An asset is one file in the action's output assets.
-type asset struct {
-	Name   string `json:"name"`
-	Size   int64  `json:"size"` // bytes
-	SHA256 string `json:"sha256"`
-	URL    string `json:"url"` // empty if nothing was published
-}
-
-func (d Deployment) setOutputs(files []forge.File, release forge.Release) error {
-	assets, addresses := []asset{}, addresses(release)
-	for _, file := range files {
-		assets = append(assets, asset{file.Name, file.Size, file.SHA256, addresses[file.Name]})
-	}
-	encoded, err := json.Marshal(assets)
+func (d Deployment) setOutputs(files []artifact.Artifact, release forge.Release) error {
+	encoded, err := json.Marshal(append([]artifact.Artifact{}, files...)) // [] where there are none
 	if err != nil {
 		return err
 	}
@@ -218,13 +215,15 @@ func (d Deployment) setOutputs(files []forge.File, release forge.Release) error 
 	return nil
 }
 
-// addresses are where a release's assets can be downloaded, by name.
-func addresses(release forge.Release) map[string]string {
-	addresses := map[string]string{}
-	for _, asset := range release.Assets {
-		addresses[asset.Name] = asset.URL
+// addresses completes the files by where they can be downloaded.
+func addresses(files []artifact.Artifact, release forge.Release) {
+	for i := range files {
+		for _, asset := range release.Assets {
+			if asset.Name == files[i].Name {
+				files[i].URL = asset.URL
+			}
+		}
 	}
-	return addresses
 }
 
 // count writes a number of things: "1 image", "2 images".

@@ -4,72 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
-	"time"
 
-	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/forge"
-	"every.channel/runner-images/internal/image"
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
-
-// A Built is an image that Nix has built.
-type Built struct {
-	Name string // of the image
-	Path string // a link that nix build left, or a store path
-}
-
-// Package packages what was built into the plan's folder, for the plan's tag,
-// and writes SHA256SUMS.txt beside it. Files in bundles get modTime.
-func Package(ctx context.Context, r *report.Report, built []Built, p plan.Plan, modTime time.Time) ([]forge.File, error) {
-	defer r.Group("Package into " + p.OutputDir)()
-	progress := r.Progress("package")
-	defer progress.Close()
-
-	// The checksums of an earlier run are not those of the files from here on.
-	if err := os.Remove(filepath.Join(p.OutputDir, checksum.FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var assets []image.Asset
-	for _, b := range built {
-		asset, err := image.Package(ctx, image.Request{
-			Result:   b.Path,
-			Name:     b.Name,
-			Tag:      p.ReleaseTag,
-			Dir:      p.OutputDir,
-			ModTime:  modTime,
-			Progress: func(done, total int64) { progress.Bytes(b.Name, done, total) },
-		})
-		if err != nil {
-			return nil, fmt.Errorf("package %s: %w", b.Name, err)
-		}
-		for _, warning := range asset.Warnings {
-			r.Warning("%s", warning)
-		}
-		assets = append(assets, asset)
-	}
-	if err := image.WriteSums(ctx, p.OutputDir, assets); err != nil {
-		return nil, err
-	}
-	files := make([]forge.File, len(assets))
-	for i, asset := range assets {
-		files[i] = forge.File{Name: asset.Name, Path: asset.Path, Size: asset.Size, SHA256: asset.SHA256}
-	}
-	return files, nil
-}
 
 // Attach publishes files that were packaged elsewhere in the plan's release, and
 // signs that with the key if there is one. Its notes keep saying what the other
 // files were built from. Provenance among the files is added to the release's.
-func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, key *signature.Key) error {
+func Attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, key *trust.Key) error {
 	folder, err := os.MkdirTemp("", "runner-images-publish-")
 	if err != nil {
 		return err
@@ -91,9 +40,9 @@ func beside(r *report.Report, publish func() error) error {
 	}
 }
 
-func attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, folder string, key *signature.Key) (err error) {
+func attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, folder string, key *trust.Key) (err error) {
 	for i, file := range files {
-		if file.Name == provenance.FileName {
+		if file.Name == trust.ProvenanceFileName {
 			if files[i], err = mergeProvenance(ctx, store, p.ReleaseTag, file, folder, key); err != nil {
 				return err
 			}
@@ -107,26 +56,26 @@ func attach(ctx context.Context, r *report.Report, store forge.Store, p plan.Pla
 	attached := slices.DeleteFunc(published.Files, func(of forge.File) bool {
 		return !slices.ContainsFunc(files, func(f forge.File) bool { return f.Name == of.Name })
 	})
-	r.Result(Table(attached) + "Release " + published.Release.URL + "\n")
+	r.Result(Table(artifacts(attached)) + "Release " + published.Release.URL + "\n")
 	return nil
 }
 
-func mergeProvenance(ctx context.Context, store forge.Store, tag string, file forge.File, folder string, key *signature.Key) (forge.File, error) {
+func mergeProvenance(ctx context.Context, store forge.Store, tag string, file forge.File, folder string, key *trust.Key) (forge.File, error) {
 	content, err := os.ReadFile(file.Path)
 	if err != nil {
 		return file, err
 	}
-	published, err := readAsset(ctx, store, tag, provenance.FileName)
+	published, err := readAsset(ctx, store, tag, trust.ProvenanceFileName)
 	if err != nil || published == nil {
 		file.Follows = forge.FollowsNone
 		return file, err
 	}
-	return writeProvenance(ctx, folder, published, provenance.Parse(content), key)
+	return writeProvenance(ctx, folder, published, trust.ParseProvenance(content), key)
 }
 
 // publish publishes files in the plan's release. What its other files were built
 // from, its notes may say already.
-func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin func(notes string) string, key *signature.Key) (forge.Published, error) {
+func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Plan, files []forge.File, origin func(notes string) string, key *trust.Key) (forge.Published, error) {
 	defer r.Group(strings.TrimSpace(fmt.Sprintf("Publish release %s at %s %s", p.ReleaseTag, p.ForgeURL, p.Repository)))() // a folder has no repository
 	progress := r.Progress("upload")
 	defer progress.Close()
@@ -143,7 +92,7 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 		},
 		Sign: signWith(key, p.ReleaseTag),
 		Notes: func(release forge.Release, assets []forge.File) string {
-			return notes(p, origin(release.Notes), assets, key != nil || isSigned(release))
+			return notes(p, origin(release.Notes), artifacts(assets), key != nil || isSigned(release))
 		},
 		Progress: progress.Bytes,
 		Status:   func(what string) { progress.Status("%s", what) },
@@ -165,13 +114,20 @@ func publish(ctx context.Context, r *report.Report, store forge.Store, p plan.Pl
 	return published, nil
 }
 
-// Table is a table of files for a terminal.
-func Table(files []forge.File) string {
-	var text strings.Builder
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	for _, file := range files {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", file.Name, report.Size(file.Size), file.SHA256)
+// artifacts returns files of a publication as what they are.
+func artifacts(files []forge.File) []artifact.Artifact {
+	var found []artifact.Artifact
+	for _, f := range files {
+		found = append(found, artifact.Artifact{Name: f.Name, Path: f.Path, Size: f.Size, SHA256: f.SHA256})
 	}
-	table.Flush()
-	return text.String()
+	return found
+}
+
+// toPublish returns artifacts as files of a publication.
+func toPublish(artifacts []artifact.Artifact) []forge.File {
+	var files []forge.File
+	for _, a := range artifacts {
+		files = append(files, forge.File{Name: a.Name, Path: a.Path, Size: a.Size, SHA256: a.SHA256})
+	}
+	return files
 }

@@ -14,8 +14,8 @@ import (
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/trust"
 )
 
 // late is a store where something else happens before the first publication.
@@ -50,10 +50,10 @@ func TestProvenanceOfRunsAtOnce(t *testing.T) {
 		}
 		attach(&late{Store: store, before: func() { attach(store, "y.iso") }}, "x.iso")
 
-		content, err := readAsset(t.Context(), store, "boot-v1", provenance.FileName)
+		content, err := readAsset(t.Context(), store, "boot-v1", trust.ProvenanceFileName)
 		require.NoError(t, err)
 		var got []string
-		for _, line := range provenance.Parse(content) {
+		for _, line := range trust.ParseProvenance(content) {
 			for name := range line.Build.Subjects {
 				got = append(got, name)
 			}
@@ -72,7 +72,7 @@ func TestReadAssetThatIsBeingReplaced(t *testing.T) {
 	files := fileWithProvenance(t, "x.iso")
 	_, err = store.Publish(t.Context(), forge.Publication{Tag: "boot-v1", Files: files})
 	require.NoError(t, err)
-	path := filepath.Join(folder, "boot-v1", provenance.FileName)
+	path := filepath.Join(folder, "boot-v1", trust.ProvenanceFileName)
 	want, err := os.ReadFile(path)
 	require.NoError(t, err)
 
@@ -80,13 +80,13 @@ func TestReadAssetThatIsBeingReplaced(t *testing.T) {
 		Store: store, before: func() { assert.NoError(t, os.Rename(path, path+".old")) },
 		after: func() { assert.NoError(t, os.Rename(path+".old", path)) },
 	}
-	got, err := readAsset(t.Context(), gone, "boot-v1", provenance.FileName)
+	got, err := readAsset(t.Context(), gone, "boot-v1", trust.ProvenanceFileName)
 	require.NoError(t, err)
 	assert.Equal(t, string(want), string(got))
 
 	gone.before, gone.after = func() { _ = os.Remove(path) }, func() { assert.NoError(t, os.WriteFile(path, want, 0o600)) }
 	gone.always = true
-	_, err = readAsset(t.Context(), gone, "boot-v1", provenance.FileName)
+	_, err = readAsset(t.Context(), gone, "boot-v1", trust.ProvenanceFileName)
 	require.ErrorIs(t, err, forge.ErrNotFound)
 }
 
@@ -115,11 +115,11 @@ func fileWithProvenance(t *testing.T, name string) []forge.File {
 	require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte(name), 100), 0o600))
 	sum, size, err := checksum.File(t.Context(), path)
 	require.NoError(t, err)
-	line, err := provenance.Attest(t.Context(), provenance.Build{
-		Tag: "boot-v1", Subjects: checksum.Sums{name: sum}, Images: []provenance.Image{{Name: name, Asset: name}},
+	line, err := trust.Attest(t.Context(), trust.Build{
+		Tag: "boot-v1", Subjects: checksum.Sums{name: sum}, Images: []trust.Image{{Name: name, Asset: name}},
 	}, nil)
 	require.NoError(t, err)
-	attested, err := writeProvenance(t.Context(), folder, nil, []provenance.Attestation{line}, nil)
+	attested, err := writeProvenance(t.Context(), folder, nil, []trust.Attestation{line}, nil)
 	require.NoError(t, err)
 	return []forge.File{{Name: name, Path: path, Size: size, SHA256: sum}, attested}
 }

@@ -4,22 +4,22 @@ import (
 	"fmt"
 	"strings"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // notes writes the part of a release's notes that belongs to this project, in
 // Markdown: what the images were built from, which assets there are, how to
 // check them and how to boot from them.
-func notes(p plan.Plan, origin string, assets []forge.File, signed bool) string {
+func notes(p plan.Plan, origin string, assets []artifact.Artifact, signed bool) string {
 	var b strings.Builder
 	if origin != "" {
 		b.WriteString(origin + "\n\n")
 	}
-	b.WriteString(assetTable(assets, nil))
+	b.WriteString(assetTable(assets))
 	b.WriteString("\n### Verify\n\nIn the folder with the downloaded files:\n\n```\n")
 	if signed {
 		b.WriteString(checkSignature(p.ReleaseTag))
@@ -37,7 +37,7 @@ func notes(p plan.Plan, origin string, assets []forge.File, signed bool) string 
 // file allowed_signers that has the publisher's key.
 func checkSignature(tag string) string {
 	return fmt.Sprintf("ssh-keygen -Y verify -f allowed_signers -n '%s' -s %[2]s -I \"$(ssh-keygen -Y find-principals -f allowed_signers -s %[2]s | head -n 1)\" < %[3]s\n",
-		signature.Namespace(tag), signature.SumsFileName, checksum.FileName)
+		trust.Namespace(tag), trust.SignatureFileName, checksum.FileName)
 }
 
 const originBegins = "Built from commit "
@@ -106,13 +106,13 @@ func howToBoot(p plan.Plan, asset string) string {
 
 // assetTable is a Markdown table of assets. Those that have an address are
 // links.
-func assetTable(assets []forge.File, addresses map[string]string) string {
+func assetTable(assets []artifact.Artifact) string {
 	var b strings.Builder
 	b.WriteString("| Asset | Size | SHA-256 |\n|---|---|---|\n")
 	for _, asset := range assets {
 		name := "`" + asset.Name + "`"
-		if address := addresses[asset.Name]; address != "" {
-			name = "[" + name + "](" + address + ")"
+		if asset.URL != "" {
+			name = "[" + name + "](" + asset.URL + ")"
 		}
 		fmt.Fprintf(&b, "| %s | %s | `%s` |\n", name, report.Size(asset.Size), asset.SHA256)
 	}

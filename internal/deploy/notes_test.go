@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/plan"
 )
 
@@ -16,7 +16,7 @@ import (
 func TestNotes(t *testing.T) {
 	t.Parallel()
 	p := plan.Plan{ReleaseTag: "boot-v1", ForgeURL: "https://forge.example", Repository: "every/channel", Commit: "c0ffee"}
-	got := notes(p, origin(p, "f1a4e"), []forge.File{
+	got := notes(p, origin(p, "f1a4e"), []artifact.Artifact{
 		{Name: "a-boot-v1.tar.gz", Size: 3 << 20, SHA256: "01"},
 		{Name: "b-boot-v1.iso", Size: 5, SHA256: "02"},
 		{Name: "c-boot-v1.img.zst", Size: 5, SHA256: "03"},

@@ -7,18 +7,25 @@ import (
 	"slices"
 	"time"
 
-	"every.channel/runner-images/internal/image"
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/nix"
-	"every.channel/runner-images/internal/provenance"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/trust"
 	"every.channel/runner-images/internal/verify"
 )
+
+// RebuildNix is what a rebuild needs of the nix command; nix.Nix has it.
+type RebuildNix interface {
+	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
+	// Foreign returns why no machine at hand can build an image, by its name.
+	Foreign(ctx context.Context, request nix.Request) (map[string]string, error)
+}
 
 // A Rebuild builds and packages images once more, to be compared with published
 // ones: as a Deployment does, but each that can be, whatever becomes of the
 // others.
 type Rebuild struct {
-	Nix     nix.Nix
+	Nix     RebuildNix
 	NixArgs []string
 	Report  *report.Report
 	Dir     string    // where the packaged files go
@@ -63,8 +70,8 @@ func (o outcomes) failed(name string, err error) {
 }
 
 // without returns the images that have no outcome yet.
-func (o outcomes) without(images []nix.Image) []nix.Image {
-	return slices.DeleteFunc(slices.Clone(images), func(i nix.Image) bool {
+func (o outcomes) without(images []artifact.Image) []artifact.Image {
+	return slices.DeleteFunc(slices.Clone(images), func(i artifact.Image) bool {
 		_, has := o[i.Name]
 		return has
 	})
@@ -82,7 +89,7 @@ func (b Rebuild) build(ctx context.Context, images []verify.Image, outcomes outc
 		Events:  func(e nix.Event) { show(b.Report, progress, e) },
 	}
 	for _, image := range images {
-		request.Images = append(request.Images, nix.Image{Name: image.Name, Installable: image.Installable})
+		request.Images = append(request.Images, image.Image)
 	}
 	if err := b.dropForeign(ctx, &request, outcomes); err != nil || len(request.Images) == 0 {
 		return nil, err
@@ -150,19 +157,20 @@ func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcom
 	if modTime.IsZero() {
 		modTime = b.ModTime
 	}
-	asset, err := image.Package(ctx, image.Request{
-		Result: result.Link, Name: result.Name, Tag: tag, Dir: b.Dir, ModTime: modTime,
+	packager := artifact.Packager{
+		Tag: tag, Dir: b.Dir, ModTime: modTime,
 		Progress: func(done, total int64) { progress.Bytes(result.Name, done, total) },
-	})
+	}
+	packaged, err := packager.Package(ctx, result.Image, result.Link)
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
-	outcome.Path, outcome.File, outcome.Err = asset.Path, asset.Name, err
+	outcome.Path, outcome.File, outcome.Err = packaged.Path, packaged.Name, err
 	return nil
 }
 
 // Flake returns which source a flake is, in the words of provenance.
-func Flake(ctx context.Context, n nix.Nix, flake string) (provenance.Flake, error) {
+func Flake(ctx context.Context, n Nix, flake string) (trust.Flake, error) {
 	source, err := n.FlakeMetadata(ctx, "", flake)
-	return flakeOf(source, provenance.Build{}), err
+	return flakeOf(source, trust.Build{}), err
 }

@@ -11,17 +11,17 @@ import (
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // signWith returns what signs a publication's SHA256SUMS.txt; nil without a key.
-func signWith(key *signature.Key, tag string) func(sums []byte) (map[string][]byte, error) {
+func signWith(key *trust.Key, tag string) func(sums []byte) (map[string][]byte, error) {
 	if key == nil {
 		return nil
 	}
 	return func(sums []byte) (map[string][]byte, error) {
 		armored, err := key.Sign(tag, sums)
-		return map[string][]byte{signature.SumsFileName: armored}, err
+		return map[string][]byte{trust.SignatureFileName: armored}, err
 	}
 }
 
@@ -29,7 +29,7 @@ func signWith(key *signature.Key, tag string) func(sums []byte) (map[string][]by
 // signed with the key: a publication keeps them, and its signature vouches for
 // them anew. Whoever can write to the forge can write there, too, so without this
 // check the next run of the publisher would sign what nobody of his has made.
-func checkSigned(ctx context.Context, before forge.Before, key *signature.Key, tag string, files []forge.File) error {
+func checkSigned(ctx context.Context, before forge.Before, key *trust.Key, tag string, files []forge.File) error {
 	others := withoutFiles(before.Kept, files)
 	if len(others) == 0 {
 		return nil // as in a new release
@@ -40,7 +40,7 @@ func checkSigned(ctx context.Context, before forge.Before, key *signature.Key, t
 	if err != nil {
 		return err
 	}
-	signatures, err := before.Versions(ctx, signature.SumsFileName)
+	signatures, err := before.Versions(ctx, trust.SignatureFileName)
 	if err != nil {
 		return err
 	}
@@ -68,13 +68,13 @@ func checkStays(before forge.Before, tag string, files []forge.File) error {
 	for _, file := range files {
 		if _, same := before.Kept[file.Name]; !same {
 			return fmt.Errorf("the release %s is signed, and with another %s its signature would not hold any more; give %s, or delete %s from the release first",
-				tag, file.Name, plan.SigningKey, signature.SumsFileName)
+				tag, file.Name, plan.SigningKey, trust.SignatureFileName)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(before.Listed)) {
 		if _, same := before.Kept[name]; !same {
 			return fmt.Errorf("the release %s is signed, and without %s, which is gone, its signature would not hold any more; publish that again, give %s, or delete %s from the release first",
-				tag, name, plan.SigningKey, signature.SumsFileName)
+				tag, name, plan.SigningKey, trust.SignatureFileName)
 		}
 	}
 	return nil
@@ -99,5 +99,5 @@ func contains(sums, others checksum.Sums) bool {
 
 // isSigned says whether a release has a signature.
 func isSigned(release forge.Release) bool {
-	return slices.ContainsFunc(release.Assets, func(a forge.Asset) bool { return a.Name == signature.SumsFileName })
+	return slices.ContainsFunc(release.Assets, func(a forge.Asset) bool { return a.Name == trust.SignatureFileName })
 }

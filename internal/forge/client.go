@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"every.channel/runner-images/internal/redact"
 )
 
 // server is the store of a Forgejo or Gitea server.
@@ -88,7 +90,7 @@ func (c client) do(ctx context.Context, r call) error {
 func (c client) once(ctx context.Context, r call) error {
 	address := c.apiURL(r.path)
 	address.RawQuery = r.query.Encode()
-	failed := &Error{Operation: r.operation, Asset: r.asset, URL: withoutSecrets(address)}
+	failed := &Error{Operation: r.operation, Asset: r.asset, URL: redact.URL(address)}
 
 	var body io.Reader
 	if r.body != nil {
@@ -170,7 +172,7 @@ func (c client) refusal(response *http.Response, failed *Error) error {
 	failed.Words = serverWords(contentType, body, c.config.Token)
 	failed.Advice = advice(failed.Status, failed.Words, json.Valid(body), strings.HasPrefix(failed.Operation, publishOperation))
 	if to, err := response.Location(); err == nil && response.StatusCode/100 == 3 {
-		failed.Err = fmt.Errorf("it redirects to %s", withoutSecrets(to))
+		failed.Err = fmt.Errorf("it redirects to %s", redact.URL(to))
 	}
 	if after, ok := retryAfter(response.Header.Get("Retry-After"), c.config.now()); ok {
 		return &waitError{refusal: failed, after: after}
@@ -325,7 +327,7 @@ func (c client) releaseByTag(ctx context.Context, tag string) (release apiReleas
 	}
 	if release.Tag != tag { // forges compare tags without regard to case
 		return apiRelease{}, &Error{
-			Operation: find.operation, URL: withoutSecrets(c.apiURL(find.path)), Status: http.StatusNotFound,
+			Operation: find.operation, URL: redact.URL(c.apiURL(find.path)), Status: http.StatusNotFound,
 			Advice: fmt.Sprintf("there is %s, which to this forge is the same tag: use one spelling", release.Tag),
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"every.channel/runner-images/internal/redact"
 )
 
 // Open downloads an asset from offset on.
@@ -29,7 +31,7 @@ func (c client) open(ctx context.Context, name, from string, offset int64) (io.R
 		return nil, fmt.Errorf("download %s: its address is not one", name)
 	}
 	address = c.reachable(address)
-	failed := &Error{Operation: "download", Asset: name, URL: withoutSecrets(address)}
+	failed := &Error{Operation: "download", Asset: name, URL: redact.URL(address)}
 	ctx, stall := watch(ctx, c.config.StallTimeout)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {

@@ -179,12 +179,6 @@ func networkAdvice(err error) string {
 	return ""
 }
 
-// withoutSecrets is an address that may be shown: no user, password or query.
-func withoutSecrets(address *url.URL) string {
-	shown := url.URL{Scheme: address.Scheme, Host: address.Host, Path: address.Path}
-	return shown.String()
-}
-
 // networkError takes the address out of a request's error: after a redirect it
 // can be one that is secret.
 func networkError(err error) error {

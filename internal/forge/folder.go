@@ -16,10 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/count"
+	"every.channel/runner-images/internal/disk"
 )
 
 // folder is a store in a plain folder: a sub-folder a release, with the assets
@@ -175,7 +174,7 @@ func (f *folder) Publish(ctx context.Context, p Publication) (Published, error) 
 		return Published{}, err
 	}
 	if draft {
-		if err := errors.Join(os.Rename(path, f.path(p.Tag)), syncNames(f.root)); err != nil {
+		if err := errors.Join(os.Rename(path, f.path(p.Tag)), disk.SyncFolder(f.root)); err != nil {
 			return Published{}, err
 		}
 	}
@@ -206,21 +205,11 @@ func (f *folder) lock(ctx context.Context, tag string) (unlock func(), err error
 	if err != nil {
 		return nil, err
 	}
-	for said := false; ; said = true {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = file.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", file.Name(), err), file.Close())
-		}
-		if !said {
-			f.config.Log("another run is publishing this release; waiting for it to end")
-		}
-		if err := wait(ctx, 100*time.Millisecond); err != nil {
-			return nil, errors.Join(err, file.Close())
-		}
+	err = disk.Lock(ctx, file, func() { f.config.Log("another run is publishing this release; waiting for it to end") })
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
 	}
+	return func() { _ = file.Close() }, nil
 }
 
 // fill brings the files of a release to what they should be.
@@ -286,7 +275,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		if err := f.publishLists(ctx, p, path, lines); err != nil {
 			return result, about, err
 		}
-		if err := syncNames(path); err != nil {
+		if err := disk.SyncFolder(path); err != nil {
 			return result, about, err
 		}
 	}
@@ -296,7 +285,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 		}
 	}
 	if len(changed) > 0 {
-		if err := syncNames(path); err != nil {
+		if err := disk.SyncFolder(path); err != nil {
 			return result, about, err
 		}
 	}
@@ -319,7 +308,7 @@ func (f *folder) fill(ctx context.Context, p Publication, path string, about des
 			about.Notes = mergeNotes(about.Notes, block)
 		}
 	}
-	return result, about, errors.Join(writeDescription(ctx, path, about), removeLeftOvers(path), syncNames(path))
+	return result, about, errors.Join(writeDescription(ctx, path, about), removeLeftOvers(path), disk.SyncFolder(path))
 }
 
 // sameFile tells whether the release has these bytes: by its checksums, or by
@@ -451,7 +440,7 @@ func copyFile(ctx context.Context, p Publication, path string, file *File) error
 	}
 	defer source.Close()
 	content := count.Reader(source, func(done int64) { p.progress(*file, done) })
-	sum, _, err := checksum.Create(ctx, staging(path, file.Name), func(w io.Writer) error {
+	sum, _, err := disk.Create(ctx, staging(path, file.Name), func(w io.Writer) error {
 		_, err := io.CopyBuffer(w, content, make([]byte, 1<<20))
 		return err
 	})
@@ -494,7 +483,7 @@ func replaceSmall(ctx context.Context, path string, files ...smallFile) (changed
 		if there, err := os.ReadFile(filepath.Join(path, file.name)); err == nil && bytes.Equal(there, file.content) {
 			continue
 		}
-		if _, err := checksum.WriteFile(ctx, staging(path, file.name), file.content); err != nil {
+		if _, err := disk.WriteFile(ctx, staging(path, file.name), file.content); err != nil {
 			return nil, err
 		}
 		changed = append(changed, file.name)
@@ -507,23 +496,8 @@ func replaceSmall(ctx context.Context, path string, files ...smallFile) (changed
 	return changed, nil
 }
 
-// syncNames brings what was renamed in a folder to the disk. Without it a loss of
-// power could undo a publication that has ended, or keep a later rename of it
-// without an earlier one (fsync(2)). File systems that cannot say EINVAL.
-func syncNames(path string) error {
-	folder, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer folder.Close()
-	if err := folder.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTSUP) {
-		return err
-	}
-	return nil
-}
-
 // removeLeftOvers deletes what runs that died were writing: staged files, and the
-// hidden files that checksum.Create makes them from.
+// hidden files that disk.Create makes them from.
 func removeLeftOvers(path string) error {
 	left, err := filepath.Glob(filepath.Join(escapeGlob(path), ".*"+temporaryPrefix+"*"))
 	for _, file := range left {

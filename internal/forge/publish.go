@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/redact"
 )
 
 // publishing is one run of Publish.
@@ -103,7 +104,7 @@ func (w *publishing) create(ctx context.Context) (apiRelease, error) {
 	if err != nil {
 		return apiRelease{}, err
 	}
-	failed := &Error{Operation: "create the release " + w.Tag, URL: withoutSecrets(w.apiURL("releases"))}
+	failed := &Error{Operation: "create the release " + w.Tag, URL: redact.URL(w.apiURL("releases"))}
 	switch {
 	case repository.Archived:
 		failed.Err, failed.Advice = errors.New("the repository is archived"), "take the repository out of the archive"
@@ -135,7 +136,7 @@ func (w *publishing) findCommit(ctx context.Context) error {
 		return nil
 	}
 	return &Error{
-		Operation: "create the release " + w.Tag, URL: withoutSecrets(w.apiURL("releases")),
+		Operation: "create the release " + w.Tag, URL: redact.URL(w.apiURL("releases")),
 		Err:    fmt.Errorf("neither the tag %s nor the commit %s is in the repository", w.Tag, w.Commit),
 		Advice: "push one of them before publishing",
 	}
@@ -390,7 +391,7 @@ func (w *publishing) plan(ctx context.Context, now state) ([]*move, error) {
 		}
 		if len(same) > 0 && w.config.Replace == ReplaceNever {
 			return nil, &Error{
-				Operation: "publish", Asset: file.Name, URL: withoutSecrets(w.apiURL(releasePath(now.ID))),
+				Operation: "publish", Asset: file.Name, URL: redact.URL(w.apiURL(releasePath(now.ID))),
 				Err:    errors.New("the release has an asset of this name with other bytes"),
 				Advice: "use another tag, or allow to replace it",
 			}
@@ -432,7 +433,7 @@ func (w *publishing) checkFollows(ctx context.Context, now state, file File, sam
 		}
 	}
 	if there != file.Follows {
-		return &Error{Operation: "publish", Asset: file.Name, URL: withoutSecrets(w.apiURL(releasePath(now.ID))), Err: ErrChanged}
+		return &Error{Operation: "publish", Asset: file.Name, URL: redact.URL(w.apiURL(releasePath(now.ID))), Err: ErrChanged}
 	}
 	return nil
 }

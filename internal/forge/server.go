@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"every.channel/runner-images/internal/redact"
 )
 
 // Release returns the release of a tag. Uploads under way are not among its
@@ -43,7 +45,7 @@ func (s *server) Latest(ctx context.Context, prefix string) (Release, error) {
 	}
 	return Release{}, &Error{
 		Operation: fmt.Sprintf("find the newest release with a tag that begins with %q", prefix),
-		URL:       withoutSecrets(s.apiURL("releases")), Err: ErrNotFound,
+		URL:       redact.URL(s.apiURL("releases")), Err: ErrNotFound,
 		Advice: "publish one, or check the repository's name and what the token may see",
 	}
 }
@@ -92,7 +94,7 @@ func (s *server) Publish(ctx context.Context, p Publication) (Published, error) 
 	}
 	if s.config.Token == "" {
 		return Published{}, &Error{
-			Operation: "publish " + p.Tag, URL: withoutSecrets(s.apiURL("")), Err: errNoToken,
+			Operation: "publish " + p.Tag, URL: redact.URL(s.apiURL("")), Err: errNoToken,
 			Advice: "give a token with the scope write:repository",
 		}
 	}

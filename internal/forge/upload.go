@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/count"
+	"every.channel/runner-images/internal/redact"
 )
 
 // An upload is the content of an asset-to-be.
@@ -151,7 +152,7 @@ func wantsMultipart(failed *Error) bool {
 // check compares what the server has stored with what was sent, and deletes it
 // if it is something else.
 func (c client) check(ctx context.Context, release int64, asset apiAsset, u upload) error {
-	failed := &Error{Operation: "check the upload of", Asset: u.asset, URL: withoutSecrets(c.apiURL(assetPath(release, asset.ID)))}
+	failed := &Error{Operation: "check the upload of", Asset: u.asset, URL: redact.URL(c.apiURL(assetPath(release, asset.ID)))}
 	if asset.Size != u.size {
 		failed.Err = fmt.Errorf("%d of %d bytes have been stored", asset.Size, u.size)
 	} else if c.config.VerifyUploads == VerifySHA256 {
@@ -176,7 +177,7 @@ func (c client) check(ctx context.Context, release int64, asset apiAsset, u uplo
 // post sends the content once: as the request's body or as a form's only field.
 func (c client) post(ctx context.Context, release int64, u upload, form bool) (asset apiAsset, err error) {
 	address := c.apiURL(releasePath(release) + "/assets")
-	failed := &Error{Operation: "upload", Asset: u.asset, URL: withoutSecrets(address)}
+	failed := &Error{Operation: "upload", Asset: u.asset, URL: redact.URL(address)}
 	address.RawQuery = url.Values{"name": {u.name}}.Encode()
 
 	content, err := u.open()

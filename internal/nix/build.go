@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"every.channel/runner-images/internal/artifact"
 )
 
 // A Request says what to build.
 type Request struct {
-	Images []Image
+	Images []artifact.Image
 
 	// Dir is the folder that relative flakes in installables, such as ".", start
 	// from; this process's working directory if empty.
@@ -43,7 +45,7 @@ type Request struct {
 // goes on after a failure as far as it can. It returns a result for each image,
 // in their order.
 //
-// Its errors are those of Check, an *EvaluationError if images cannot be
+// Its errors are those of Version, an *EvaluationError if images cannot be
 // evaluated, a *DiskError if there is too little room, and a *BuildError if
 // images cannot be built. If ctx is done, Nix and all its builders have ended
 // when Build returns.
@@ -154,15 +156,19 @@ func (n Nix) link(ctx context.Context, targets []target, folder string) ([]Resul
 func (n Nix) builtHere(ctx context.Context, v version, targets []target) ([]target, error) {
 	var found []target
 	for _, t := range targets {
-		outputs, err := n.pathInfo(ctx, v, t.output)
+		output, err := n.pathInfo(ctx, v, t.output)
 		if err != nil {
 			return nil, err
 		}
-		paths, err := n.pathInfo(ctx, v, outputs[0].References...)
+		// The references are in the order in which Nix sorts them, which the order of
+		// what is built again follows.
+		paths := append([]string{t.output}, output[t.output].References...)
+		known, err := n.pathInfo(ctx, v, paths...)
 		if err != nil {
 			return nil, err
 		}
-		for _, info := range append(outputs, paths...) {
+		for _, path := range paths {
+			info := known[path]
 			if _, err := os.Stat(info.Deriver); !info.BuiltHere || err != nil {
 				continue
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/nix"
 )
 
@@ -99,7 +100,7 @@ func TestBuildTakesStorePaths(t *testing.T) {
 	results, err := b.Build(t.Context(), b.request(isoX86))
 	require.NoError(t, err)
 	request := b.request()
-	request.Images = []nix.Image{{Name: "by-hand", Installable: results[0].Output}}
+	request.Images = []artifact.Image{{Name: "by-hand", Installable: results[0].Output}}
 	again, err := b.Build(t.Context(), request)
 	require.NoError(t, err)
 	assert.Equal(t, results[0].Output, again[0].Output)

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"every.channel/runner-images/internal/artifact"
 )
 
 // An EvaluationError tells why images cannot be built before anything is: their
@@ -51,7 +53,7 @@ func (e *EvaluationError) Error() string {
 
 // A target is an evaluated image.
 type target struct {
-	image      Image
+	image      artifact.Image
 	derivation string            // empty for an installable that is a store path
 	outputs    map[string]string // the store paths of the derivation's outputs to build, by name
 	output     string            // the one that is the image
@@ -92,7 +94,7 @@ func (n Nix) evaluate(ctx context.Context, request Request) ([]target, error) {
 	var problems []Problem
 	for _, image := range request.Images {
 		alone := request
-		alone.Images = []Image{image}
+		alone.Images = []artifact.Image{image}
 		_, problem, err := n.evaluateTogether(ctx, alone)
 		if err != nil {
 			return nil, err
@@ -142,7 +144,7 @@ func (n Nix) evaluateTogether(ctx context.Context, request Request) ([]target, *
 // readTargets reads the JSON of nix build --dry-run: an entry an installable,
 // which is an object with a derivation, or for a store path a string or, in old
 // versions, an object with a path.
-func readTargets(images []Image, output []byte) ([]target, error) {
+func readTargets(images []artifact.Image, output []byte) ([]target, error) {
 	var entries []json.RawMessage
 	if err := json.Unmarshal(output, &entries); err != nil {
 		return nil, fmt.Errorf("nix build --json prints something else: %w", err)
@@ -256,7 +258,7 @@ func (s *stream) problem(request Request, failure error) Problem {
 	return p
 }
 
-func names(images []Image) []string {
+func names(images []artifact.Image) []string {
 	var found []string
 	for _, image := range images {
 		found = append(found, image.Name)

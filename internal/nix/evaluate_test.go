@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/nix"
 )
 
@@ -64,7 +65,7 @@ func TestEvaluationErrorsAreOneSentence(t *testing.T) {
 			b := newBench(t)
 			request := nix.Request{
 				Dir:    folder,
-				Images: []nix.Image{{Name: "image", Installable: test.installable}},
+				Images: []artifact.Image{{Name: "image", Installable: test.installable}},
 				Events: b.record,
 			}
 			if name == "arguments that Nix has not" {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"every.channel/runner-images/internal/redact"
 )
 
 // Metadata says which source a flake is.
@@ -136,9 +138,9 @@ type PathInfo struct {
 	BuiltHere  bool     // by this store's own machine, rather than downloaded
 }
 
-// PathInfo tells of store paths, in their order. One that is not in the store
-// is an error.
-func (n Nix) PathInfo(ctx context.Context, paths ...string) ([]PathInfo, error) {
+// PathInfo returns what is known of store paths, by path. One that is not in the
+// store is an error.
+func (n Nix) PathInfo(ctx context.Context, paths ...string) (map[string]PathInfo, error) {
 	v, err := n.version(ctx)
 	if err != nil {
 		return nil, err
@@ -146,7 +148,7 @@ func (n Nix) PathInfo(ctx context.Context, paths ...string) ([]PathInfo, error) 
 	return n.pathInfo(ctx, v, paths...)
 }
 
-func (n Nix) pathInfo(ctx context.Context, v version, paths ...string) ([]PathInfo, error) {
+func (n Nix) pathInfo(ctx context.Context, v version, paths ...string) (map[string]PathInfo, error) {
 	if len(paths) == 0 {
 		return nil, nil
 	}
@@ -162,13 +164,13 @@ func (n Nix) pathInfo(ctx context.Context, v version, paths ...string) ([]PathIn
 	if err != nil {
 		return nil, fmt.Errorf("nix path-info --json prints something else: %w", err)
 	}
-	infos := make([]PathInfo, len(paths))
-	for i, path := range paths {
+	infos := map[string]PathInfo{}
+	for _, path := range paths {
 		info := known[path]
 		if info == nil || info.NARHash == "" {
 			return nil, fmt.Errorf("%s is not in the store", path)
 		}
-		infos[i] = PathInfo{
+		infos[path] = PathInfo{
 			Path: path, NARHash: info.NARHash, NARSize: info.NARSize,
 			References: info.References, Deriver: info.Deriver, BuiltHere: info.Ultimate,
 		}
@@ -216,17 +218,7 @@ func (n Nix) Copy(ctx context.Context, to string, paths []string, events func(Ev
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return fmt.Errorf("copy to the store %s: %s", withoutPassword(to), s.lastError(err))
-}
-
-// withoutPassword keeps what may be a secret in a store's address to itself.
-func withoutPassword(address string) string {
-	parsed, err := url.Parse(address)
-	if err != nil {
-		return "given"
-	}
-	parsed.RawQuery = ""
-	return parsed.Redacted()
+	return fmt.Errorf("copy to the store %s: %s", redact.Address(to), redact.Text(s.lastError(err)))
 }
 
 // Log returns the log of a derivation's last build, or of the build of a store

@@ -17,17 +17,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
-)
 
-// An Image is something to build.
-type Image struct {
-	Name        string // "ec-runner-x86_64-netboot"
-	Installable string // ".#nixosConfigurations.….config.system.build.netboot"
-}
+	"every.channel/runner-images/internal/artifact"
+)
 
 // A Result is an image that was built.
 type Result struct {
-	Image
+	artifact.Image
 	Derivation string // the store path of the derivation, ending in .drv
 	Output     string // the store path of the build's output
 	Link       string // a symlink to Output that is a GC root while it stands
@@ -43,7 +39,7 @@ type Nix struct {
 
 // Why a machine cannot build images.
 var (
-	ErrNotInstalled = errors.New("there is no Nix here, which builds the images")
+	ErrNotInstalled = errors.New("Nix is not installed; it is needed to build images")
 	ErrTooOld       = errors.New("this Nix is too old")
 )
 
@@ -51,15 +47,8 @@ var (
 // little older.
 var oldest = version{major: 2, minor: 8}
 
-// Check returns nil if nix is there and new enough, else an error that says
-// what to do: ErrNotInstalled, ErrTooOld, or why nix does not run.
-func (n Nix) Check(ctx context.Context) error {
-	_, err := n.version(ctx)
-	return err
-}
-
-// Version returns the version of Nix, for example "2.26.3". What Check finds
-// fault with is an error here too.
+// Version returns the version of Nix, for example "2.26.3". It wraps
+// ErrNotInstalled or ErrTooOld if this Nix cannot build images.
 func (n Nix) Version(ctx context.Context) (string, error) {
 	v, err := n.version(ctx)
 	return v.text, err

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/nix"
 )
@@ -44,7 +45,7 @@ func newBench(t *testing.T) *bench {
 
 // image returns an image of the flake: its attribute's last part is part of its
 // name in the configurations that work, and isoImage in the others.
-func (b *bench) image(configuration string) nix.Image {
+func (b *bench) image(configuration string) artifact.Image {
 	product := "isoImage"
 	switch {
 	case strings.HasSuffix(configuration, "netboot"), configuration == brokenDeeper, configuration == "failed-assertion":
@@ -52,7 +53,7 @@ func (b *bench) image(configuration string) nix.Image {
 	case strings.HasSuffix(configuration, "sdimage"):
 		product = "sdImage"
 	}
-	return nix.Image{
+	return artifact.Image{
 		Name:        configuration,
 		Installable: "path:.#nixosConfigurations." + configuration + ".config.system.build." + product,
 	}
@@ -92,21 +93,20 @@ func (b *bench) forget() {
 	b.events = nil
 }
 
-func TestCheckTellsHowToGetNix(t *testing.T) {
+func TestMissingNix(t *testing.T) {
 	t.Parallel()
 	none := nix.Nix{Program: "no-nix-of-this-name"}
-	err := none.Check(t.Context())
+	_, err := none.Version(t.Context())
 	require.ErrorIs(t, err, nix.ErrNotInstalled)
-	require.EqualError(t, err, `there is no Nix here, which builds the images: no "no-nix-of-this-name" on PATH; `+
+	require.EqualError(t, err, `Nix is not installed; it is needed to build images: no "no-nix-of-this-name" on PATH; `+
 		`install it (https://nixos.org/download) or choose a machine that has it`)
-	_, err = none.Build(t.Context(), nix.Request{Images: []nix.Image{{Name: "x", Installable: ".#x"}}})
+	_, err = none.Build(t.Context(), nix.Request{Images: []artifact.Image{{Name: "x", Installable: ".#x"}}})
 	require.ErrorIs(t, err, nix.ErrNotInstalled)
 }
 
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	require.NoError(t, b.Check(t.Context()))
 	version, err := b.Version(t.Context())
 	require.NoError(t, err)
 	assert.Regexp(t, `^2\.[0-9]+\.[0-9]+`, version)

@@ -5,6 +5,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/artifact"
 )
 
 // The other tests run one Nix; these are words of others.
@@ -106,7 +108,7 @@ func TestEvaluationOnAFullDisk(t *testing.T) {
 	s := newStream(nil)
 	_, err := s.Write([]byte(`@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"\u001b[31;1merror:\u001b[0m setting journal mode: database or disk is full","raw_msg":"setting journal mode: database or disk is full"}` + "\n"))
 	require.NoError(t, err)
-	problem := s.problem(Request{Images: []Image{{Name: "image", Installable: ".#x"}}}, nil)
+	problem := s.problem(Request{Images: []artifact.Image{{Name: "image", Installable: ".#x"}}}, nil)
 	assert.Equal(t, "setting journal mode: database or disk is full; "+fullDisk, problem.Reason)
 }
 

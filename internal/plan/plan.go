@@ -12,7 +12,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/shlex"
+	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/redact"
 )
 
 // TagPrefix begins the tags whose push makes a release.
@@ -31,21 +32,15 @@ type Context struct {
 	NeedToken bool
 }
 
-// An Image is one image to build.
-type Image struct {
-	Name        string `json:"name"`        // the beginning of its asset's name
-	Installable string `json:"installable"` // what `nix build` is given
-}
-
 // A Plan is what a run does. Its JSON form is what `runner-images plan --json`
 // prints.
 type Plan struct {
-	Skipped    bool    `json:"skipped"`
-	Reason     string  `json:"reason"` // why the run is skipped
-	ReleaseTag string  `json:"release_tag"`
-	Publish    bool    `json:"publish"`
-	Flake      string  `json:"flake"`
-	Images     []Image `json:"images"`
+	Skipped    bool             `json:"skipped"`
+	Reason     string           `json:"reason"` // why the run is skipped
+	ReleaseTag string           `json:"release_tag"`
+	Publish    bool             `json:"publish"`
+	Flake      string           `json:"flake"`
+	Images     []artifact.Image `json:"images"`
 
 	NixArgs       []string `json:"-"`
 	OutputDir     string   `json:"-"`
@@ -77,7 +72,7 @@ func Make(given map[string]string, c Context) (Plan, error) {
 			Reason:     fmt.Sprintf("%s only mirrors this repository (%s): nothing is built or published there", host, MirrorHosts),
 			ReleaseTag: p.ReleaseTag,
 			Flake:      p.Flake,
-			Images:     []Image{},
+			Images:     []artifact.Image{},
 			OutputDir:  p.OutputDir,
 		}, nil
 	}
@@ -150,19 +145,7 @@ func (r *reader) release(c Context) Plan {
 }
 
 func (r *reader) fail(input, value, why string, args ...any) {
-	r.errors = append(r.errors, &InputError{Input: input, Value: withoutSecrets(value), Why: fmt.Sprintf(why, args...)})
-}
-
-// userInfo is what an address may have before its host, up to the last "@": it
-// is also found in an address that cannot be parsed.
-var userInfo = regexp.MustCompile(`://.*@`)
-
-// withoutSecrets returns a value as an error may show it.
-func withoutSecrets(value string) string {
-	if strings.Contains(value, "access-token") {
-		return "***"
-	}
-	return userInfo.ReplaceAllLiteralString(value, "://***@")
+	r.errors = append(r.errors, &InputError{Input: input, Value: redact.Text(value), Why: fmt.Sprintf(why, args...)})
 }
 
 // wrongAddress returns a value that should be an address and is none, as an error
@@ -210,9 +193,13 @@ func (r *reader) oneOf(name string, allowed ...string) string {
 // nixArgs refuses what would only be noticed after the build.
 func (r *reader) nixArgs() []string {
 	value := r.value(NixArgs)
-	words, err := shlex.Split(value)
-	if err != nil {
-		r.fail(NixArgs, value, "cannot be split into words (%v); close every quote", err)
+	words, err := splitWords(value)
+	switch {
+	case err == nil:
+	case redact.Text(value) != value: // the error may quote a part of what is hidden
+		r.fail(NixArgs, value, "has a quote that is not closed, or something that a shell would replace; put it in single quotes if it is meant literally")
+	default:
+		r.fail(NixArgs, value, "%v", err)
 	}
 	for _, word := range words {
 		switch option, _, _ := strings.Cut(word, "="); option {
@@ -228,7 +215,7 @@ func (r *reader) nixArgs() []string {
 func (r *reader) flake() string {
 	value := r.value(Flake)
 	if flake, _, found := strings.Cut(value, "#"); found {
-		r.fail(Flake, value, "takes a flake without an attribute, for example %q; attributes go into %s", withoutSecrets(flake), Images)
+		r.fail(Flake, value, "takes a flake without an attribute, for example %q; attributes go into %s", redact.Text(flake), Images)
 	}
 	return value
 }
@@ -331,12 +318,12 @@ var ownImages = []struct{ input, name, attribute string }{
 	{BuildAarch64SDImage, "ec-runner-aarch64-sdimage", "sdImage"},
 }
 
-func (r *reader) images(flake string) []Image {
-	var images []Image
+func (r *reader) images(flake string) []artifact.Image {
+	var images []artifact.Image
 	valid := len(r.errors)
 	for _, own := range ownImages {
 		if r.boolean(own.input) {
-			images = append(images, Image{
+			images = append(images, artifact.Image{
 				Name:        own.name,
 				Installable: fmt.Sprintf("%s#nixosConfigurations.%s.config.system.build.%s", flake, own.name, own.attribute),
 			})
@@ -366,14 +353,8 @@ func (r *reader) checkNames(p Plan) {
 	}
 }
 
-var imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*$`)
-
-// ValidName says whether an image may have this name, which begins its asset's
-// file name on any system.
-func ValidName(name string) bool { return imageName.MatchString(name) }
-
-func (r *reader) imageLines(lines, flake string) []Image {
-	var images []Image
+func (r *reader) imageLines(lines, flake string) []artifact.Image {
+	var images []artifact.Image
 	for line := range strings.Lines(lines) {
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
@@ -386,12 +367,12 @@ func (r *reader) imageLines(lines, flake string) []Image {
 			r.fail(Images, line, "a line is an image's name and its installable, for example my-iso .#nixosConfigurations.my-iso.config.system.build.isoImage")
 		case strings.HasPrefix(installable, "-"):
 			r.fail(Images, line, "an installable does not begin with a dash; options go into %s", NixArgs)
-		case !ValidName(name):
+		case !artifact.ValidName(name):
 			r.fail(Images, line, "the name %q begins a file's name: use letters, digits and . _ + -", name)
-		case slices.ContainsFunc(images, func(i Image) bool { return i.Name == name }):
+		case slices.ContainsFunc(images, func(i artifact.Image) bool { return i.Name == name }):
 			r.fail(Images, line, "the name %q is already taken by another line", name)
 		default:
-			images = append(images, Image{Name: name, Installable: inFlake(installable, flake)})
+			images = append(images, artifact.Image{Name: name, Installable: inFlake(installable, flake)})
 		}
 	}
 	return images

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/plan"
 )
 
@@ -38,7 +39,7 @@ func TestTagPushTakesAllDefaults(t *testing.T) {
 		ReleaseTag: "boot-v2026.02.28",
 		Publish:    true,
 		Flake:      ".",
-		Images: []plan.Image{
+		Images: []artifact.Image{
 			{Name: "ec-runner-x86_64-netboot", Installable: ".#nixosConfigurations.ec-runner-x86_64-netboot.config.system.build.netboot"},
 			{Name: "ec-runner-x86_64-iso", Installable: ".#nixosConfigurations.ec-runner-x86_64-iso.config.system.build.isoImage"},
 		},
@@ -111,7 +112,7 @@ func TestImageChoice(t *testing.T) {
 		plan.BuildAarch64Netboot: "true", plan.BuildAarch64SDImage: "True", plan.Flake: "git+https://forge.example/a/b",
 	}, push)
 	require.NoError(t, err)
-	assert.Equal(t, []plan.Image{
+	assert.Equal(t, []artifact.Image{
 		{Name: "ec-runner-aarch64-netboot", Installable: "git+https://forge.example/a/b#nixosConfigurations.ec-runner-aarch64-netboot.config.system.build.netboot"},
 		{Name: "ec-runner-aarch64-sdimage", Installable: "git+https://forge.example/a/b#nixosConfigurations.ec-runner-aarch64-sdimage.config.system.build.sdImage"},
 	}, p.Images)
@@ -130,7 +131,7 @@ func TestImageLines(t *testing.T) {
 		`,
 	}, push)
 	require.NoError(t, err)
-	assert.Equal(t, []plan.Image{
+	assert.Equal(t, []artifact.Image{
 		{Name: "kiosk", Installable: "./images#nixosConfigurations.kiosk.config.system.build.isoImage"},
 		{Name: "kiosk-pxe", Installable: "./images#nixosConfigurations.kiosk.config.system.build.netboot"},
 		{Name: "other.iso", Installable: "github:owner/repository#iso"},
@@ -143,6 +144,14 @@ func TestNixArgsAreSplitAsAShellWould(t *testing.T) {
 	p, err := plan.Make(map[string]string{plan.NixArgs: `--builders 'ssh://arm aarch64-linux' --option x "a b" --cores 2`}, push)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"--builders", "ssh://arm aarch64-linux", "--option", "x", "a b", "--cores", "2"}, p.NixArgs)
+
+	for given, want := range map[string]string{
+		"--option x $HOME": `nix_args "--option x $HOME": a shell would replace $HOME, which is not done here; put it in single quotes if it is meant literally`,
+		"--option x;y":     "nix_args \"--option x;y\": `;` is not a valid word; put it in quotes if it belongs to an argument",
+	} {
+		_, err := plan.Make(map[string]string{plan.NixArgs: given}, push)
+		require.EqualError(t, err, want)
+	}
 }
 
 func TestMirror(t *testing.T) {
@@ -227,7 +236,7 @@ func TestAllWrongInputsInOneGo(t *testing.T) {
 		`forge_url "ftp://forge.example": takes an http, https or file address, for example https://forge.example`,
 		`repository "channel": takes owner/name`,
 		`flake ".#netboot": takes a flake without an attribute, for example "."; attributes go into images`,
-		`nix_args "--option 'a": cannot be split into words (EOF found when expecting closing quote); close every quote`,
+		`nix_args "--option 'a": it ends within a quote or an expansion (` + "reached EOF without closing quote `'`" + `); close every quote`,
 		`images "kiosk": a line is an image's name and its installable, for example my-iso .#nixosConfigurations.my-iso.config.system.build.isoImage`,
 		`images "the:iso .#a": the name "the:iso" begins a file's name: use letters, digits and . _ + -`,
 		`images "x .#b": the name "x" is already taken by another line`,
@@ -303,6 +312,7 @@ func TestErrorsKeepPasswordsToThemselves(t *testing.T) {
 		{plan.Flake: "git+https://me:secret@forge.example/x#netboot"},
 		{plan.Images: "the:iso git+https://me:secret@forge.example/x#iso"},
 		{plan.NixArgs: "--option access-tokens forge.example=secret 'a"},
+		{plan.NixArgs: "--option access-tokens forge.example=a$secret"},
 		{plan.NixArgs: "--store https://me:secret@cache.example 'a"},
 	} {
 		_, err := plan.Make(given, push)

@@ -10,17 +10,16 @@ import (
 
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
-	"every.channel/runner-images/internal/provenance"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // A Proof is what is signed of a release.
 type Proof struct {
-	Signer signature.Signer // of SHA256SUMS.txt
+	Signer trust.Signer // of SHA256SUMS.txt
 
 	// Builds are the statements about the release that an allowed signer signed,
 	// so far as they made any of the listed files.
-	Builds []provenance.Build
+	Builds []trust.Build
 
 	// Built is when the newest of the listed files was built, by the clock of the
 	// machine that built it; zero if no signed statement tells.
@@ -35,31 +34,31 @@ type Proof struct {
 // lists. file returns the content of a further file of the release, or an error
 // that wraps forge.ErrNotFound or fs.ErrNotExist.
 //
-// The error wraps signature.ErrUnsigned, ErrWrongTag or ErrNotAllowed where that
+// The error wraps trust.ErrUnsigned, ErrWrongTag or ErrNotAllowed where that
 // is the reason. Provenance that is missing, or that nobody allowed signed, is no
 // error: the list vouches for the bytes.
-func Prove(ctx context.Context, tag string, sums []byte, file func(name string) ([]byte, error), signers signature.AllowedSigners, now time.Time) (Proof, error) {
-	armored, err := file(signature.SumsFileName)
+func Prove(ctx context.Context, tag string, sums []byte, file func(name string) ([]byte, error), signers trust.AllowedSigners, now time.Time) (Proof, error) {
+	armored, err := file(trust.SignatureFileName)
 	if isMissing(err) {
-		return Proof{}, fmt.Errorf("%w: there is no %s", signature.ErrUnsigned, signature.SumsFileName)
+		return Proof{}, fmt.Errorf("%w: there is no %s", trust.ErrUnsigned, trust.SignatureFileName)
 	}
 	if err != nil {
 		return Proof{}, err
 	}
 	signer, err := signers.Verify(tag, sums, armored, now)
 	if err != nil {
-		return Proof{}, fmt.Errorf("%s: %w", signature.SumsFileName, err)
+		return Proof{}, fmt.Errorf("%s: %w", trust.SignatureFileName, err)
 	}
 	listed, err := checksum.Parse(bytes.NewReader(sums))
 	if err != nil {
 		return Proof{}, err
 	}
-	content, err := file(provenance.FileName)
+	content, err := file(trust.ProvenanceFileName)
 	if err != nil && !isMissing(err) {
 		return Proof{}, err
 	}
 	proof := Proof{Signer: signer}
-	proof.Builds, proof.Notes = buildsOf(tag, listed, provenance.Parse(content), func(line provenance.Attestation) error {
+	proof.Builds, proof.Notes = buildsOf(tag, listed, trust.ParseProvenance(content), func(line trust.Attestation) error {
 		_, err := line.Verify(ctx, tag, signers, now)
 		return err
 	})
@@ -77,10 +76,10 @@ func isMissing(err error) bool {
 
 // buildsOf returns the builds that are about the tag, made any of the listed files
 // (nil if there is no list), and pass the check, and notes about the others.
-func buildsOf(tag string, listed checksum.Sums, lines []provenance.Attestation, check func(provenance.Attestation) error) (builds []provenance.Build, notes []string) {
+func buildsOf(tag string, listed checksum.Sums, lines []trust.Attestation, check func(trust.Attestation) error) (builds []trust.Build, notes []string) {
 	for _, line := range lines {
 		if line.Build.Tag != tag {
-			notes = append(notes, fmt.Sprintf("a statement in %s is about the release %s and is not used", provenance.FileName, oneLine(line.Build.Tag)))
+			notes = append(notes, fmt.Sprintf("a statement in %s is about the release %s and is not used", trust.ProvenanceFileName, oneLine(line.Build.Tag)))
 			continue
 		}
 		if err := check(line); err != nil {
@@ -88,7 +87,7 @@ func buildsOf(tag string, listed checksum.Sums, lines []provenance.Attestation, 
 			continue
 		}
 		if listed != nil && !madeAny(line.Build, listed) {
-			notes = append(notes, fmt.Sprintf("a statement in %s is about other files than %s lists and is not used", provenance.FileName, checksum.FileName))
+			notes = append(notes, fmt.Sprintf("a statement in %s is about other files than %s lists and is not used", trust.ProvenanceFileName, checksum.FileName))
 			continue
 		}
 		builds = append(builds, line.Build)
@@ -97,7 +96,7 @@ func buildsOf(tag string, listed checksum.Sums, lines []provenance.Attestation, 
 }
 
 // madeAny says whether the build made one of the listed files as it is listed.
-func madeAny(build provenance.Build, listed checksum.Sums) bool {
+func madeAny(build trust.Build, listed checksum.Sums) bool {
 	for name, sum := range build.Subjects {
 		if listed[name] == sum {
 			return true

@@ -15,13 +15,12 @@ import (
 
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
-	"every.channel/runner-images/internal/provenance"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 	"every.channel/runner-images/internal/verify"
 )
 
 // publish publishes the files as a release in a folder store.
-func (f folder) publish(t *testing.T, key *signature.Key) (forge.Store, forge.Release) {
+func (f folder) publish(t *testing.T, key *trust.Key) (forge.Store, forge.Release) {
 	t.Helper()
 	store, err := forge.Open(forge.Config{URL: "file://" + t.TempDir()})
 	require.NoError(t, err)
@@ -34,7 +33,7 @@ func (f folder) publish(t *testing.T, key *signature.Key) (forge.Store, forge.Re
 	if key != nil {
 		publication.Sign = func(sums []byte) (map[string][]byte, error) {
 			armored, err := key.Sign(tag, sums)
-			return map[string][]byte{signature.SumsFileName: armored}, err
+			return map[string][]byte{trust.SignatureFileName: armored}, err
 		}
 	}
 	_, err = store.Publish(t.Context(), publication)
@@ -55,7 +54,7 @@ func TestAPublishedRelease(t *testing.T) {
 	})
 	require.NoError(t, report.Err())
 	assert.Equal(t, map[string]verify.Verdict{
-		bundle: verify.Same, iso: verify.Same, sd: verify.Same, provenance.FileName: verify.NotCompared,
+		bundle: verify.Same, iso: verify.Same, sd: verify.Same, trust.ProvenanceFileName: verify.NotCompared,
 	}, verdicts(report))
 
 	twice := func(name string) verify.Source {
@@ -108,11 +107,11 @@ func TestProve(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
 	early := time.Date(2026, 2, 28, 12, 0, 0, 0, time.UTC)
-	line := func(by *signature.Key, finished time.Time, subjects checksum.Sums) string {
-		build := provenance.Build{Tag: tag, Subjects: subjects, Run: provenance.Run{Finished: finished}}
-		attestation, err := provenance.Attest(t.Context(), build, by)
+	line := func(by *trust.Key, finished time.Time, subjects checksum.Sums) string {
+		build := trust.Build{Tag: tag, Subjects: subjects, Run: trust.Run{Finished: finished}}
+		attestation, err := trust.Attest(t.Context(), build, by)
 		require.NoError(t, err)
-		content, err := provenance.Merge(t.Context(), nil, attestation, by)
+		content, err := trust.MergeProvenance(t.Context(), nil, attestation, by)
 		require.NoError(t, err)
 		return string(content)
 	}
@@ -131,7 +130,7 @@ func TestProve(t *testing.T) {
 	} {
 		files := release(t)
 		if c.provenance != "" {
-			files = files.with(provenance.FileName, c.provenance)
+			files = files.with(trust.ProvenanceFileName, c.provenance)
 		}
 		store, published := files.publish(t, key)
 		source := verify.InRelease(store, published)

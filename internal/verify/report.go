@@ -7,8 +7,7 @@ import (
 	"time"
 	"unicode"
 
-	"every.channel/runner-images/internal/provenance"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // A Verdict is what the comparison of one file came to.
@@ -28,7 +27,7 @@ type Report struct {
 	Result string `json:"result"` // "same", "different", "failed" or "nothing comparable"
 
 	// Signer is who signed SHA256SUMS.txt; nil if no signature was asked for.
-	Signer *signature.Signer `json:"signer"`
+	Signer *trust.Signer `json:"signer"`
 
 	// Origins are the builds that made the release's files, as its provenance
 	// tells; only signed provenance if a signature was asked for.
@@ -51,7 +50,7 @@ type Origin struct {
 	Finished   string `json:"finished"` // RFC 3339
 }
 
-func originOf(build provenance.Build) Origin {
+func originOf(build trust.Build) Origin {
 	origin := Origin{Repository: build.Repository, Commit: build.Commit, Run: build.Run.URL}
 	if !build.Run.Finished.IsZero() {
 		origin.Finished = build.Run.Finished.UTC().Format(time.RFC3339)
@@ -162,13 +161,13 @@ func (r *Report) compareFlakes(request Request, p published) {
 	}
 }
 
-func flakeOf(f provenance.Flake) Flake {
+func flakeOf(f trust.Flake) Flake {
 	return Flake{URL: f.URL, Revision: f.Revision, NARHash: f.NARHash}
 }
 
 // otherFlake says how the flake here is another one than the release's, or
 // nothing if it is the same or that cannot be told.
-func otherFlake(theirs, ours provenance.Flake) string {
+func otherFlake(theirs, ours trust.Flake) string {
 	var how string
 	switch {
 	case theirs.NARHash != "" && theirs.NARHash == ours.NARHash:

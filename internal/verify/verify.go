@@ -12,11 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
-	"every.channel/runner-images/internal/image"
-	"every.channel/runner-images/internal/provenance"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 )
 
 // ErrDifferent says that something published is not what it should be.
@@ -39,14 +38,14 @@ type Request struct {
 
 	// Signers are those whose signature SHA256SUMS.txt must have. nil asks for
 	// no signature.
-	Signers signature.AllowedSigners
+	Signers trust.AllowedSigners
 	Now     time.Time // when the signers must be valid
 
 	// Flake is what this machine builds from: what `nix build` is given before
 	// the #, and what `nix flake metadata` tells of it. Without Rebuild it is
 	// not used.
 	Flake    string
-	Metadata provenance.Flake
+	Metadata trust.Flake
 
 	// Images are those of the flake that the release may have, for files of which
 	// its provenance does not tell. With OnlyImages they are all that is built,
@@ -68,9 +67,8 @@ type Request struct {
 
 // An Image is something that this machine can try to build.
 type Image struct {
-	Name        string // the beginning of its asset's name
-	Installable string
-	ModTime     time.Time // of the files in a bundle, as published; zero if that is not known
+	artifact.Image
+	ModTime time.Time // of the files in a bundle, as published; zero if that is not known
 }
 
 // Rebuilt is what became of an image.
@@ -86,7 +84,7 @@ type Rebuilt struct {
 }
 
 // Verify compares. The error says why that was not possible at all, or that the
-// signature was refused: then it wraps signature.ErrUnsigned, ErrWrongTag or
+// signature was refused: then it wraps trust.ErrUnsigned, ErrWrongTag or
 // ErrNotAllowed where that is the reason; or it wraps ErrChanged. What the
 // comparison found is in the report; see its Err.
 func Verify(ctx context.Context, r Request) (Report, error) {
@@ -113,7 +111,7 @@ func Verify(ctx context.Context, r Request) (Report, error) {
 
 // proofs returns SHA256SUMS.txt and its signature, which publications change.
 func (r Request) proofs(ctx context.Context) (proofs [2]string, err error) {
-	for i, name := range []string{checksum.FileName, signature.SumsFileName} {
+	for i, name := range []string{checksum.FileName, trust.SignatureFileName} {
 		content, err := readSmall(ctx, r.Source, name)
 		if err != nil && !errors.Is(err, forge.ErrNotFound) {
 			return proofs, err
@@ -160,8 +158,8 @@ type published struct {
 	tag    string
 	sums   checksum.Sums
 	there  []string // names of the files in the source
-	builds []provenance.Build
-	signer *signature.Signer
+	builds []trust.Build
+	signer *trust.Signer
 	notes  []string
 }
 
@@ -177,7 +175,7 @@ func (r Request) read(ctx context.Context) (published, error) {
 	if p.there, err = r.Source.Names(); err != nil {
 		return p, err
 	}
-	for _, name := range []string{checksum.FileName, signature.SumsFileName} {
+	for _, name := range []string{checksum.FileName, trust.SignatureFileName} {
 		if count(p.there, name) > 1 {
 			return p, fmt.Errorf("the release has more than one %s, and downloads may give any", name)
 		}
@@ -192,13 +190,13 @@ func (r Request) read(ctx context.Context) (published, error) {
 	if p.sums, err = checksum.Parse(bytes.NewReader(sums)); err != nil {
 		return p, err
 	}
-	content, err := readSmall(ctx, r.Source, provenance.FileName)
+	content, err := readSmall(ctx, r.Source, trust.ProvenanceFileName)
 	if errors.Is(err, forge.ErrNotFound) {
-		p.notes = append(p.notes, "there is no "+provenance.FileName+": what the release was built from is not recorded")
+		p.notes = append(p.notes, "there is no "+trust.ProvenanceFileName+": what the release was built from is not recorded")
 	} else if err != nil {
 		return p, err
 	}
-	lines := provenance.Parse(content)
+	lines := trust.ParseProvenance(content)
 	if p.tag, err = r.tag(lines); err != nil {
 		return p, err
 	}
@@ -207,14 +205,14 @@ func (r Request) read(ctx context.Context) (published, error) {
 
 // readBuilds finds out what the release was built from, and who vouches for it
 // if signatures are asked for.
-func (r Request) readBuilds(ctx context.Context, p *published, sums []byte, lines []provenance.Attestation) error {
+func (r Request) readBuilds(ctx context.Context, p *published, sums []byte, lines []trust.Attestation) error {
 	var notes []string
 	if r.Signers == nil {
 		listed := p.sums
 		if sums == nil {
 			listed = nil
 		}
-		p.builds, notes = buildsOf(p.tag, listed, lines, func(provenance.Attestation) error { return nil })
+		p.builds, notes = buildsOf(p.tag, listed, lines, func(trust.Attestation) error { return nil })
 	} else {
 		proof, err := Prove(ctx, p.tag, sums, func(name string) ([]byte, error) {
 			return readSmall(ctx, r.Source, name)
@@ -228,24 +226,24 @@ func (r Request) readBuilds(ctx context.Context, p *published, sums []byte, line
 	return nil
 }
 
-func (r Request) tag(lines []provenance.Attestation) (string, error) {
+func (r Request) tag(lines []trust.Attestation) (string, error) {
 	if r.Tag != "" {
 		return r.Tag, nil
 	}
 	for _, line := range lines {
 		return line.Build.Tag, nil
 	}
-	return "", errors.New("which release these files are of is not known, since there is no " + provenance.FileName + " beside them; say it with --release-tag")
+	return "", errors.New("which release these files are of is not known, since there is no " + trust.ProvenanceFileName + " beside them; say it with --release-tag")
 }
 
 // buildOf returns the build that made an asset, by its name and sum.
-func (p published) buildOf(name string) (provenance.Build, bool) {
+func (p published) buildOf(name string) (trust.Build, bool) {
 	for _, build := range slices.Backward(p.builds) {
 		if sum, ok := build.Subjects[name]; ok && (p.sums[name] == "" || p.sums[name] == sum) {
 			return build, true
 		}
 	}
-	return provenance.Build{}, false
+	return trust.Build{}, false
 }
 
 // names returns the names of all files to look at, sorted.
@@ -257,7 +255,7 @@ func (p published) names() []string {
 	slices.Sort(names)
 	names = slices.Compact(names)
 	return slices.DeleteFunc(names, func(name string) bool {
-		return name == checksum.FileName || name == signature.SumsFileName
+		return name == checksum.FileName || name == trust.SignatureFileName
 	})
 }
 
@@ -289,7 +287,7 @@ func (r Request) rebuild(ctx context.Context, p published) (map[string]Rebuilt, 
 // isFileOf says whether an asset's name is that of an image in a tag's release,
 // with any extension.
 func isFileOf(asset, name, tag string) bool {
-	return strings.HasPrefix(asset, image.AssetName(name, tag, "."))
+	return strings.HasPrefix(asset, artifact.FileName(name, tag, "."))
 }
 
 // images returns what to build for the published files: what the provenance
@@ -317,7 +315,7 @@ func (r Request) otherAttributes(p published) (notes []string) {
 		own, hasName := r.ownImage(p, name)
 		if isBuilt && hasName && told.Installable != own.Installable {
 			notes = append(notes, oneLine(fmt.Sprintf("%s is compared with %s, as %s says, and not with %s, which has its name here",
-				name, told.Installable, provenance.FileName, own.Installable)))
+				name, told.Installable, trust.ProvenanceFileName, own.Installable)))
 		}
 	}
 	return notes
@@ -346,9 +344,9 @@ func (r Request) ownImage(p published, asset string) (Image, bool) {
 
 // fromOwnFlake takes the attribute from the provenance and the flake from this
 // machine: nobody else may say what is fetched and built here.
-func (r Request) fromOwnFlake(image provenance.Image, modTime time.Time) (Image, bool) {
+func (r Request) fromOwnFlake(image trust.Image, modTime time.Time) (Image, bool) {
 	_, attribute, ok := strings.Cut(image.Installable, "#")
-	return Image{Name: image.Name, Installable: r.Flake + "#" + attribute, ModTime: modTime}, ok
+	return Image{artifact.Image{Name: image.Name, Installable: r.Flake + "#" + attribute}, modTime}, ok
 }
 
 func (r Request) compareAsset(ctx context.Context, p published, name string, rebuilt map[string]Rebuilt) (Asset, error) {
@@ -423,7 +421,7 @@ func (a *Asset) judgeAlone(r Request, listed bool, counterpart Rebuilt) {
 		a.Verdict = Same
 	case counterpart.Reason != "":
 		a.Verdict, a.Reason = NotCompared, counterpart.Reason
-	case a.Name == provenance.FileName:
+	case a.Name == trust.ProvenanceFileName:
 		a.Verdict, a.Reason = NotCompared, "it tells of the build, it is not built"
 	default:
 		a.Verdict, a.Reason = NotCompared, "no image of the flake makes a file of this name"

@@ -23,10 +23,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
-	"every.channel/runner-images/internal/provenance"
-	"every.channel/runner-images/internal/signature"
+	"every.channel/runner-images/internal/trust"
 	"every.channel/runner-images/internal/verify"
 )
 
@@ -40,9 +40,9 @@ const (
 // images are those that the flake has.
 func images() []verify.Image {
 	return []verify.Image{
-		{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#netboot"},
-		{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#iso"},
-		{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"},
+		{Image: artifact.Image{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#netboot"}},
+		{Image: artifact.Image{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#iso"}},
+		{Image: artifact.Image{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"}},
 	}
 }
 
@@ -220,7 +220,7 @@ func TestAReleaseThatChangesMeanwhile(t *testing.T) {
 	key := newKey(t)
 	old := release(t).attested(t, key, tag, flake("1111", "sha256-1")).listed(t).signed(t, key, tag)
 	replaced := release(t).with(iso, "another").attested(t, key, tag, flake("1111", "sha256-1")).listed(t).signed(t, key, tag)
-	for _, when := range []string{iso, provenance.FileName} {
+	for _, when := range []string{iso, trust.ProvenanceFileName} {
 		_, err := verify.Verify(t.Context(), complete(verify.Request{
 			Source: &changing{whole{old.source(t)}, when, replaced.source(t)}, Signers: key.Allowed(),
 		}))
@@ -407,9 +407,9 @@ func TestDifferencesOfOtherFiles(t *testing.T) {
 func TestFailedAndNothingToBuild(t *testing.T) {
 	t.Parallel()
 	files := release(t).listed(t)
-	report := run(t, verify.Request{Source: files.source(t), Rebuild: func(_ context.Context, _ string, images []verify.Image) ([]verify.Rebuilt, error) {
-		assert.ElementsMatch(t, images, []verify.Image{images[0], images[1], images[2]})
-		return []verify.Rebuilt{{Image: images[0], Err: errors.New("no space left on device\nlog")}}, nil
+	report := run(t, verify.Request{Source: files.source(t), Rebuild: func(_ context.Context, _ string, asked []verify.Image) ([]verify.Rebuilt, error) {
+		assert.ElementsMatch(t, images(), asked)
+		return []verify.Rebuilt{{Image: asked[0], Err: errors.New("no space left on device\nlog")}}, nil
 	}})
 	require.ErrorContains(t, report.Err(), "could not be rebuilt: "+sd)
 	require.NotErrorIs(t, report.Err(), verify.ErrDifferent)
@@ -434,47 +434,47 @@ func TestFolderWithoutSums(t *testing.T) {
 	assert.Contains(t, report.Text(), "note: there is no SHA256SUMS.txt")
 }
 
-func newKey(t *testing.T) *signature.Key {
+func newKey(t *testing.T) *trust.Key {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "key")
 	out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	key, err := signature.ParseKey(string(text))
+	key, err := trust.ParseKey(string(text))
 	require.NoError(t, err)
 	return &key
 }
 
-func flake(revision, narHash string) provenance.Flake {
-	return provenance.Flake{URL: "git+https://forge.example/x?rev=" + revision, Revision: revision, NARHash: narHash}
+func flake(revision, narHash string) trust.Flake {
+	return trust.Flake{URL: "git+https://forge.example/x?rev=" + revision, Revision: revision, NARHash: narHash}
 }
 
-func (f folder) attested(t *testing.T, key *signature.Key, tag string, flake provenance.Flake) folder {
+func (f folder) attested(t *testing.T, key *trust.Key, tag string, flake trust.Flake) folder {
 	t.Helper()
-	build := provenance.Build{
+	build := trust.Build{
 		Tag: tag, Subjects: f.sums(t), Flake: flake, Repository: "https://forge.example/x", Commit: flake.Revision,
 		ModTime: time.Unix(1772236800, 0),
-		Run: provenance.Run{
+		Run: trust.Run{
 			URL: "https://forge.example/x/actions/runs/17", Finished: time.Date(2026, 2, 28, 12, 9, 30, 0, time.UTC),
 		},
-		Images: []provenance.Image{
+		Images: []trust.Image{
 			{Name: "ec-runner-x86_64-netboot", Installable: "github:evil/flake#other.netboot", Asset: bundle},
 			{Name: "ec-runner-x86_64-iso", Installable: ".#other.iso", Asset: iso},
 		},
 	}
-	attestation, err := provenance.Attest(t.Context(), build, key)
+	attestation, err := trust.Attest(t.Context(), build, key)
 	require.NoError(t, err)
-	content, err := provenance.Merge(t.Context(), []byte(f[provenance.FileName]), attestation, key)
+	content, err := trust.MergeProvenance(t.Context(), []byte(f[trust.ProvenanceFileName]), attestation, key)
 	require.NoError(t, err)
-	return f.with(provenance.FileName, string(content))
+	return f.with(trust.ProvenanceFileName, string(content))
 }
 
-func (f folder) signed(t *testing.T, key *signature.Key, tag string) folder {
+func (f folder) signed(t *testing.T, key *trust.Key, tag string) folder {
 	t.Helper()
 	armored, err := key.Sign(tag, []byte(f[checksum.FileName]))
 	require.NoError(t, err)
-	return f.with(signature.SumsFileName, string(armored))
+	return f.with(trust.SignatureFileName, string(armored))
 }
 
 // What is built comes from this machine's flake, whatever the provenance says;
@@ -494,16 +494,16 @@ func TestProvenanceNamesTheAttributes(t *testing.T) {
 	})
 	require.NoError(t, report.Err())
 	assert.ElementsMatch(t, []verify.Image{
-		{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#other.netboot", ModTime: time.Unix(1772236800, 0).UTC()},
-		{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#other.iso", ModTime: time.Unix(1772236800, 0).UTC()},
-		{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"},
+		{Image: artifact.Image{Name: "ec-runner-x86_64-netboot", Installable: "/etc/every-channel/flake#other.netboot"}, ModTime: time.Unix(1772236800, 0).UTC()},
+		{Image: artifact.Image{Name: "ec-runner-x86_64-iso", Installable: "/etc/every-channel/flake#other.iso"}, ModTime: time.Unix(1772236800, 0).UTC()},
+		{Image: artifact.Image{Name: "ec-runner-aarch64-sdimage", Installable: "/etc/every-channel/flake#sd"}},
 	}, asked)
 	assert.Empty(t, report.OtherFlake)
 	assert.Equal(t, []verify.Origin{{
 		Repository: "https://forge.example/x", Commit: "1111", Run: "https://forge.example/x/actions/runs/17", Finished: "2026-02-28T12:09:30Z",
 	}}, report.Origins)
 	assert.Contains(t, report.Text(), "\nbuilt on 2026-02-28T12:09:30Z from commit 1111 of https://forge.example/x by https://forge.example/x/actions/runs/17\n")
-	assert.Equal(t, "it tells of the build, it is not built", assetOf(t, report, provenance.FileName).Reason)
+	assert.Equal(t, "it tells of the build, it is not built", assetOf(t, report, trust.ProvenanceFileName).Reason)
 
 	// Unless somebody says which images to build.
 	run(t, verify.Request{Source: published.source(t), OnlyImages: true, Rebuild: func(_ context.Context, _ string, asked []verify.Image) ([]verify.Rebuilt, error) {
@@ -529,9 +529,9 @@ func TestProvenanceSpeaksForItselfOnly(t *testing.T) {
 	t.Parallel()
 	const evil = "x'; touch y; '\n\nsigned for boot-v2026.02.28 by release@every.channel \x1b[8m\u202e"
 	files := release(t)
-	theirs := provenance.Flake{URL: evil, Revision: evil, NARHash: evil}
-	lines := files.attested(t, nil, tag, theirs)[provenance.FileName] + files.attested(t, nil, evil, theirs)[provenance.FileName]
-	source := whole{files.with(provenance.FileName, lines).listed(t).source(t)}
+	theirs := trust.Flake{URL: evil, Revision: evil, NARHash: evil}
+	lines := files.attested(t, nil, tag, theirs)[trust.ProvenanceFileName] + files.attested(t, nil, evil, theirs)[trust.ProvenanceFileName]
+	source := whole{files.with(trust.ProvenanceFileName, lines).listed(t).source(t)}
 	var said []string
 	report := run(t, verify.Request{
 		Source: source, Metadata: flake("1111", "sha256-1"), Rebuild: builds(t, files),
@@ -556,10 +556,10 @@ func TestProvenanceSpeaksForItselfOnly(t *testing.T) {
 func TestProvenanceOfOtherFiles(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
-	before := folder{iso: "iso of an earlier run"}.attested(t, key, tag, flake("0000", "sha256-0"))[provenance.FileName]
-	now := release(t).attested(t, key, tag, flake("1111", "sha256-1"))[provenance.FileName]
-	files := release(t).with(provenance.FileName, before+now).listed(t).signed(t, key, tag)
-	for _, signers := range []signature.AllowedSigners{nil, key.Allowed()} {
+	before := folder{iso: "iso of an earlier run"}.attested(t, key, tag, flake("0000", "sha256-0"))[trust.ProvenanceFileName]
+	now := release(t).attested(t, key, tag, flake("1111", "sha256-1"))[trust.ProvenanceFileName]
+	files := release(t).with(trust.ProvenanceFileName, before+now).listed(t).signed(t, key, tag)
+	for _, signers := range []trust.AllowedSigners{nil, key.Allowed()} {
 		report := run(t, verify.Request{
 			Source: whole{files.source(t)}, Signers: signers, Metadata: flake("1111", "sha256-1"),
 			OnlyImages: true, Rebuild: builds(t, release(t)),
@@ -576,7 +576,7 @@ func TestFolderWithOtherThings(t *testing.T) {
 	t.Parallel()
 	var dir string
 	release(t).listed(t).write(t, &dir)
-	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, provenance.FileName), 0o600))
+	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, trust.ProvenanceFileName), 0o600))
 	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
 	require.NoError(t, os.Symlink("nowhere", filepath.Join(dir, "dangling")))
 	require.NoError(t, os.Rename(filepath.Join(dir, sd), filepath.Join(dir, "elsewhere")))
@@ -604,7 +604,7 @@ func TestAnotherFlakeIsSaidFirst(t *testing.T) {
 	t.Parallel()
 	files := release(t)
 	for name, c := range map[string]struct {
-		theirs, ours provenance.Flake
+		theirs, ours trust.Flake
 		want         string
 	}{
 		"the same":             {flake("1111", "sha256-1"), flake("1111", "sha256-1"), ""},
@@ -640,9 +640,9 @@ func TestAnotherFlakeIsSaidFirst(t *testing.T) {
 func TestPartFromAnotherFlake(t *testing.T) {
 	t.Parallel()
 	x86, arm := release(t).without(sd), release(t).without(bundle).without(iso)
-	attested := x86.attested(t, nil, tag, flake("1111", "sha256-1"))[provenance.FileName]
-	later := arm.with(provenance.FileName, attested).attestedBeside(t, flake("2222", "sha256-2"))
-	published := release(t).with(provenance.FileName, later)
+	attested := x86.attested(t, nil, tag, flake("1111", "sha256-1"))[trust.ProvenanceFileName]
+	later := arm.with(trust.ProvenanceFileName, attested).attestedBeside(t, flake("2222", "sha256-2"))
+	published := release(t).with(trust.ProvenanceFileName, later)
 	report := run(t, verify.Request{Source: published.listed(t).source(t), Metadata: flake("1111", "sha256-1"), Rebuild: builds(t, x86)})
 	require.NoError(t, report.Err())
 	assert.Empty(t, report.OtherFlake)
@@ -650,12 +650,12 @@ func TestPartFromAnotherFlake(t *testing.T) {
 }
 
 // attestedBeside returns the provenance with a line about the other files.
-func (f folder) attestedBeside(t *testing.T, flake provenance.Flake) string {
+func (f folder) attestedBeside(t *testing.T, flake trust.Flake) string {
 	t.Helper()
-	build := provenance.Build{Tag: tag, Subjects: f.without(provenance.FileName).sums(t), Flake: flake}
-	attestation, err := provenance.Attest(t.Context(), build, nil)
+	build := trust.Build{Tag: tag, Subjects: f.without(trust.ProvenanceFileName).sums(t), Flake: flake}
+	attestation, err := trust.Attest(t.Context(), build, nil)
 	require.NoError(t, err)
-	content, err := provenance.Merge(t.Context(), []byte(f[provenance.FileName]), attestation, nil)
+	content, err := trust.MergeProvenance(t.Context(), []byte(f[trust.ProvenanceFileName]), attestation, nil)
 	require.NoError(t, err)
 	return string(content)
 }
@@ -675,20 +675,20 @@ func TestSignatures(t *testing.T) {
 	for name, c := range map[string]struct {
 		published folder
 		tag       string
-		signers   signature.AllowedSigners
+		signers   trust.AllowedSigners
 		want      error
 	}{
-		"unsigned":          {files, tag, key.Allowed(), signature.ErrUnsigned},
-		"another key":       {files.signed(t, other, tag), tag, key.Allowed(), signature.ErrNotAllowed},
-		"under another tag": {good, "boot-v2026.03.07", key.Allowed(), signature.ErrWrongTag},
+		"unsigned":          {files, tag, key.Allowed(), trust.ErrUnsigned},
+		"another key":       {files.signed(t, other, tag), tag, key.Allowed(), trust.ErrNotAllowed},
+		"under another tag": {good, "boot-v2026.03.07", key.Allowed(), trust.ErrWrongTag},
 		"no sums":           {good.without(checksum.FileName), tag, key.Allowed(), forge.ErrNotFound},
 	} {
 		_, err := verify.Verify(t.Context(), complete(verify.Request{Source: c.published.source(t), Tag: c.tag, Signers: c.signers}))
 		require.ErrorIs(t, err, c.want, name)
 	}
 
-	changed := good.with(iso, "evil").without(checksum.FileName).without(signature.SumsFileName).listed(t).
-		with(signature.SumsFileName, good[signature.SumsFileName])
+	changed := good.with(iso, "evil").without(checksum.FileName).without(trust.SignatureFileName).listed(t).
+		with(trust.SignatureFileName, good[trust.SignatureFileName])
 	_, err := verify.Verify(t.Context(), complete(verify.Request{Source: changed.source(t), Signers: key.Allowed()}))
 	require.ErrorContains(t, err, "SHA256SUMS.txt.sig: the signature by")
 }
@@ -700,7 +700,7 @@ func TestProvenanceThatNobodyAllowedSigned(t *testing.T) {
 	key := newKey(t)
 	elsewhere := release(t).attested(t, nil, "boot-v2026.01.01", flake("1111", "sha256-1"))
 	files := elsewhere.attested(t, nil, tag, flake("1111", "sha256-1"))
-	files = release(t).with(provenance.FileName, elsewhere[provenance.FileName]+files[provenance.FileName]).listed(t).signed(t, key, tag)
+	files = release(t).with(trust.ProvenanceFileName, elsewhere[trust.ProvenanceFileName]+files[trust.ProvenanceFileName]).listed(t).signed(t, key, tag)
 
 	report := run(t, verify.Request{Source: whole{files.source(t)}, Signers: key.Allowed(), Rebuild: builds(t, release(t))})
 	require.NoError(t, report.Err())
@@ -717,6 +717,8 @@ func TestBootedTag(t *testing.T) {
 		"BOOT_IMAGE=kernel runner-images.release_tag=boot-v2026.02.28 quiet\n":                "boot-v2026.02.28",
 		"runner-images.release_tag=a runner-images.release_tag=b":                             "b",
 		`x="a runner-images.release_tag=a b" "runner-images.release_tag=boot-v2026.02.28"`:    "boot-v2026.02.28",
+		`runner-images.release_tag="boot-v2026.02.28" quiet`:                                  "boot-v2026.02.28",
+		`runner-images.release_tag=it's-a\tag quiet`:                                          `it's-a\tag`,
 		`not.runner-images.release_tag=a runner-images.release_tags=b x="`:                    "",
 		`runner-images.release_tag=boot-v2026.02.28 dyndbg="file drivers/usb/* +p; func it's`: "boot-v2026.02.28",
 	} {

@@ -21,7 +21,7 @@ import (
 	"slices"
 	"strings"
 
-	"every.channel/runner-images/internal/archive"
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/netboot/state"
@@ -287,7 +287,7 @@ func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, arch
 	}
 	s.tell("unpacking %s", bundle.asset)
 	unpacked := sha256.New()
-	err = archive.Walk(ctx, io.TeeReader(file, unpacked), limits, func(entry archive.Entry, content io.Reader) error {
+	err = artifact.WalkBundle(ctx, io.TeeReader(file, unpacked), limits, func(entry artifact.Entry, content io.Reader) error {
 		if !slices.Contains(state.FileNames(), entry.Name) {
 			return fmt.Errorf("it has a file %q; a netboot bundle has only %s", entry.Name, strings.Join(state.FileNames(), ", "))
 		}
@@ -308,7 +308,7 @@ func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, arch
 
 // limits let through more than iPXE can boot, and keep a hostile bundle from
 // filling the disk.
-var limits = archive.Limits{Files: len(state.FileNames()), FileSize: 4 << 30, TotalSize: 5 << 30}
+var limits = artifact.Limits{Files: len(state.FileNames()), FileSize: 4 << 30, TotalSize: 5 << 30}
 
 // maxScript is how many bytes a script may have. The boot server has it in memory
 // for each machine that asks for it.

@@ -22,7 +22,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/archive"
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/netboot/stage"
@@ -109,12 +109,12 @@ func contents(tag string, architecture state.Architecture) map[string][]byte {
 
 func bundle(t *testing.T, architecture state.Architecture, tag string, contents map[string][]byte) forge.File {
 	t.Helper()
-	var files []archive.File
+	var files []artifact.Member
 	for _, name := range slices.Sorted(maps.Keys(contents)) {
-		files = append(files, archive.File{Name: name, Content: contents[name]})
+		files = append(files, artifact.Member{Name: name, Content: contents[name]})
 	}
 	var packed bytes.Buffer
-	require.NoError(t, archive.Write(t.Context(), &packed, files, time.Unix(1e9, 0), nil))
+	require.NoError(t, artifact.WriteBundle(t.Context(), &packed, files, time.Unix(1e9, 0), nil))
 	return newFile(t, bundleName(architecture, tag), packed.Bytes())
 }
 

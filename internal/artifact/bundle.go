@@ -1,0 +1,156 @@
+package artifact
+
+import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/klauspost/pgzip"
+)
+
+// A Member is a file to put into a bundle.
+type Member struct {
+	Name    string // in the bundle, without a folder
+	Path    string // where its content is, or empty if Content is it
+	Content []byte
+}
+
+// These decide the bytes of a bundle and the memory it takes, and so depend on
+// nothing. Most of a bundle is an initrd that is compressed already: level 2
+// finds that out as quickly as level 1 does, and makes an uncompressed kernel
+// smaller in the same time; the levels from 5 on take twice as long for 7 % less.
+// Eight blocks at once keep eight cores busy, where hashing the result is the
+// limit already with two.
+const (
+	level     = 2
+	blockSize = 1 << 20
+	blocks    = 8
+)
+
+// WriteBundle writes a bundle of the files to w: a tar in the ustar format
+// (POSIX.1-1988; pax where a file is larger than 8 GiB), sorted by name, owned by
+// 0:0 without names, each file with mode 0644 and modified at modTime, compressed
+// by gzip (RFC 1952). The same names, contents and modTime (which counts in whole
+// seconds) give the same bytes. Memory is constant, about 30 MiB.
+//
+// progress, if not nil, is told how many bytes of all files have been read. After
+// an error, which may be the context's, what w was given is of no use.
+func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.Time, progress func(done, total int64)) error {
+	files = slices.SortedFunc(slices.Values(files), func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
+	sources := make([]source, len(files))
+	var total int64
+	for i, file := range files {
+		if err := checkName(file.Name); err != nil {
+			return err
+		}
+		if i > 0 && files[i-1].Name == file.Name {
+			return fmt.Errorf("two files for the name %q in a bundle", file.Name)
+		}
+		s, err := open(file)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		sources[i] = s
+		total += s.size
+	}
+
+	compressor, err := pgzip.NewWriterLevel(w, level)
+	if err != nil {
+		return err
+	}
+	if err := compressor.SetConcurrency(blockSize, blocks); err != nil {
+		return err
+	}
+	// Its goroutines write to w until they are waited for.
+	defer compressor.Reset(io.Discard)
+	seconds := time.Unix(modTime.Unix(), 0)
+	compressor.ModTime = seconds
+
+	done := int64(0)
+	count := func(n int) error {
+		done += int64(n)
+		if progress != nil {
+			progress(done, total)
+		}
+		return ctx.Err()
+	}
+	bundle := tar.NewWriter(compressor)
+	buffer := make([]byte, blockSize)
+	for _, s := range sources {
+		header := &tar.Header{Typeflag: tar.TypeReg, Name: s.name, Size: s.size, Mode: 0o644, ModTime: seconds}
+		if err := bundle.WriteHeader(header); err != nil {
+			return fmt.Errorf("put %s into the bundle: %w", s.name, err)
+		}
+		if _, err := io.CopyBuffer(onlyWriter{bundle}, countedReader{s, count}, buffer); err != nil {
+			return fmt.Errorf("put %s into the bundle: %w", s.name, err)
+		}
+		// Says that the file was shorter than it was when it was opened.
+		if err := bundle.Flush(); err != nil {
+			return fmt.Errorf("put %s into the bundle: %w", s.name, err)
+		}
+	}
+	if err := bundle.Close(); err != nil {
+		return err
+	}
+	return compressor.Close()
+}
+
+// checkName accepts the names that a file may have in a bundle.
+func checkName(name string) error {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, `/\`) || strings.ContainsFunc(name, unicode.IsControl) {
+		return fmt.Errorf("the name %q in a bundle: want a plain file name, without a folder", name)
+	}
+	return nil
+}
+
+type source struct {
+	io.ReadCloser
+	name string
+	size int64
+}
+
+func open(file Member) (source, error) {
+	if file.Path == "" {
+		return source{io.NopCloser(bytes.NewReader(file.Content)), file.Name, int64(len(file.Content))}, nil
+	}
+	content, err := os.Open(file.Path)
+	if err != nil {
+		return source{}, err
+	}
+	info, err := content.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", file.Path)
+	}
+	if err != nil {
+		return source{}, errors.Join(err, content.Close())
+	}
+	return source{content, file.Name, info.Size()}, nil
+}
+
+// onlyWriter hides tar.Writer's ReadFrom, which has a buffer of its own that is
+// small.
+type onlyWriter struct{ io.Writer }
+
+// countedReader reports what has been read, and fails when the count does.
+type countedReader struct {
+	io.Reader
+	count func(n int) error
+}
+
+func (r countedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if failed := r.count(n); failed != nil {
+		return n, failed
+	}
+	return n, err
+}

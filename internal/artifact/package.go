@@ -1,0 +1,157 @@
+package artifact
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"every.channel/runner-images/internal/count"
+	"every.channel/runner-images/internal/disk"
+	"every.channel/runner-images/internal/ipxe"
+)
+
+// DefaultModTime is when the files in a bundle were modified, unless something
+// better is known: one second after the beginning of 1970, as in the Nix store.
+var DefaultModTime = time.Unix(1, 0)
+
+// A Packager makes the artifacts of one release.
+type Packager struct {
+	Tag string // of the release
+	Dir string // where the artifacts go; made if it is not there
+
+	// ModTime is when the files in a bundle were modified; DefaultModTime if zero.
+	ModTime time.Time
+
+	// Progress, if set, is told how many bytes of an output have been read.
+	Progress func(done, total int64)
+
+	// Warn, if set, is told what may not work with an image, in a sentence.
+	Warn func(text string)
+}
+
+// Package makes the artifact of an image's build output at result: a store path, or
+// a link to one. A netboot output becomes a bundle: a .tar.gz of kernel, initrd and
+// netboot.ipxe, in which the script has these names, and whose bytes depend on
+// nothing but the files and ModTime. Any other file is copied as it is.
+//
+// The file has its name when it is whole; after an error or the end of the
+// context nothing of it is left, and one of an earlier run is as it was.
+func (p Packager) Package(ctx context.Context, image Image, result string) (Artifact, error) {
+	if !ValidName(image.Name) {
+		return Artifact{}, fmt.Errorf("image name %q: use letters, digits and . _ + -, for example ec-runner-x86_64-netboot", image.Name)
+	}
+	if p.Tag == "" {
+		return Artifact{}, fmt.Errorf("image %s: its file's name needs a release tag, for example boot-v2026.02.28", image.Name)
+	}
+	made, err := p.pack(ctx, image, result)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = fmt.Errorf("%w; free some there or choose another output folder", err)
+	}
+	if err != nil {
+		return Artifact{}, fmt.Errorf("image %s: %w", image.Name, err)
+	}
+	return made, nil
+}
+
+func (p Packager) pack(ctx context.Context, image Image, result string) (made Artifact, err error) {
+	output, err := Recognise(result)
+	if err != nil {
+		return made, err
+	}
+	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
+		return made, fmt.Errorf("make the output folder: %w", err)
+	}
+	made = Artifact{Image: image, Name: FileName(image.Name, p.Tag, output.Extension)}
+	made.Path = filepath.Join(p.Dir, made.Name)
+	if output.Kind == Netboot {
+		made.SHA256, made.Size, err = p.bundle(ctx, output, made.Path)
+	} else {
+		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, made.Path)
+	}
+	return made, err
+}
+
+// bundle makes the bundle of a netboot output at path.
+func (p Packager) bundle(ctx context.Context, output Output, path string) (sum string, size int64, err error) {
+	script, err := rewrittenScript(output)
+	if err != nil {
+		return "", 0, err
+	}
+	info, err := os.Stat(output.Initrd)
+	if err != nil {
+		return "", 0, err
+	}
+	if info.Size() > maxInitrdSize && p.Warn != nil {
+		p.Warn(largeInitrd(info.Size()))
+	}
+	modTime := p.ModTime
+	if modTime.IsZero() {
+		modTime = DefaultModTime
+	}
+	members := []Member{
+		{Name: ipxe.KernelName, Path: output.Kernel},
+		{Name: ipxe.InitrdName, Path: output.Initrd},
+		{Name: ipxe.ScriptName, Content: script},
+	}
+	return disk.Create(ctx, path, func(w io.Writer) error {
+		return WriteBundle(ctx, w, members, modTime, p.Progress)
+	})
+}
+
+// maxScriptSize is far more than the script of a person or of NixOS has.
+const maxScriptSize = 1 << 20
+
+func rewrittenScript(output Output) ([]byte, error) {
+	file, err := os.Open(output.Script)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	script, err := io.ReadAll(io.LimitReader(file, maxScriptSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(script) > maxScriptSize {
+		return nil, fmt.Errorf("%s: larger than %d bytes, which is no iPXE script", output.Script, maxScriptSize)
+	}
+	script, err = ipxe.RewriteScript(script, output.names)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", output.Script, err)
+	}
+	return script, nil
+}
+
+// maxInitrdSize is about where iPXE, which loads an initrd below 4 GiB in memory
+// beside what devices take of that, is known to fail
+// (https://github.com/NixOS/nixpkgs/issues/203593).
+const maxInitrdSize = 2_000_000_000
+
+func largeInitrd(size int64) string {
+	return fmt.Sprintf("The initrd has %.1f GB, and iPXE fails to load one of about 2 GB: it may not boot on every machine. Make the system smaller, or fetch the store after booting.", float64(size)/1e9)
+}
+
+// copyFile copies an output that is a file to path.
+func (p Packager) copyFile(ctx context.Context, source, path string) (sum string, size int64, err error) {
+	file, err := os.Open(source)
+	if err != nil {
+		return "", 0, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", 0, err
+	}
+	return disk.Create(ctx, path, func(w io.Writer) error {
+		content := io.Reader(file)
+		if p.Progress != nil {
+			content = count.Reader(file, func(done int64) { p.Progress(done, info.Size()) })
+		}
+		_, err := io.CopyBuffer(w, content, make([]byte, 1<<20))
+		return err
+	})
+}

@@ -1,0 +1,316 @@
+package artifact
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"every.channel/runner-images/internal/ipxe"
+)
+
+// A Kind is what an image is for.
+type Kind string
+
+// The kinds of images. Anything else that is one file is a File.
+const (
+	Netboot Kind = "netboot"
+	ISO     Kind = "iso"
+	SDImage Kind = "sd-image"
+	File    Kind = "file"
+)
+
+// An Output is what is in the output of a build. Paths have no symlinks.
+type Output struct {
+	Kind Kind
+
+	// Extension is what the asset's name ends in: ".tar.gz" for Netboot, else what
+	// the file's name does.
+	Extension string
+
+	// File is the image, unless this is Netboot.
+	File string
+
+	// Kernel, Initrd and Script are the files of Netboot.
+	Kernel, Initrd, Script string
+
+	// names maps what these files are called in the output, which may be more
+	// than one name each, to what they are called in a bundle.
+	names map[string]string
+}
+
+// ErrUnrecognised says that a build's output holds no image, or more than one.
+// Test for it with errors.Is.
+var ErrUnrecognised = errors.New("not the output of an image's build")
+
+// A role is what a file of an output is for.
+type role struct {
+	name    string // for people
+	like    string // for people: what files in this role are called
+	matches func(name string) bool
+}
+
+var (
+	kernel = role{"kernel", "bzImage, Image, vmlinuz, kernel", func(name string) bool {
+		return kernelName.MatchString(name) && !aside.MatchString(name)
+	}}
+	initrd = role{"initrd", "initrd, initrd.zst, initramfs", func(name string) bool {
+		return initrdName.MatchString(name) && !aside.MatchString(name)
+	}}
+	script  = role{"iPXE script", "netboot.ipxe", suffix(".ipxe")}
+	iso     = role{"ISO", "iso/NAME.iso or .iso.zst", suffix(".iso", ".iso.zst")}
+	sdImage = role{"SD image", "sd-image/NAME.img or .img.zst", suffix(".img", ".img.zst")}
+	anyFile = role{"file", "any name", func(string) bool { return true }}
+
+	// What nixpkgs calls a kernel (stdenv.hostPlatform.linux-kernel.target), and
+	// distributions and people do, with a version or a compression behind it.
+	kernelName = regexp.MustCompile(`^(bzImage|zImage|uImage|Image|vmlinuz|vmlinux|linux|kernel)([-._].*)?$`)
+	initrdName = regexp.MustCompile(`^(initrd|initramfs)([-._].*)?$`)
+	// What lies beside a kernel or an initrd, is called after it, and is none.
+	aside = regexp.MustCompile(`(?i)([-._](params|cmdline|modules|config|version|secrets)|\.(ipxe|json|nix|txt|sh|map|sig|asc|sha256|sha256sum|sha512|md5))$`)
+)
+
+// extensionOf finds what a file's name ends in, with the extension before that
+// of a compressor; the numbers of a version are none.
+var extensionOf = regexp.MustCompile(`(\.[A-Za-z][A-Za-z0-9]{0,9})?(\.(gz|zst|xz|bz2|lz4|lzma))?$`)
+
+func suffix(suffixes ...string) func(string) bool {
+	return func(name string) bool {
+		return slices.ContainsFunc(suffixes, func(suffix string) bool {
+			return len(name) > len(suffix) && strings.HasSuffix(name, suffix)
+		})
+	}
+}
+
+// Recognise returns what is in the output of a build at path (a store path, or a
+// link to one such as result): a folder with a kernel, an initrd and an iPXE
+// script is Netboot; an ISO is in the folder iso, and an SD image in the folder
+// sd-image, as NixOS makes them, perhaps compressed by zstd; else one regular
+// file is taken as it is. Links are followed, and names that lead to the same
+// file are one candidate. What else there is, such as nix-support or the kexec
+// tree, is passed over.
+//
+// Where a role has two candidates or none, the error wraps ErrUnrecognised and
+// lists what is wanted and what is there.
+func Recognise(path string) (Output, error) {
+	dir, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return Output{}, fmt.Errorf("build output %s: %w (give a store path, or the link that nix build has left)", path, err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return Output{}, fmt.Errorf("build output %s: %w", path, err)
+	}
+	switch {
+	case info.Mode().IsRegular():
+		output, err := single(File, file{filepath.Base(path), dir, info})
+		if err != nil {
+			return Output{}, fmt.Errorf("%s: %w: %w", path, ErrUnrecognised, err)
+		}
+		return output, nil
+	case !info.IsDir():
+		return Output{}, fmt.Errorf("%s: %w, neither a file nor a folder", path, ErrUnrecognised)
+	}
+	var there listing
+	for _, part := range []struct {
+		folder string
+		files  *[]file
+	}{{".", &there.top}, {"iso", &there.iso}, {"sd-image", &there.sdImage}} {
+		if *part.files, err = there.list(dir, part.folder); err != nil {
+			return Output{}, fmt.Errorf("build output %s: %w", path, err)
+		}
+	}
+	output, err := there.recognise()
+	if err != nil {
+		return Output{}, fmt.Errorf("%s: %w: %w; there is %s", path, ErrUnrecognised, err, there.all())
+	}
+	return output, nil
+}
+
+// A file is a regular file in an output.
+type file struct {
+	name string // in its folder
+	path string // without links
+	info fs.FileInfo
+}
+
+// A listing is what is in an output, by the folders that matter.
+type listing struct {
+	top, iso, sdImage []file
+	names             []string // of everything, for people
+}
+
+// list returns the regular files in a folder of an output, if there is such a
+// folder.
+func (l *listing) list(output, folder string) ([]file, error) {
+	dir := filepath.Join(output, folder)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []file
+	for _, entry := range entries {
+		name := filepath.Join(folder, entry.Name())
+		path, err := filepath.EvalSymlinks(filepath.Join(output, name))
+		if err != nil {
+			l.names = append(l.names, name+" (a link to nothing)")
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if info.IsDir() {
+			name += "/"
+		}
+		l.names = append(l.names, name)
+		if info.Mode().IsRegular() {
+			files = append(files, file{entry.Name(), path, info})
+		}
+	}
+	return files, nil
+}
+
+// all lists what is there, for people.
+func (l *listing) all() string {
+	const most = 30
+	switch {
+	case len(l.names) == 0:
+		return "nothing"
+	case len(l.names) > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(l.names[:most], ", "), len(l.names)-most)
+	}
+	return strings.Join(l.names, ", ")
+}
+
+func (l *listing) recognise() (Output, error) {
+	kernels, initrds, scripts := candidates(l.top, kernel), candidates(l.top, initrd), candidates(l.top, script)
+	isos, sdImages := candidates(l.iso, iso), candidates(l.sdImage, sdImage)
+	var kinds []Kind
+	if len(scripts) > 0 || (len(kernels) > 0 && len(initrds) > 0) {
+		kinds = append(kinds, Netboot)
+	}
+	if len(isos) > 0 {
+		kinds = append(kinds, ISO)
+	}
+	if len(sdImages) > 0 {
+		kinds = append(kinds, SDImage)
+	}
+	switch {
+	case len(kinds) > 1:
+		return Output{}, fmt.Errorf("want one image, not both %s and %s", kinds[0], kinds[1])
+	case len(kinds) == 0:
+		files := candidates(l.top, anyFile)
+		if len(files) != 1 {
+			return Output{}, fmt.Errorf("want a %s, an %s and an %s, or %s, or %s, or one file",
+				kernel.described(), initrd.described(), script.described(), iso.like, sdImage.like)
+		}
+		return single(File, files[0][0])
+	case kinds[0] == Netboot:
+		return netboot(kernels, initrds, scripts)
+	case kinds[0] == ISO:
+		return one(ISO, iso, isos)
+	default:
+		return one(SDImage, sdImage, sdImages)
+	}
+}
+
+func (r role) described() string { return fmt.Sprintf("%s (%s)", r.name, r.like) }
+
+// candidates returns the files that may have a role. Those that are one and the
+// same, by links, are one candidate.
+func candidates(files []file, r role) [][]file {
+	var found [][]file
+	for _, f := range files {
+		if !r.matches(f.name) {
+			continue
+		}
+		same := slices.IndexFunc(found, func(known []file) bool { return os.SameFile(known[0].info, f.info) })
+		if same < 0 {
+			found = append(found, nil)
+			same = len(found) - 1
+		}
+		found[same] = append(found[same], f)
+	}
+	return found
+}
+
+// only returns the one candidate for a role.
+func (r role) only(found [][]file) ([]file, error) {
+	if len(found) == 0 {
+		return nil, fmt.Errorf("want a file for the %s", r.described())
+	}
+	if len(found) > 1 {
+		var names []string
+		for _, f := range found {
+			names = append(names, f[0].name)
+		}
+		return nil, fmt.Errorf("want one %s, not %s", r.name, strings.Join(names, " and "))
+	}
+	if found[0][0].info.Size() == 0 {
+		return nil, fmt.Errorf("the %s %s is empty", r.name, found[0][0].name)
+	}
+	return found[0], nil
+}
+
+func netboot(kernels, initrds, scripts [][]file) (Output, error) {
+	output := Output{Kind: Netboot, Extension: ".tar.gz", names: map[string]string{}}
+	parts := []struct {
+		role
+		found    [][]file
+		path     *string
+		inBundle string
+	}{
+		{kernel, kernels, &output.Kernel, ipxe.KernelName},
+		{initrd, initrds, &output.Initrd, ipxe.InitrdName},
+		{script, scripts, &output.Script, ipxe.ScriptName},
+	}
+	for _, part := range parts {
+		files, err := part.only(part.found)
+		if err != nil {
+			return Output{}, err
+		}
+		*part.path = files[0].path
+		for _, f := range files {
+			output.names[f.name] = part.inBundle
+		}
+	}
+	// An output that links to the files by names of its own leaves the script as it
+	// was beside them, with the names that they have there.
+	for _, part := range parts {
+		linked := filepath.Base(*part.path)
+		if _, taken := output.names[linked]; !taken {
+			output.names[linked] = part.inBundle
+		}
+	}
+	return output, nil
+}
+
+func one(kind Kind, r role, found [][]file) (Output, error) {
+	files, err := r.only(found)
+	if err != nil {
+		return Output{}, err
+	}
+	return single(kind, files[0])
+}
+
+func single(kind Kind, f file) (Output, error) {
+	if f.info.Size() == 0 {
+		return Output{}, fmt.Errorf("the file %s is empty", f.name)
+	}
+	extension := extensionOf.FindString(f.name)
+	if extension == "" {
+		extension = extensionOf.FindString(filepath.Base(f.path))
+	}
+	if kind == File && (extension == ".iso" || extension == ".iso.zst") {
+		kind = ISO
+	}
+	return Output{Kind: kind, Extension: extension, File: f.path}, nil
+}

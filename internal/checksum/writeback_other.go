@@ -1,8 +1,0 @@
-//go:build !linux
-
-package checksum
-
-import "os"
-
-// beginWriteback leaves it to the fsync at the end.
-func beginWriteback(*os.File, int64, int64) {}

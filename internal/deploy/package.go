@@ -1,0 +1,62 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/nix"
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/report"
+)
+
+// Package packages what was built into the plan's folder, for the plan's tag,
+// and writes SHA256SUMS.txt beside it. Files in bundles get modTime.
+func Package(ctx context.Context, r *report.Report, built []nix.Result, p plan.Plan, modTime time.Time) ([]artifact.Artifact, error) {
+	defer r.Group("Package into " + p.OutputDir)()
+	progress := r.Progress("package")
+	defer progress.Close()
+
+	// The checksums of an earlier run are not those of the files from here on.
+	if err := os.Remove(filepath.Join(p.OutputDir, checksum.FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var artifacts []artifact.Artifact
+	for _, b := range built {
+		packager := artifact.Packager{
+			Tag: p.ReleaseTag, Dir: p.OutputDir, ModTime: modTime,
+			Progress: func(done, total int64) { progress.Bytes(b.Name, done, total) },
+			Warn:     func(text string) { r.Warning("%s", text) },
+		}
+		packaged, err := packager.Package(ctx, b.Image, b.Link)
+		if err != nil {
+			return nil, fmt.Errorf("package %s: %w", b.Name, err)
+		}
+		packaged.Derivation, packaged.Output = b.Derivation, b.Output
+		artifacts = append(artifacts, packaged)
+	}
+	sums, err := artifact.Sums(artifacts)
+	if err != nil {
+		return nil, err
+	}
+	return artifacts, sums.WriteFile(ctx, p.OutputDir)
+}
+
+// Table is a table of artifacts for a terminal.
+func Table(artifacts []artifact.Artifact) string {
+	var text strings.Builder
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, a := range artifacts {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", a.Name, report.Size(a.Size), a.SHA256)
+	}
+	table.Flush()
+	return text.String()
+}

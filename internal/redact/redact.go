@@ -1,0 +1,93 @@
+// Package redact takes what may be secret out of text and addresses before they
+// are shown, logged or recorded. It is the only place that decides what that is.
+package redact
+
+import (
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// hidden stands for what was taken out.
+const hidden = "***"
+
+// URL returns an address as it may be shown: its scheme, host and path. A user, a
+// query or a fragment may be or have a secret.
+func URL(address *url.URL) string {
+	shown := url.URL{Scheme: address.Scheme, Opaque: address.Opaque, Host: address.Host, Path: address.Path}
+	if strings.Contains(shown.Opaque, "@") {
+		return hidden
+	}
+	return shown.String()
+}
+
+// Address is URL for an address that was not parsed yet. What cannot be parsed is
+// hidden, and so is what has a user before a host without a scheme.
+func Address(address string) string {
+	parsed, err := url.Parse(address)
+	if err != nil || !strings.Contains(address, "://") && strings.Contains(address, "@") {
+		return hidden
+	}
+	return URL(parsed)
+}
+
+// Text returns a text without the users, passwords and secret parameters of the
+// addresses in it. All of a text that gives access tokens is hidden. The user of
+// an address that is not of the web stays if it has no password, since ssh://git@
+// needs it; so does an address that has nothing to hide.
+func Text(text string) string {
+	if strings.Contains(strings.ToLower(text), "access-token") {
+		return hidden
+	}
+	return secretParameter.ReplaceAllString(withoutUsers(text), "${1}"+hidden)
+}
+
+// secretParameter is a parameter in an address whose name says that its value is
+// secret: https://cache.example?secret-key=…, …?access_token=….
+var secretParameter = regexp.MustCompile(`(?i)([?&][^=&\s#]*(?:token|secret|passw)[^=&\s#]*=)[^&\s#]+`)
+
+// anyUser is what an address may have before its host, up to the last "@": it is
+// also found in an address that cannot be parsed.
+var anyUser = regexp.MustCompile(`://.*@`)
+
+func withoutUsers(text string) string {
+	if !strings.Contains(text, "://") {
+		return text
+	}
+	certain := true
+	redacted := word.ReplaceAllStringFunc(text, func(word string) string {
+		shown, ok := withoutUser(word)
+		certain = certain && ok
+		return shown
+	})
+	if certain {
+		return redacted
+	}
+	return anyUser.ReplaceAllLiteralString(text, "://"+hidden+"@")
+}
+
+var word = regexp.MustCompile(`\S+`)
+
+// withoutUser takes the user out of an address. It reports whether it is certain
+// where that ends: a password may have spaces, slashes and "@" in it.
+func withoutUser(word string) (shown string, certain bool) {
+	scheme, rest, isAddress := strings.Cut(word, "://")
+	if !isAddress {
+		return word, !strings.Contains(word, "@")
+	}
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	authority, after := rest[:end], rest[end:]
+	path, _, _ := strings.Cut(after, "?")
+	if strings.Contains(path, "@") || strings.Contains(authority, ":") && !strings.Contains(authority, "@") && strings.Contains(after, "@") {
+		return word, false
+	}
+	at := strings.LastIndex(authority, "@")
+	web := strings.HasSuffix(scheme, "http") || strings.HasSuffix(scheme, "https")
+	if at < 0 || !web && !strings.Contains(authority[:at], ":") {
+		return word, true
+	}
+	return scheme + "://" + authority[at+1:] + after, true
+}
