@@ -23,7 +23,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"path"
 	"regexp"
@@ -36,6 +35,7 @@ import (
 	"every.channel/runner-images/internal/netboot/chain"
 	"every.channel/runner-images/internal/netboot/journal"
 	"every.channel/runner-images/internal/netboot/loaders"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -177,14 +177,13 @@ func (a *answer) script() error {
 	if a.Began != nil {
 		a.Began(a.client.Address)
 	}
-	if mac, err := state.ParseMAC(query.Get(chain.QueryMAC)); err == nil {
-		a.client.MAC = mac.String()
-	}
-	a.client.Firmware = firmware(query)
-	architecture, err := chain.Architecture(query.Get(chain.QueryArchitecture))
+	// A machine that does not send its MAC boots all the same.
+	a.client.MAC, _ = machine.ParseMAC(query.Get(chain.QueryMAC))
+	architecture, err := machine.ParseBuildarch(query.Get(chain.QueryArchitecture))
 	if err != nil {
 		return notFound{err}
 	}
+	a.client.Firmware = machine.ParsePlatform(query.Get(chain.QueryPlatform), architecture)
 	hold, ring, err := a.choose(architecture)
 	if err != nil {
 		return err
@@ -213,22 +212,9 @@ func (a *answer) script() error {
 // plainTag matches tags that a script can say as they are.
 var plainTag = regexp.MustCompile(`^[A-Za-z0-9._/+-]+$`)
 
-// firmware returns the client's firmware for people, from what iPXE says of its
-// platform (https://ipxe.org/cfg/platform).
-func firmware(query url.Values) string {
-	architecture, err := chain.Architecture(query.Get(chain.QueryArchitecture))
-	switch platform := query.Get(chain.QueryPlatform); {
-	case platform == "pcbios":
-		return "BIOS"
-	case platform == "efi" && err == nil:
-		return "UEFI " + string(architecture)
-	}
-	return ""
-}
-
 // choose returns the release of the client's ring, or the current one: so also if
 // that of the ring is not there, or not for such machines.
-func (a *answer) choose(architecture state.Architecture) (hold *state.Hold, ring string, err error) {
+func (a *answer) choose(architecture machine.Architecture) (hold *state.Hold, ring string, err error) {
 	if ring, ok := a.ring(); ok {
 		hold, err := a.State.Hold(ring.Tag)
 		if err == nil {
@@ -245,14 +231,10 @@ func (a *answer) choose(architecture state.Architecture) (hold *state.Hold, ring
 
 // ring returns the ring of the client, if it said what machine it is.
 func (a *answer) ring() (state.Ring, bool) {
-	mac, err := state.ParseMAC(a.client.MAC)
-	if err != nil {
-		return state.Ring{}, false
-	}
-	return a.Rings().For(mac)
+	return a.Rings().For(a.client.MAC)
 }
 
-func read(hold *state.Hold, architecture state.Architecture, name string) ([]byte, error) {
+func read(hold *state.Hold, architecture machine.Architecture, name string) ([]byte, error) {
 	file, err := hold.Open(architecture, name)
 	if err != nil {
 		return nil, err
@@ -264,15 +246,15 @@ func read(hold *state.Hold, architecture state.Architecture, name string) ([]byt
 // folder returns the folder of an edition's files, relative to the script's.
 func (a *answer) folder(which edition) string {
 	folder := releases + "/" + which.path()
-	if a.client.MAC != "" {
-		folder += strings.ReplaceAll(a.client.MAC, ":", "-") + "/"
+	if a.client.MAC.IsValid() {
+		folder += a.client.MAC.Hyphenated() + "/"
 	}
 	return folder
 }
 
 // current answers with a file of the current release.
 func (a *answer) current(name string) error {
-	architecture, err := chain.Architecture(a.r.URL.Query().Get(chain.QueryArchitecture))
+	architecture, err := machine.ParseBuildarch(a.r.URL.Query().Get(chain.QueryArchitecture))
 	if err != nil {
 		return notFound{err}
 	}
@@ -296,11 +278,10 @@ func (a *answer) released(parts []string) error {
 		return notFound{err}
 	}
 	if len(rest) == 2 {
-		mac, err := state.ParseMAC(rest[0])
-		if err != nil {
+		if a.client.MAC, err = machine.ParseMAC(rest[0]); err != nil {
 			return notFound{err}
 		}
-		a.client.MAC, rest = mac.String(), rest[1:]
+		rest = rest[1:]
 	}
 	if len(rest) != 1 || (rest[0] != state.Kernel && rest[0] != state.Initrd) {
 		return fs.ErrNotExist
@@ -314,7 +295,7 @@ func (a *answer) released(parts []string) error {
 }
 
 // image sends a kernel or an initrd.
-func (a *answer) image(file *os.File, release state.Release, architecture state.Architecture, name string) error {
+func (a *answer) image(file *os.File, release state.Release, architecture machine.Architecture, name string) error {
 	a.w.Header().Set("ETag", `"`+release.Bundles[architecture].Files[name].SHA256+`"`)
 	boot := journal.Boot{Release: release.Tag, Architecture: architecture}
 	if ring, ok := a.ring(); ok && ring.Tag == release.Tag {

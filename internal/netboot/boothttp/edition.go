@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -13,11 +14,11 @@ import (
 // again under its tag with other files.
 type edition struct {
 	tag          string
-	architecture state.Architecture
+	architecture machine.Architecture
 	sum          string // the first digits of the bundle's sum
 }
 
-func editionOf(release state.Release, architecture state.Architecture) edition {
+func editionOf(release state.Release, architecture machine.Architecture) edition {
 	const digits = 12
 	sum := release.Bundles[architecture].SHA256
 	return edition{release.Tag, architecture, sum[:min(digits, len(sum))]}
@@ -32,7 +33,7 @@ func parseEdition(parts []string) (edition, []string, error) {
 	if err != nil {
 		return edition{}, nil, err
 	}
-	return edition{tag, state.Architecture(parts[1]), parts[2]}, parts[3:], nil
+	return edition{tag, machine.Architecture(parts[1]), parts[2]}, parts[3:], nil
 }
 
 // path writes TAG/ARCHITECTURE/SUM/.

@@ -5,8 +5,6 @@ package chain
 import (
 	"bytes"
 	"fmt"
-
-	"every.channel/runner-images/internal/netboot/state"
 )
 
 // The parts of an address's query by which iPXE says what machine it runs on.
@@ -62,18 +60,4 @@ func chainTo(addresses []string) []byte {
 func AskAgain(name string, script []byte) []byte {
 	again := fmt.Sprintf("%schain --replace --autofree %s ||\n", start, name+identity)
 	return append([]byte(again), script...)
-}
-
-// Architecture returns the architecture of the release for a machine with an
-// iPXE that was built for the processor buildarch (https://ipxe.org/cfg/buildarch).
-// On BIOS that is i386 on all machines; a release there is x86_64. No word at all
-// means x86_64.
-func Architecture(buildarch string) (state.Architecture, error) {
-	switch buildarch {
-	case "", "i386", "x86_64":
-		return state.X86_64, nil
-	case "arm64", "aarch64":
-		return state.AArch64, nil
-	}
-	return "", fmt.Errorf("there are no releases for %q; want x86_64 or arm64", buildarch)
 }

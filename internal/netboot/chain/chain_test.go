@@ -6,21 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"every.channel/runner-images/internal/netboot/chain"
-	"every.channel/runner-images/internal/netboot/state"
 )
-
-func TestArchitecture(t *testing.T) {
-	t.Parallel()
-	for buildarch, want := range map[string]state.Architecture{
-		"": state.X86_64, "i386": state.X86_64, "x86_64": state.X86_64, "arm64": state.AArch64, "aarch64": state.AArch64,
-	} {
-		got, err := chain.Architecture(buildarch)
-		assert.NoError(t, err)
-		assert.Equal(t, want, got)
-	}
-	_, err := chain.Architecture("riscv64")
-	assert.ErrorContains(t, err, `there are no releases for "riscv64"; want x86_64 or arm64`)
-}
 
 func TestScripts(t *testing.T) {
 	t.Parallel()

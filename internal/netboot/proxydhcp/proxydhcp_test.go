@@ -23,6 +23,7 @@ import (
 	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/proxydhcp"
 )
 
@@ -31,7 +32,7 @@ var mac = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}
 // boot is a site with iPXE for BIOS and for UEFI on x86_64.
 type boot struct{}
 
-func (boot) Program(firmware proxydhcp.Firmware) (string, error) {
+func (boot) Program(firmware machine.Firmware) (string, error) {
 	switch firmware.String() {
 	case "BIOS":
 		return "undionly.kpxe", nil
@@ -43,7 +44,7 @@ func (boot) Program(firmware proxydhcp.Firmware) (string, error) {
 	return "", errors.New("no iPXE for " + firmware.String())
 }
 
-func (boot) Script(mac net.HardwareAddr, firmware proxydhcp.Firmware) string {
+func (boot) Script(mac machine.MAC, firmware machine.Firmware) string {
 	return "http://10.77.0.1/T/netboot.ipxe?mac=" + mac.String() + "&for=" + strings.ReplaceAll(firmware.String(), " ", "-")
 }
 
@@ -110,6 +111,14 @@ func TestOnTheWire(t *testing.T) {
 	} {
 		out, err := exec.CommandContext(t.Context(), lab.Tool(t, "boot", "ip"), strings.Fields(line)...).CombinedOutput()
 		require.NoError(t, err, "ip %s: %s", line, out)
+	}
+	// What is sent before the kernel has seen the other end is lost.
+	for _, name := range []string{"server", "client", "other", "otherclient"} {
+		require.Eventually(t, func() bool {
+			out, err := exec.CommandContext(t.Context(), lab.Tool(t, "boot", "ip"), "-oneline", "link", "show", "dev", name).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			return strings.Contains(string(out), "state UP")
+		}, time.Minute, 10*time.Millisecond)
 	}
 	// Both ends are on this one host, and packets come from an address of its own.
 	for _, name := range []string{"server", "client", "other", "otherclient"} {

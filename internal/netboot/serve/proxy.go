@@ -12,6 +12,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4/server4"
 
 	"every.channel/runner-images/internal/netboot/chain"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/proxydhcp"
 	"every.channel/runner-images/internal/netboot/state"
 )
@@ -65,7 +66,7 @@ type boot struct {
 }
 
 // Program returns the iPXE binary for a firmware.
-func (b boot) Program(firmware proxydhcp.Firmware) (string, error) {
+func (b boot) Program(firmware machine.Firmware) (string, error) {
 	names := b.server.programs(firmware)
 	for _, name := range names {
 		if !b.server.loaders.Has(name) {
@@ -81,11 +82,11 @@ func (b boot) Program(firmware proxydhcp.Firmware) (string, error) {
 
 // programs returns the names that the iPXE binary for a firmware may have, the
 // first of which is taken.
-func (s *Server) programs(firmware proxydhcp.Firmware) []string {
+func (s *Server) programs(firmware machine.Firmware) []string {
 	switch {
 	case firmware.BIOS:
 		return []string{"undionly.kpxe", "ipxe.pxe"}
-	case firmware.Architecture == state.AArch64:
+	case firmware.Architecture == machine.AArch64:
 		return []string{"ec-ipxe-arm64.efi", "ipxe-arm64.efi", "snponly-arm64.efi"}
 	}
 	return []string{s.config.TFTPBootFilename, "ipxe.efi", "snponly.efi"}
@@ -93,15 +94,11 @@ func (s *Server) programs(firmware proxydhcp.Firmware) []string {
 
 // Script returns the address of the script for iPXE on a machine. It need not ask
 // again who it is.
-func (b boot) Script(mac net.HardwareAddr, firmware proxydhcp.Firmware) string {
-	platform := "efi"
-	if firmware.BIOS {
-		platform = "pcbios"
-	}
+func (b boot) Script(mac machine.MAC, firmware machine.Firmware) string {
 	query := url.Values{
-		chain.QueryMAC:          {strings.ReplaceAll(mac.String(), ":", "-")},
+		chain.QueryMAC:          {mac.Hyphenated()},
 		chain.QueryArchitecture: {string(firmware.Architecture)},
-		chain.QueryPlatform:     {platform},
+		chain.QueryPlatform:     {firmware.Platform()},
 	}
 	const most = 127 // bytes of a boot file's name in the fixed part of a DHCP packet
 	address := b.server.byIP(b.address, state.Script)

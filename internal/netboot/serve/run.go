@@ -18,7 +18,6 @@ import (
 	"every.channel/runner-images/internal/netboot/boothttp"
 	"every.channel/runner-images/internal/netboot/boottftp"
 	"every.channel/runner-images/internal/netboot/state"
-	"every.channel/runner-images/internal/netboot/status"
 )
 
 const (
@@ -42,7 +41,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	boot := s.newHTTP(handler)
 	boot.ReadTimeout = requestWithin // no request has a body
-	page := s.newHTTP(status.New(ctx, s.state, handler.Rings, s.journal, s.registry, s.log))
+	page := s.newHTTP(s.journal.StatusPage(ctx, s.state, handler.Rings))
 	group.Go(func() error { return serveHTTP(boot, s.guarded()) })
 	group.Go(func() error { return serveHTTP(page, netutil.LimitListener(s.listeners.Status, maxStatusConnections)) })
 	group.Go(func() error { return tftp.Serve(s.listeners.TFTP) })

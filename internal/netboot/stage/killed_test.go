@@ -17,6 +17,7 @@ import (
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/lab"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/netboot/state"
 )
@@ -85,7 +86,7 @@ func requireServable(t *testing.T, dir *state.Dir) (tag string) {
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	s.publish("boot-v0", state.X86_64, state.AArch64)
+	s.publish("boot-v0", machine.X86_64, machine.AArch64)
 	began := time.Now()
 	require.NoError(t, child(t, s).Run())
 	whole := time.Since(began)
@@ -94,7 +95,7 @@ func TestKilled(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	for i := 1; i <= 5; i++ {
 		before, after := fmt.Sprintf("boot-v%d", i-1), fmt.Sprintf("boot-v%d", i)
-		s.publish(after, state.X86_64, state.AArch64)
+		s.publish(after, machine.X86_64, machine.AArch64)
 		for range 3 {
 			command := child(t, s)
 			require.NoError(t, command.Start())
@@ -104,7 +105,7 @@ func TestKilled(t *testing.T) {
 		}
 		out, err := child(t, s).CombinedOutput()
 		require.NoError(t, err, "%s", out)
-		requireCurrent(t, s.dir, after, state.X86_64, state.AArch64)
+		requireCurrent(t, s.dir, after, machine.X86_64, machine.AArch64)
 	}
 	entries, err := os.ReadDir(filepath.Join(s.dir.Path(), "releases"))
 	require.NoError(t, err)

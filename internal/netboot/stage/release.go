@@ -11,6 +11,7 @@ import (
 
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -54,7 +55,7 @@ func (s Stager) offer(ctx context.Context, release forge.Release) (offer, error)
 	}
 	offered := offer{
 		tag: release.Tag, source: release.URL, sums: sums, proofs: proofs, complete: true,
-		bundles: map[state.Architecture]bundle{},
+		bundles: map[machine.Architecture]bundle{},
 	}
 	for architecture, asset := range assets {
 		sum, ok := sums[asset.Name]
@@ -91,14 +92,14 @@ func (s Stager) small(ctx context.Context, release forge.Release, name string) (
 }
 
 // bundleAssets finds the netboot bundles among a release's assets.
-func bundleAssets(release forge.Release) (map[state.Architecture]forge.Asset, error) {
-	found := map[state.Architecture][]forge.Asset{}
+func bundleAssets(release forge.Release) (map[machine.Architecture]forge.Asset, error) {
+	found := map[machine.Architecture][]forge.Asset{}
 	for _, asset := range release.Assets {
 		if architecture, ok := architectureOf(asset.Name); ok {
 			found[architecture] = append(found[architecture], asset)
 		}
 	}
-	bundles := map[state.Architecture]forge.Asset{}
+	bundles := map[machine.Architecture]forge.Asset{}
 	for architecture, assets := range found {
 		own := slices.DeleteFunc(slices.Clone(assets), func(asset forge.Asset) bool {
 			return !strings.HasPrefix(asset.Name, "ec-runner-"+string(architecture)+netboot)
@@ -133,12 +134,12 @@ const (
 
 // architectureOf returns the architecture that a netboot bundle's name ends in
 // before "-netboot-", and whether it is a bundle's name at all.
-func architectureOf(asset string) (state.Architecture, bool) {
+func architectureOf(asset string) (machine.Architecture, bool) {
 	image, _, ok := strings.Cut(asset, netboot)
 	if !ok || !strings.HasSuffix(asset, extension) {
 		return "", false
 	}
-	for _, architecture := range state.Architectures() {
+	for _, architecture := range machine.Architectures() {
 		if image == string(architecture) || strings.HasSuffix(image, "-"+string(architecture)) {
 			return architecture, true
 		}

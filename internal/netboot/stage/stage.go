@@ -24,6 +24,7 @@ import (
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -186,7 +187,7 @@ func (s Stager) alone(ctx context.Context, do func() (Outcome, error)) (Outcome,
 // An offer is what a release has for the boot server.
 type offer struct {
 	tag, source string
-	bundles     map[state.Architecture]bundle
+	bundles     map[machine.Architecture]bundle
 	sums        checksum.Sums // of SHA256SUMS.txt, if there is one
 	proofs      map[string][]byte
 
@@ -252,7 +253,7 @@ func (s Stager) unpack(ctx context.Context, offer offer, staged state.Release) (
 	if err := s.clearDownloads(offer.bundles); err != nil {
 		return err
 	}
-	for _, architecture := range state.Architectures() {
+	for _, architecture := range machine.Architectures() {
 		bundle, offered := offer.bundles[architecture]
 		there, isStaged := staged.Bundles[architecture]
 		switch {
@@ -276,7 +277,7 @@ func (s Stager) unpack(ctx context.Context, offer offer, staged state.Release) (
 	return err
 }
 
-func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, architecture state.Architecture, bundle bundle) error {
+func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, architecture machine.Architecture, bundle bundle) error {
 	file, err := bundle.open(ctx)
 	if err != nil {
 		return err
@@ -454,7 +455,7 @@ func (s Stager) tarballOffer(ctx context.Context, path, tag string) (offer, erro
 	if err != nil {
 		return offer{}, fmt.Errorf("tarball %q: %w", path, err)
 	}
-	return offer{tag: tag, source: absolute, sums: sums, proofs: proofs, bundles: map[state.Architecture]bundle{
+	return offer{tag: tag, source: absolute, sums: sums, proofs: proofs, bundles: map[machine.Architecture]bundle{
 		architecture: {name, sum, func(context.Context) (*os.File, error) { return os.Open(path) }},
 	}}, nil
 }

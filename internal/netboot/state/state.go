@@ -36,23 +36,13 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"every.channel/runner-images/internal/netboot/machine"
 )
 
 // ErrNotStaged says that a release is not in the state folder, or that there is
 // no current or previous one. Test for it with errors.Is.
 var ErrNotStaged = errors.New("not staged")
-
-// An Architecture is a machine's, as Nix and uname(1) write it.
-type Architecture string
-
-// The architectures that a release may have a bundle for.
-const (
-	X86_64  Architecture = "x86_64"
-	AArch64 Architecture = "aarch64"
-)
-
-// Architectures returns all architectures, in the order in which people expect them.
-func Architectures() []Architecture { return []Architecture{X86_64, AArch64} }
 
 // The names of the files of a bundle.
 const (
@@ -66,10 +56,10 @@ func FileNames() []string { return []string{Kernel, Initrd, Script} }
 
 // A Release is what release.json says.
 type Release struct {
-	Tag     string                  `json:"tag"`
-	Staged  time.Time               `json:"staged"`
-	Source  string                  `json:"source"` // the address of the release, or the tarball's path
-	Bundles map[Architecture]Bundle `json:"bundles"`
+	Tag     string                          `json:"tag"`
+	Staged  time.Time                       `json:"staged"`
+	Source  string                          `json:"source"` // the address of the release, or the tarball's path
+	Bundles map[machine.Architecture]Bundle `json:"bundles"`
 }
 
 // A Bundle is a release's files for one architecture.
@@ -336,7 +326,7 @@ func readRelease(root *os.Root) (Release, error) {
 // Open opens a file of the bundle for an architecture, by one of FileNames. The
 // file stays readable when the hold is closed. An error wraps fs.ErrNotExist if
 // the release has no such bundle or file.
-func (h *Hold) Open(architecture Architecture, name string) (*os.File, error) {
+func (h *Hold) Open(architecture machine.Architecture, name string) (*os.File, error) {
 	if _, ok := h.Release.Bundles[architecture].Files[name]; !ok {
 		return nil, fmt.Errorf("release %s has no %s/%s: %w", h.Release.Tag, architecture, name, fs.ErrNotExist)
 	}

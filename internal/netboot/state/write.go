@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/interrupt"
+	"every.channel/runner-images/internal/netboot/machine"
 )
 
 // An Incoming is a release on its way into the state folder. Nobody sees it
@@ -49,15 +50,15 @@ func (d *Dir) Incoming(tag, source string) (*Incoming, error) {
 		return nil, err
 	}
 	return &Incoming{dir: d, folder: folder, root: root, release: Release{
-		Tag: tag, Source: source, Bundles: map[Architecture]Bundle{},
+		Tag: tag, Source: source, Bundles: map[machine.Architecture]Bundle{},
 	}}, nil
 }
 
 // Bundle begins the bundle for an architecture: asset is the tarball's name and
 // sum its SHA-256.
-func (in *Incoming) Bundle(architecture Architecture, asset, sum string) error {
-	if !slices.Contains(Architectures(), architecture) {
-		return fmt.Errorf("%s: no boot server knows the architecture %q; known are %q", asset, architecture, Architectures())
+func (in *Incoming) Bundle(architecture machine.Architecture, asset, sum string) error {
+	if !slices.Contains(machine.Architectures(), architecture) {
+		return fmt.Errorf("%s: no boot server knows the architecture %q; known are %q", asset, architecture, machine.Architectures())
 	}
 	in.release.Bundles[architecture] = Bundle{Asset: asset, SHA256: sum, Files: map[string]File{}}
 	if err := in.root.Mkdir(string(architecture), 0o755); err != nil {
@@ -68,7 +69,7 @@ func (in *Incoming) Bundle(architecture Architecture, asset, sum string) error {
 
 // Write writes a file of a bundle that was begun, by one of FileNames, and has it
 // on disk when it returns.
-func (in *Incoming) Write(ctx context.Context, architecture Architecture, name string, content io.Reader) (err error) {
+func (in *Incoming) Write(ctx context.Context, architecture machine.Architecture, name string, content io.Reader) (err error) {
 	bundle, ok := in.release.Bundles[architecture]
 	if !ok || !slices.Contains(FileNames(), name) {
 		return fmt.Errorf("a bundle has no file %s/%s", architecture, name)
@@ -98,7 +99,7 @@ func (in *Incoming) Proof(name string, content []byte) error {
 
 // checkProof accepts names that are nothing else in a release's folder.
 func checkProof(name string) error {
-	if name != path.Base(name) || strings.HasPrefix(name, ".") || name == releaseFile || slices.Contains(Architectures(), Architecture(name)) {
+	if name != path.Base(name) || strings.HasPrefix(name, ".") || name == releaseFile || slices.Contains(machine.Architectures(), machine.Architecture(name)) {
 		return fmt.Errorf("%q cannot be the name of a file beside a bundle", name)
 	}
 	return nil
@@ -106,7 +107,7 @@ func checkProof(name string) error {
 
 // Keep takes the bundle for an architecture over from the staged release of the
 // same tag, without copying it. The asset is what the release calls it now.
-func (in *Incoming) Keep(architecture Architecture, asset string) error {
+func (in *Incoming) Keep(architecture machine.Architecture, asset string) error {
 	name, err := folderName(in.release.Tag)
 	if err != nil {
 		return err
