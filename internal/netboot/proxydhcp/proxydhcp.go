@@ -15,7 +15,6 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
 	"every.channel/runner-images/internal/netboot/machine"
 )
@@ -70,11 +69,13 @@ type Boot interface {
 
 // A Server answers on one network interface.
 type Server struct {
-	Address  netip.Addr   // this server's on the interface
-	Subnet   netip.Prefix // whose clients are answered
-	Networks access.Networks
-	Journal  *journal.Journal
-	Boot     Boot
+	Address netip.Addr   // this server's on the interface
+	Subnet  netip.Prefix // whose clients are answered
+	Journal *journal.Journal
+	Boot    Boot
+
+	// Allow reports whether a client with an address may boot. Nil: all may.
+	Allow func(client netip.Addr) bool
 }
 
 // ServeDHCP answers the first question of clients, which reach the DHCP port by
@@ -152,7 +153,7 @@ func (s *Server) mayAnswer(request *dhcpv4.DHCPv4, from netip.Addr) bool {
 		if !s.Subnet.Contains(address) {
 			return false
 		}
-		if !s.Networks.Allow(address) {
+		if s.Allow != nil && !s.Allow(address) {
 			s.Journal.Refused(journal.ProxyDHCP, "network", address)
 			return false
 		}

@@ -21,7 +21,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/lab"
-	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
 	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/proxydhcp"
@@ -51,11 +50,11 @@ func (boot) Script(mac machine.MAC, firmware machine.Firmware) string {
 func newServer(t *testing.T, log *bytes.Buffer) *proxydhcp.Server {
 	t.Helper()
 	return &proxydhcp.Server{
-		Address:  netip.MustParseAddr("10.77.0.1"),
-		Subnet:   netip.MustParsePrefix("10.77.0.0/24"),
-		Networks: access.Networks{netip.MustParsePrefix("10.77.0.0/25")},
-		Journal:  journal.New(slog.New(slog.NewTextHandler(log, nil)), prometheus.NewRegistry()),
-		Boot:     boot{},
+		Address: netip.MustParseAddr("10.77.0.1"),
+		Subnet:  netip.MustParsePrefix("10.77.0.0/24"),
+		Allow:   netip.MustParsePrefix("10.77.0.0/25").Contains,
+		Journal: journal.New(slog.New(slog.NewTextHandler(log, nil)), prometheus.NewRegistry()),
+		Boot:    boot{},
 	}
 }
 
@@ -227,7 +226,7 @@ func TestTheSecondQuestion(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	server := newServer(t, &log)
-	server.Subnet, server.Networks = netip.MustParsePrefix("127.0.0.0/8"), nil
+	server.Subnet, server.Allow = netip.MustParsePrefix("127.0.0.0/8"), nil
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	require.NoError(t, err)
 	ended := make(chan error, 1)

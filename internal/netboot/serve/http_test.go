@@ -474,6 +474,18 @@ func TestConfigurationThatCannotBe(t *testing.T) {
 	}
 }
 
+// Machines reach no socket but a TCP one.
+func TestSocketThatIsNotTCP(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	listener, err := net.Listen("unix", filepath.Join(folder, "http"))
+	require.NoError(t, err)
+	_, err = serve.New(t.Context(), serve.Config{StateDir: folder, Listeners: serve.Listeners{HTTP: listener}})
+	require.ErrorContains(t, err, "is no TCP socket, which machines need")
+	_, err = listener.Accept()
+	assert.ErrorIs(t, err, net.ErrClosed)
+}
+
 // TestNewClosesWhatItOpened when it cannot go on.
 func TestNewClosesWhatItOpened(t *testing.T) {
 	t.Parallel()

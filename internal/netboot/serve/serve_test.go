@@ -234,6 +234,9 @@ func TestTFTP(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, autoexec, "#!ipxe\nimgfree\ndhcp ")
 
-	_, err = s.tftp("absent")
-	assert.ErrorContains(t, err, "no such file")
+	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(s.ipxe), "secret"), []byte("secret"), 0o600))
+	for _, name := range []string{"absent", "../secret", "/"} {
+		_, err = s.tftp(name)
+		assert.ErrorContains(t, err, "no such file", name)
+	}
 }

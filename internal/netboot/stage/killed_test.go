@@ -65,20 +65,20 @@ func child(t *testing.T, s *site, program ...string) *exec.Cmd {
 // requireServable checks that what is current is whole, by what it says of itself.
 func requireServable(t *testing.T, dir *state.Dir) (tag string) {
 	t.Helper()
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	require.NoError(t, err)
-	defer hold.Close()
-	require.NotEmpty(t, hold.Release.Bundles)
-	for architecture, bundle := range hold.Release.Bundles {
+	defer snapshot.Close()
+	require.NotEmpty(t, snapshot.Release.Bundles)
+	for architecture, bundle := range snapshot.Release.Bundles {
 		for _, name := range state.FileNames() {
-			file, err := hold.Open(architecture, name)
+			file, err := snapshot.Open(architecture, name)
 			require.NoError(t, err)
 			sum, size, err := checksum.File(t.Context(), file.Name())
 			require.NoError(t, errors.Join(err, file.Close()))
 			require.Equal(t, bundle.Files[name], state.File{SHA256: sum, Size: size})
 		}
 	}
-	return hold.Release.Tag
+	return snapshot.Release.Tag
 }
 
 // A stage that is killed, whenever, leaves something whole to serve: what was

@@ -374,26 +374,26 @@ func (s Stager) verifyStaged(tag string) (err error) {
 	if s.Verify == nil {
 		return nil
 	}
-	hold, err := s.Dir.Hold(tag)
+	snapshot, err := s.Dir.OpenRelease(tag)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, hold.Close()) }()
-	content, err := hold.Proof(checksum.FileName)
+	defer func() { err = errors.Join(err, snapshot.Close()) }()
+	content, err := snapshot.Proof(checksum.FileName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("release %s was staged without %s: stage it again with --refresh", tag, checksum.FileName)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.Verify(tag, content, hold.Proof); err != nil {
+	if err := s.Verify(tag, content, snapshot.Proof); err != nil {
 		return fmt.Errorf("the staged release %s: %w", tag, err)
 	}
 	sums, err := checksum.Parse(strings.NewReader(string(content)))
 	if err != nil {
 		return err
 	}
-	for _, bundle := range hold.Release.Bundles {
+	for _, bundle := range snapshot.Release.Bundles {
 		if sums[bundle.Asset] != bundle.SHA256 {
 			return fmt.Errorf("release %s was staged with another %s than its %s lists: stage it again with --refresh", tag, bundle.Asset, checksum.FileName)
 		}

@@ -131,17 +131,17 @@ func newFile(t *testing.T, name string, content []byte) forge.File {
 // requireCurrent checks what is served down to its bytes.
 func requireCurrent(t *testing.T, dir *state.Dir, tag string, architectures ...machine.Architecture) {
 	t.Helper()
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	require.NoError(t, err)
-	defer hold.Close()
-	require.Equal(t, tag, hold.Release.Tag)
+	defer snapshot.Close()
+	require.Equal(t, tag, snapshot.Release.Tag)
 	if len(architectures) == 0 {
 		architectures = []machine.Architecture{machine.X86_64}
 	}
-	require.ElementsMatch(t, architectures, slices.Collect(maps.Keys(hold.Release.Bundles)))
+	require.ElementsMatch(t, architectures, slices.Collect(maps.Keys(snapshot.Release.Bundles)))
 	for _, architecture := range architectures {
 		for name, want := range contents(tag, architecture) {
-			file, err := hold.Open(architecture, name)
+			file, err := snapshot.Open(architecture, name)
 			require.NoError(t, err)
 			got, err := io.ReadAll(file)
 			require.NoError(t, errors.Join(err, file.Close()))
@@ -704,13 +704,13 @@ func TestVerify(t *testing.T) {
 	requireCurrent(t, s.dir, "boot-v3")
 
 	// A bundle changed on the boot server's disk, list and all.
-	hold, err := s.dir.Hold("boot-v1")
+	snapshot, err := s.dir.OpenRelease("boot-v1")
 	require.NoError(t, err)
-	require.NoError(t, hold.Close())
+	require.NoError(t, snapshot.Close())
 	description := filepath.Join(s.dir.Path(), "releases", "boot-v1", "release.json")
 	content, err := os.ReadFile(description)
 	require.NoError(t, err)
-	sum := hold.Release.Bundles[machine.X86_64].SHA256
+	sum := snapshot.Release.Bundles[machine.X86_64].SHA256
 	content = bytes.ReplaceAll(content, []byte(sum), []byte(strings.Repeat("0", 64)))
 	require.NoError(t, os.WriteFile(description, content, 0o600))
 	_, err = s.stager().Release(t.Context(), "boot-v1")

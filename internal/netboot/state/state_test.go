@@ -67,9 +67,9 @@ func tags(t *testing.T, dir *state.Dir) []string {
 	return tags
 }
 
-func read(t *testing.T, hold *state.Hold, architecture machine.Architecture, name string) string {
+func read(t *testing.T, snapshot *state.Snapshot, architecture machine.Architecture, name string) string {
 	t.Helper()
-	file, err := hold.Open(architecture, name)
+	file, err := snapshot.Open(architecture, name)
 	require.NoError(t, err)
 	defer file.Close()
 	content, err := io.ReadAll(file)
@@ -91,13 +91,13 @@ func TestAddedReleaseIsWhatWasWritten(t *testing.T) {
 	assert.Equal(t, state.File{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(text))}, got.Bundles[machine.AArch64].Files[state.Initrd])
 
 	assert.FileExists(t, filepath.Join(dir.Path(), "releases", "fleet%2Fboot-50%25", "x86_64", "kernel"))
-	hold, err := dir.Hold(tag)
+	snapshot, err := dir.OpenRelease(tag)
 	require.NoError(t, err)
-	defer hold.Close()
-	assert.Equal(t, tag+" x86_64 netboot.ipxe", read(t, hold, machine.X86_64, state.Script))
-	_, err = hold.Open(machine.X86_64, "../release.json")
+	defer snapshot.Close()
+	assert.Equal(t, tag+" x86_64 netboot.ipxe", read(t, snapshot, machine.X86_64, state.Script))
+	_, err = snapshot.Open(machine.X86_64, "../release.json")
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	_, err = hold.Open("riscv64", state.Kernel)
+	_, err = snapshot.Open("riscv64", state.Kernel)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
@@ -111,9 +111,9 @@ func TestNothingStagedYet(t *testing.T) {
 	require.ErrorIs(t, err, state.ErrNotStaged)
 	_, err = dir.Release("boot-v1")
 	require.ErrorIs(t, err, state.ErrNotStaged)
-	_, err = dir.HoldCurrent()
+	_, err = dir.OpenCurrent()
 	require.ErrorIs(t, err, state.ErrNotStaged)
-	_, err = dir.Hold("boot-v1")
+	_, err = dir.OpenRelease("boot-v1")
 	require.ErrorIs(t, err, state.ErrNotStaged)
 	_, err = dir.Rollback()
 	require.ErrorIs(t, err, state.ErrNotStaged)
@@ -167,7 +167,7 @@ func TestAReaderKeepsWhatItHolds(t *testing.T) {
 	add(t, dir, "boot-v1")
 	_, err := dir.Switch("boot-v1")
 	require.NoError(t, err)
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	require.NoError(t, err)
 	for _, tag := range []string{"boot-v2", "boot-v3"} {
 		add(t, dir, tag)
@@ -178,13 +178,13 @@ func TestAReaderKeepsWhatItHolds(t *testing.T) {
 	removed, err := dir.Prune(0, state.Rings{})
 	require.NoError(t, err)
 	assert.Empty(t, removed)
-	assert.Equal(t, "boot-v1 x86_64 initrd", read(t, hold, machine.X86_64, state.Initrd))
+	assert.Equal(t, "boot-v1 x86_64 initrd", read(t, snapshot, machine.X86_64, state.Initrd))
 
-	file, err := hold.Open(machine.X86_64, state.Kernel)
+	file, err := snapshot.Open(machine.X86_64, state.Kernel)
 	require.NoError(t, err)
 	defer file.Close()
-	require.NoError(t, hold.Close())
-	require.NoError(t, hold.Close())
+	require.NoError(t, snapshot.Close())
+	require.NoError(t, snapshot.Close())
 	removed, err = dir.Prune(0, state.Rings{})
 	require.NoError(t, err)
 	require.Len(t, removed, 1)
@@ -222,18 +222,18 @@ func TestAReleaseOfTheSameTagTakesThePlace(t *testing.T) {
 	addContent(t, dir, "boot-v1", "old")
 	_, err := dir.Switch("boot-v1")
 	require.NoError(t, err)
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	require.NoError(t, err)
-	defer hold.Close()
+	defer snapshot.Close()
 	addContent(t, dir, "boot-v1", "new")
 	addContent(t, dir, "boot-v1", "newer")
-	assert.Equal(t, "old x86_64 kernel", read(t, hold, machine.X86_64, state.Kernel))
-	now, err := dir.HoldCurrent()
+	assert.Equal(t, "old x86_64 kernel", read(t, snapshot, machine.X86_64, state.Kernel))
+	now, err := dir.OpenCurrent()
 	require.NoError(t, err)
 	defer now.Close()
 	assert.Equal(t, "newer x86_64 kernel", read(t, now, machine.X86_64, state.Kernel))
 
-	require.NoError(t, hold.Close())
+	require.NoError(t, snapshot.Close())
 	_, err = dir.Prune(1, state.Rings{})
 	require.NoError(t, err)
 	entries, err := os.ReadDir(filepath.Join(dir.Path(), "releases"))
@@ -253,11 +253,11 @@ func TestKeepTakesABundleOver(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, incoming.Discard())
 	assert.Equal(t, before.Bundles, release.Bundles)
-	hold, err := dir.Hold("boot-v1")
+	snapshot, err := dir.OpenRelease("boot-v1")
 	require.NoError(t, err)
-	defer hold.Close()
-	assert.Equal(t, "again", hold.Release.Source)
-	assert.Equal(t, "boot-v1 x86_64 kernel", read(t, hold, machine.X86_64, state.Kernel))
+	defer snapshot.Close()
+	assert.Equal(t, "again", snapshot.Release.Source)
+	assert.Equal(t, "boot-v1 x86_64 kernel", read(t, snapshot, machine.X86_64, state.Kernel))
 }
 
 func TestIncomingIsWholeOrNotThere(t *testing.T) {
@@ -333,15 +333,15 @@ func TestProofs(t *testing.T) {
 	}
 	_, err = incoming.Commit()
 	require.NoError(t, err)
-	hold, err := dir.Hold("boot-v1")
+	snapshot, err := dir.OpenRelease("boot-v1")
 	require.NoError(t, err)
-	defer hold.Close()
-	proof, err := hold.Proof("SHA256SUMS.txt")
+	defer snapshot.Close()
+	proof, err := snapshot.Proof("SHA256SUMS.txt")
 	require.NoError(t, err)
 	assert.Equal(t, "sums", string(proof))
-	_, err = hold.Proof("SHA256SUMS.txt.sig")
+	_, err = snapshot.Proof("SHA256SUMS.txt.sig")
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	_, err = hold.Proof("x86_64/kernel")
+	_, err = snapshot.Proof("x86_64/kernel")
 	require.Error(t, err)
 }
 
@@ -397,13 +397,13 @@ func TestReadersBesideAWriter(t *testing.T) {
 }
 
 func readCurrent(dir *state.Dir) error {
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	if err != nil {
 		return err
 	}
-	defer hold.Close()
-	for name, want := range hold.Release.Bundles[machine.X86_64].Files {
-		file, err := hold.Open(machine.X86_64, name)
+	defer snapshot.Close()
+	for name, want := range snapshot.Release.Bundles[machine.X86_64].Files {
+		file, err := snapshot.Open(machine.X86_64, name)
 		if err != nil {
 			return err
 		}
@@ -412,7 +412,7 @@ func readCurrent(dir *state.Dir) error {
 			return err
 		}
 		if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != want.SHA256 {
-			return errors.New(hold.Release.Tag + " has other bytes in " + name)
+			return errors.New(snapshot.Release.Tag + " has other bytes in " + name)
 		}
 	}
 	return nil

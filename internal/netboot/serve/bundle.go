@@ -1,4 +1,4 @@
-package boothttp
+package serve
 
 import (
 	"encoding/hex"
@@ -10,40 +10,40 @@ import (
 	"every.channel/runner-images/internal/netboot/state"
 )
 
-// An edition is a release's bundle as it is at one time: a release can be staged
-// again under its tag with other files.
-type edition struct {
+// A bundleID names the content of a release's bundle: a release can be staged again
+// under its tag with other files.
+type bundleID struct {
 	tag          string
 	architecture machine.Architecture
-	sum          string // the first digits of the bundle's sum
+	digest       string // the first digits of the bundle's SHA-256
 }
 
-func editionOf(release state.Release, architecture machine.Architecture) edition {
+func bundleOf(release state.Release, architecture machine.Architecture) bundleID {
 	const digits = 12
 	sum := release.Bundles[architecture].SHA256
-	return edition{release.Tag, architecture, sum[:min(digits, len(sum))]}
+	return bundleID{release.Tag, architecture, sum[:min(digits, len(sum))]}
 }
 
-// parseEdition reads TAG/ARCHITECTURE/SUM, and what follows.
-func parseEdition(parts []string) (edition, []string, error) {
+// parseBundleID reads TAG/ARCHITECTURE/DIGEST, and returns the parts that follow.
+func parseBundleID(parts []string) (bundleID, []string, error) {
 	if len(parts) < 3 {
-		return edition{}, nil, errors.New("the path names no release, architecture and sum")
+		return bundleID{}, nil, errors.New("the path names no release, architecture and sum")
 	}
 	tag, err := unescapeTag(parts[0])
 	if err != nil {
-		return edition{}, nil, err
+		return bundleID{}, nil, err
 	}
-	return edition{tag, machine.Architecture(parts[1]), parts[2]}, parts[3:], nil
+	return bundleID{tag, machine.Architecture(parts[1]), parts[2]}, parts[3:], nil
 }
 
-// path writes TAG/ARCHITECTURE/SUM/.
-func (e edition) path() string {
-	return strings.Join([]string{escapeTag(e.tag), string(e.architecture), e.sum}, "/") + "/"
+// path returns TAG/ARCHITECTURE/DIGEST/.
+func (b bundleID) path() string {
+	return strings.Join([]string{escapeTag(b.tag), string(b.architecture), b.digest}, "/") + "/"
 }
 
-// escapeTag writes a tag as one part of a path that iPXE does not touch: it takes
-// %2F back to a slash, and fills in ${…}. Every other byte than a letter, a digit
-// and . _ - becomes ~ and two hexadecimal digits; git allows no ~ in a tag.
+// escapeTag writes a tag as one part of a path that iPXE does not change: iPXE turns
+// %2F into a slash, and expands ${…}. Every byte other than a letter, a digit and
+// . _ - becomes ~ and two hexadecimal digits; git allows no ~ in a tag.
 func escapeTag(tag string) string {
 	var escaped strings.Builder
 	for _, b := range []byte(tag) {
@@ -56,7 +56,7 @@ func escapeTag(tag string) string {
 	return escaped.String()
 }
 
-// unescapeTag is escapeTag's inverse.
+// unescapeTag reverses escapeTag.
 func unescapeTag(part string) (string, error) {
 	pieces := strings.Split(part, "~")
 	tag := []byte(pieces[0])
