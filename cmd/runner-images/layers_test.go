@@ -17,16 +17,17 @@ import (
 // step knows neither the one before nor the one after it. One that is not
 // listed imports none of them.
 var imports = map[string][]string{
-	"artifact": {"checksum", "count", "disk", "interrupt", "ipxe"},
+	"artifact": {"checksum", "count", "disk", "interrupt", "ipxe", "size"},
 	"checksum": {"count", "disk", "interrupt"},
 	"forge":    {"checksum", "count", "disk", "redact"},
-	"netboot":  {"artifact", "checksum", "disk", "forge", "interrupt", "ipxe", "netboot"},
-	"nix":      {"artifact", "redact"},
+	"netboot":  {"artifact", "checksum", "disk", "forge", "interrupt", "ipxe", "netboot", "size"},
+	"nix":      {"artifact", "redact", "size"},
 	"plan":     {"artifact", "redact"},
+	"report":   {"size"},
 	"trust":    {"checksum", "redact"},
 	"verify":   {"artifact", "checksum", "forge", "interrupt", "ipxe", "trust"},
 	// Strings the steps together.
-	"deploy": {"artifact", "checksum", "disk", "forge", "nix", "plan", "redact", "report", "trust", "verify"},
+	"deploy": {"artifact", "checksum", "disk", "forge", "nix", "plan", "redact", "report", "size", "trust", "verify"},
 }
 
 func TestLayers(t *testing.T) {

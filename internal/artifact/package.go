@@ -13,6 +13,7 @@ import (
 	"every.channel/runner-images/internal/count"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/ipxe"
+	"every.channel/runner-images/internal/size"
 )
 
 // DefaultModTime is when the files in a bundle were modified, unless something
@@ -131,8 +132,8 @@ func rewrittenScript(output Output) ([]byte, error) {
 // (https://github.com/NixOS/nixpkgs/issues/203593).
 const maxInitrdSize = 2_000_000_000
 
-func largeInitrd(size int64) string {
-	return fmt.Sprintf("The initrd has %.1f GB, and iPXE fails to load one of about 2 GB: it may not boot on every machine. Make the system smaller, or fetch the store after booting.", float64(size)/1e9)
+func largeInitrd(bytes int64) string {
+	return fmt.Sprintf("The initrd has %s, and iPXE fails to load one of about %s: it may not boot on every machine. Make the system smaller, or fetch the store after booting.", size.Text(bytes), size.Text(maxInitrdSize))
 }
 
 // copyFile copies an output that is a file to path.

@@ -23,6 +23,7 @@ import (
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/size"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -217,11 +218,11 @@ func TestDeployOutputsAndSummary(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(outputs["assets"]), &assets))
 	require.Len(t, assets, 3)
 	for i, name := range []string{"x-boot-v1.iso", "y-boot-v1.iso", trust.ProvenanceFileName} {
-		sum, size, err := checksum.File(t.Context(), filepath.Join(l.Plan.OutputDir, name))
+		sum, length, err := checksum.File(t.Context(), filepath.Join(l.Plan.OutputDir, name))
 		require.NoError(t, err)
-		want := artifact.Artifact{Name: name, Size: size, SHA256: sum, URL: "file://" + l.releases + "/boot-v1/" + name}
+		want := artifact.Artifact{Name: name, Size: length, SHA256: sum, URL: "file://" + l.releases + "/boot-v1/" + name}
 		assert.Equal(t, want, assets[i])
-		assert.Contains(t, l.read(t, l.summary), fmt.Sprintf("| [`%s`](%s) | %s | `%s` |\n", name, want.URL, report.Size(size), sum))
+		assert.Contains(t, l.read(t, l.summary), fmt.Sprintf("| [`%s`](%s) | %s | `%s` |\n", name, want.URL, size.Text(length), sum))
 		assert.Contains(t, l.log.String(), sum)
 	}
 	assert.True(t, strings.HasPrefix(l.read(t, l.summary), "## Boot images boot-v1\n\nRelease file://"))

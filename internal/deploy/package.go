@@ -16,6 +16,7 @@ import (
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/size"
 )
 
 // Package packages what was built into the plan's folder, for the plan's tag,
@@ -55,7 +56,7 @@ func Table(artifacts []artifact.Artifact) string {
 	var text strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	for _, a := range artifacts {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", a.Name, report.Size(a.Size), a.SHA256)
+		fmt.Fprintf(table, "%s\t%s\t%s\n", a.Name, size.Text(a.Size), a.SHA256)
 	}
 	table.Flush()
 	return text.String()

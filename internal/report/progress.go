@@ -10,6 +10,8 @@ import (
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	"every.channel/runner-images/internal/size"
 )
 
 // A Progress shows that something long lives: bars at a terminal, elsewhere a
@@ -125,10 +127,10 @@ func (p *Progress) Bytes(name string, done, total int64) {
 		it.bar.SetCurrent(done)
 	case done == total && !it.finished:
 		it.finished = true
-		p.print("%s %s: %s in %s", p.verb, name, Size(total), age(it.begun))
+		p.print("%s %s: %s in %s", p.verb, name, size.Text(total), age(it.begun))
 	case time.Since(it.shown) >= p.report.interval:
 		it.shown = time.Now()
-		p.print("%s %s: %s of %s (%d%%)", p.verb, name, Size(done), Size(total), percent(done, total))
+		p.print("%s %s: %s of %s (%d%%)", p.verb, name, size.Text(done), size.Text(total), percent(done, total))
 	}
 }
 
@@ -182,7 +184,7 @@ func (p *Progress) tick() {
 	slices.Sort(names)
 	for _, name := range names {
 		it := p.items[name]
-		p.print("%s %s: %s of %s (%d%%)", p.verb, name, Size(it.done), Size(it.total), percent(it.done, it.total))
+		p.print("%s %s: %s of %s (%d%%)", p.verb, name, size.Text(it.done), size.Text(it.total), percent(it.done, it.total))
 	}
 }
 
@@ -205,17 +207,4 @@ func percent(done, total int64) int64 {
 		return 100
 	}
 	return 100 * done / total
-}
-
-// Size writes a number of bytes for people, for example "1.4 GiB".
-func Size(bytes int64) string {
-	const unit = 1024
-	if bytes < unit {
-		return fmt.Sprintf("%d B", bytes)
-	}
-	value, units := float64(bytes)/unit, "KMGTPE"
-	for value >= unit {
-		value, units = value/unit, units[1:]
-	}
-	return fmt.Sprintf("%.1f %ciB", value, units[0])
 }
