@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"every.channel/runner-images/internal/ipxe"
 )
@@ -148,7 +149,12 @@ type listing struct {
 // folder.
 func (l *listing) list(output, folder string) ([]file, error) {
 	dir := filepath.Join(output, folder)
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+	switch info, err := os.Stat(dir); {
+	case leadsNowhere(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case !info.IsDir():
 		return nil, nil
 	}
 	entries, err := os.ReadDir(dir)
@@ -158,12 +164,15 @@ func (l *listing) list(output, folder string) ([]file, error) {
 	var files []file
 	for _, entry := range entries {
 		name := filepath.Join(folder, entry.Name())
-		path, err := filepath.EvalSymlinks(filepath.Join(output, name))
-		if err != nil {
+		info, err := os.Stat(filepath.Join(output, name))
+		if leadsNowhere(err) {
 			l.names = append(l.names, name+" (a link to nothing)")
 			continue
 		}
-		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		path, err := filepath.EvalSymlinks(filepath.Join(output, name))
 		if err != nil {
 			return nil, err
 		}
@@ -176,6 +185,12 @@ func (l *listing) list(output, folder string) ([]file, error) {
 		}
 	}
 	return files, nil
+}
+
+// leadsNowhere reports whether an error of os.Stat means that there is no file, or
+// a link that leads to none. Any other error may hide a file.
+func leadsNowhere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENOTDIR)
 }
 
 // all lists what is there, for people.

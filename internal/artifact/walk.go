@@ -59,7 +59,7 @@ func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entr
 	var total int64
 	for {
 		header, err := bundle.Next()
-		if err == io.EOF {
+		if err == io.EOF { // not errors.Is: a download that was cut short may wrap it
 			return atEnd(ctx, limited)
 		}
 		if err != nil {
@@ -117,7 +117,7 @@ func broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err == io.EOF { // of an empty file
+	if errors.Is(err, io.EOF) { // before the end of the bundle
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("bundle: not a whole .tar.gz: %w", err)
@@ -131,7 +131,7 @@ type contentReader struct {
 
 func (r contentReader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = broken(r.ctx, err)
 	}
 	return n, err

@@ -6,11 +6,13 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"testing/iotest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -171,6 +173,26 @@ func TestWalkFindsEveryTruncation(t *testing.T) {
 	for _, length := range []int{100, 600, 1000, 1600} {
 		_, err := contents(gzipped(plain[:length]), artifact.Limits{})
 		assert.Error(t, err, "tar cut to %d of %d bytes", length, len(plain))
+	}
+}
+
+// A reader may wrap the io.EOF of a connection that ended too early.
+func TestWalkFindsAWrappedEnd(t *testing.T) {
+	t.Parallel()
+	whole := bundle(t, []artifact.Member{{Name: "initrd", Content: bytes.Repeat([]byte("i"), 700)}})
+	var compressed bytes.Buffer
+	w, err := gzip.NewWriterLevel(&compressed, gzip.NoCompression)
+	require.NoError(t, err)
+	_, err = w.Write(gunzipped(t, whole)[:512+700+324]) // a header, and the content in whole blocks
+	require.NoError(t, err)
+	require.NoError(t, w.Flush())
+	for _, cut := range []int{0, 5, compressed.Len() - 400, compressed.Len()} {
+		source := io.MultiReader(bytes.NewReader(compressed.Bytes()[:cut]), iotest.ErrReader(fmt.Errorf("the connection is closed: %w", io.EOF)))
+		err := artifact.WalkBundle(t.Context(), source, artifact.Limits{}, func(_ artifact.Entry, content io.Reader) error {
+			_, err := io.Copy(io.Discard, content)
+			return err
+		})
+		require.Error(t, err, "cut to %d of %d bytes", cut, compressed.Len())
 	}
 }
 

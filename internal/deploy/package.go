@@ -58,6 +58,6 @@ func Table(artifacts []artifact.Artifact) string {
 	for _, a := range artifacts {
 		fmt.Fprintf(table, "%s\t%s\t%s\n", a.Name, size.Text(a.Size), a.SHA256)
 	}
-	table.Flush()
+	_ = table.Flush() // a strings.Builder takes everything
 	return text.String()
 }

@@ -61,7 +61,8 @@ func (n Nix) run(ctx context.Context, command *exec.Cmd) error {
 	// hold the pipes for longer than nix runs.
 	command.WaitDelay = time.Second
 
-	started, ended := make(chan error, 1), make(chan error, 1)
+	started, ended := make(chan error, 1), make(chan struct{})
+	var result error // of the command, once it has ended
 	go func() {
 		// What ends the child at its parent's death is bound to the thread that
 		// started it, so this one stays with it.
@@ -72,18 +73,19 @@ func (n Nix) run(ctx context.Context, command *exec.Cmd) error {
 			return
 		}
 		started <- nil
-		ended <- command.Wait()
+		result = command.Wait()
+		close(ended)
 	}()
 	if err := <-started; err != nil {
 		return err
 	}
 
 	select {
-	case err := <-ended:
-		if errors.Is(err, exec.ErrWaitDelay) {
-			err = nil // nix itself succeeded
+	case <-ended:
+		if errors.Is(result, exec.ErrWaitDelay) {
+			return nil // nix itself succeeded
 		}
-		return err
+		return result
 	case <-ctx.Done():
 	}
 	group := command.Process.Pid

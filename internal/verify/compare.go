@@ -97,7 +97,7 @@ func readFull(r io.Reader, buffer []byte) (n int, end bool, err error) {
 		m, err = r.Read(buffer[n:])
 		n += m
 	}
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF { // not errors.Is: a download that was cut short may wrap it
 		return n, true, nil
 	}
 	return n, false, err
@@ -229,10 +229,12 @@ func newBundleReader(ctx context.Context, r io.Reader) (bundleReader, error) {
 // before is whole.
 func (b bundleReader) Next() (*tar.Header, error) {
 	header, err := b.Reader.Next()
-	if errors.Is(err, io.EOF) {
-		if _, rest := io.Copy(io.Discard, b.unzipped); rest != nil {
-			return nil, rest
+	if err == io.EOF { // not errors.Is: a download that was cut short may wrap it
+		if _, err := io.Copy(io.Discard, b.unzipped); err != nil {
+			return nil, err
 		}
+	} else if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
 	}
 	return header, err
 }

@@ -200,7 +200,7 @@ func (r Report) Text() string {
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", oneLine(asset.Name), short(asset.Published), short(asset.Rebuilt), verdict)
 	}
-	table.Flush()
+	_ = table.Flush() // a strings.Builder takes everything
 	for _, asset := range r.Assets {
 		asset.explain(&text)
 	}

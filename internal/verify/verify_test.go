@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 	"unicode"
 
@@ -732,4 +733,35 @@ func TestCancelled(t *testing.T) {
 	cancel()
 	_, err := verify.Verify(cancelled, complete(verify.Request{Source: release(t).listed(t).source(t)}))
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// cutShort is a source whose downloads end too early, by an error that wraps io.EOF.
+type cutShort struct {
+	verify.Source
+	name string
+}
+
+func (c cutShort) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	content, err := c.Source.Open(ctx, name)
+	if err != nil || name != c.name {
+		return content, err
+	}
+	cut := io.MultiReader(io.LimitReader(content, 10), iotest.ErrReader(fmt.Errorf("the connection is closed: %w", io.EOF)))
+	return struct {
+		io.Reader
+		io.Closer
+	}{cut, content}, nil
+}
+
+func TestDownloadThatIsCutShortIsNotDifferent(t *testing.T) {
+	t.Parallel()
+	files := release(t).listed(t)
+	for _, rebuild := range []bool{false, true} {
+		request := verify.Request{Source: cutShort{files.source(t), bundle}}
+		if rebuild {
+			request.Rebuild = builds(t, files)
+		}
+		_, err := verify.Verify(t.Context(), complete(request))
+		require.ErrorContains(t, err, "the connection is closed")
+	}
 }
