@@ -60,7 +60,7 @@ func (p Packager) Package(ctx context.Context, image Image, result string) (Arti
 }
 
 func (p Packager) pack(ctx context.Context, image Image, result string) (made Artifact, err error) {
-	output, err := Recognise(result)
+	output, err := recognise(result)
 	if err != nil {
 		return made, err
 	}
@@ -69,7 +69,7 @@ func (p Packager) pack(ctx context.Context, image Image, result string) (made Ar
 	}
 	made = Artifact{Image: image, Name: FileName(image.Name, p.Tag, output.Extension)}
 	made.Path = filepath.Join(p.Dir, made.Name)
-	if output.Kind == Netboot {
+	if output.Kind == netbootKind {
 		made.SHA256, made.Size, err = p.bundle(ctx, output, made.Path)
 	} else {
 		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, made.Path)
@@ -78,7 +78,7 @@ func (p Packager) pack(ctx context.Context, image Image, result string) (made Ar
 }
 
 // bundle makes the bundle of a netboot output at path.
-func (p Packager) bundle(ctx context.Context, output Output, path string) (sum string, size int64, err error) {
+func (p Packager) bundle(ctx context.Context, output contents, path string) (sum string, size int64, err error) {
 	script, err := rewrittenScript(output)
 	if err != nil {
 		return "", 0, err
@@ -107,7 +107,7 @@ func (p Packager) bundle(ctx context.Context, output Output, path string) (sum s
 // maxScriptSize is far more than the script of a person or of NixOS has.
 const maxScriptSize = 1 << 20
 
-func rewrittenScript(output Output) ([]byte, error) {
+func rewrittenScript(output contents) ([]byte, error) {
 	file, err := os.Open(output.Script)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/interrupt"
 )
 
@@ -118,10 +119,6 @@ func firstDifference(a, b []byte, start int64) int64 {
 	return start + int64(min(len(a), len(b)))
 }
 
-// mostFiles is how many files of a published bundle are looked at: more than one
-// has, and few enough for whatever someone may have put in its place.
-const mostFiles = 16
-
 // bundleDifferences compares two bundles file by file, in one pass over the
 // published one, whatever the order of the files in them.
 func bundleDifferences(ctx context.Context, published io.Reader, rebuiltPath string) ([]Difference, error) {
@@ -143,8 +140,8 @@ func bundleDifferences(ctx context.Context, published io.Reader, rebuiltPath str
 			break
 		}
 		seen[header.Name] = true
-		if len(seen) > mostFiles {
-			err = fmt.Errorf("it has more than %d files", mostFiles)
+		if len(seen) > artifact.DefaultLimits.Files {
+			err = fmt.Errorf("it has more than %d files", artifact.DefaultLimits.Files)
 			break
 		}
 		counterpart, ok := rebuilt[header.Name]
