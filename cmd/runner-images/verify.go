@@ -24,7 +24,7 @@ const (
 	kernelCommandLine = "/proc/cmdline"
 )
 
-// verifyOptions are what the flags of verify say, besides inputs.
+// verifyOptions are the flags of verify that are not inputs.
 type verifyOptions struct {
 	store        storeFlags
 	trust        trustFlag
@@ -68,17 +68,17 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 				return err
 			}
 			options.onlyImages = given[plan.Images] != ""
-			const enough = 3
+			const attempts = 3
 			for attempt := 1; ; attempt++ {
 				source, err := options.source(cmd, r, p, given[plan.Token])
 				if err != nil {
 					return err
 				}
 				err = options.verify(cmd.Context(), r, p, source)
-				if !errors.Is(err, verify.ErrChanged) || attempt == enough {
+				if !errors.Is(err, verify.ErrChanged) || attempt == attempts {
 					return err
 				}
-				r.Line("the release has changed meanwhile; verifying what it is now")
+				r.Line("the release changed during the verification; verifying it again")
 			}
 		},
 	}
@@ -151,7 +151,7 @@ func (o verifyOptions) verify(ctx context.Context, r *report.Report, p plan.Plan
 		Progress: func(message string) { r.Line("%s", message) },
 	}
 	if source.Whole() {
-		request.Settle = 2 * time.Second // a few requests of whoever publishes
+		request.Settle = 2 * time.Second // a few requests of a publication
 	}
 	var err error
 	if request.Signers, err = o.trust.signers(); err != nil {

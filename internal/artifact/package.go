@@ -28,20 +28,21 @@ type Packager struct {
 	// ModTime is when the files in a bundle were modified; DefaultModTime if zero.
 	ModTime time.Time
 
-	// Progress, if set, is told how many bytes of an output have been read.
+	// Progress, if set, is called with the number of bytes of an output that have been
+	// read.
 	Progress func(done, total int64)
 
-	// Warn, if set, is told what may not work with an image, in a sentence.
+	// Warn, if set, is called with a sentence about what may not work with an image.
 	Warn func(text string)
 }
 
 // Package makes the artifact of an image's build output at result: a store path, or
 // a link to one. A netboot output becomes a bundle: a .tar.gz of kernel, initrd and
-// netboot.ipxe, in which the script has these names, and whose bytes depend on
-// nothing but the files and ModTime. Any other file is copied as it is.
+// netboot.ipxe, in which the script uses these names, and whose bytes depend only on
+// the files and ModTime. Any other file is copied unchanged.
 //
-// The file has its name when it is whole; after an error or the end of the
-// context nothing of it is left, and one of an earlier run is as it was.
+// The file gets its name when it is complete. After an error or a cancellation
+// nothing of it is left, and a file of an earlier run is unchanged.
 func (p Packager) Package(ctx context.Context, image Image, result string) (Artifact, error) {
 	if !ValidName(image.Name) {
 		return Artifact{}, fmt.Errorf("image name %q: use letters, digits and . _ + -, for example ec-runner-x86_64-netboot", image.Name)
@@ -104,7 +105,7 @@ func (p Packager) bundle(ctx context.Context, output contents, path string) (sum
 	})
 }
 
-// maxScriptSize is far more than the script of a person or of NixOS has.
+// maxScriptSize is far above the size of any script for iPXE.
 const maxScriptSize = 1 << 20
 
 func rewrittenScript(output contents) ([]byte, error) {
@@ -118,7 +119,7 @@ func rewrittenScript(output contents) ([]byte, error) {
 		return nil, err
 	}
 	if len(script) > maxScriptSize {
-		return nil, fmt.Errorf("%s: larger than %d bytes, which is no iPXE script", output.Script, maxScriptSize)
+		return nil, fmt.Errorf("%s: larger than %d bytes: not an iPXE script", output.Script, maxScriptSize)
 	}
 	script, err = ipxe.RewriteScript(script, output.names)
 	if err != nil {
@@ -127,8 +128,8 @@ func rewrittenScript(output contents) ([]byte, error) {
 	return script, nil
 }
 
-// maxInitrdSize is about where iPXE, which loads an initrd below 4 GiB in memory
-// beside what devices take of that, is known to fail
+// maxInitrdSize is the size above which iPXE is known to fail, since it loads an
+// initrd below 4 GiB, where devices use a part of the address space
 // (https://github.com/NixOS/nixpkgs/issues/203593).
 const maxInitrdSize = 2_000_000_000
 

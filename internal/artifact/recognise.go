@@ -44,8 +44,7 @@ type contents struct {
 	names map[string]string
 }
 
-// ErrUnrecognised says that a build's output holds no image, or more than one.
-// Test for it with errors.Is.
+// ErrUnrecognised means that a build's output holds no image, or more than one.
 var ErrUnrecognised = errors.New("not the output of an image's build")
 
 // A role is what a file of an output is for.
@@ -71,7 +70,7 @@ var (
 	// distributions and people do, with a version or a compression behind it.
 	kernelName = regexp.MustCompile(`^(bzImage|zImage|uImage|Image|vmlinuz|vmlinux|linux|kernel)([-._].*)?$`)
 	initrdName = regexp.MustCompile(`^(initrd|initramfs)([-._].*)?$`)
-	// What lies beside a kernel or an initrd, is called after it, and is none.
+	// Files that are named after a kernel or an initrd and are neither.
 	aside = regexp.MustCompile(`(?i)([-._](params|cmdline|modules|config|version|secrets)|\.(ipxe|json|nix|txt|sh|map|sig|asc|sha256|sha256sum|sha512|md5))$`)
 )
 
@@ -195,12 +194,12 @@ func leadsNowhere(err error) bool {
 
 // all lists what is there, for people.
 func (l *listing) all() string {
-	const most = 30
+	const listed = 30
 	switch {
 	case len(l.names) == 0:
 		return "nothing"
-	case len(l.names) > most:
-		return fmt.Sprintf("%s and %d more", strings.Join(l.names[:most], ", "), len(l.names)-most)
+	case len(l.names) > listed:
+		return fmt.Sprintf("%s and %d more", strings.Join(l.names[:listed], ", "), len(l.names)-listed)
 	}
 	return strings.Join(l.names, ", ")
 }
@@ -297,8 +296,8 @@ func netboot(kernels, initrds, scripts [][]file) (contents, error) {
 			output.names[f.name] = part.inBundle
 		}
 	}
-	// An output that links to the files by names of its own leaves the script as it
-	// was beside them, with the names that they have there.
+	// In an output that links to the files under other names, the script still uses
+	// the names of the files themselves.
 	for _, part := range parts {
 		linked := filepath.Base(*part.path)
 		if _, taken := output.names[linked]; !taken {

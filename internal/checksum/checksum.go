@@ -96,8 +96,8 @@ func File(ctx context.Context, path string) (sum string, size int64, err error) 
 	return FileWithProgress(ctx, path, func(int64) {})
 }
 
-// FileWithProgress is File, and tells progress again and again how many bytes it
-// has hashed.
+// FileWithProgress is File, and calls progress with the number of bytes hashed so
+// far.
 func FileWithProgress(ctx context.Context, path string, progress func(done int64)) (sum string, size int64, err error) {
 	file, err := os.Open(path)
 	if err != nil {

@@ -284,7 +284,7 @@ func TestDeployFailureBeforePublishing(t *testing.T) {
 				after, released := l.release(t)
 				assert.Equal(t, older, released)
 				assert.Equal(t, before, after)
-				if method != "FlakeMetadata" && method != "Package" { // what is wrong with a flake, the build says better
+				if method != "FlakeMetadata" && method != "Package" { // the build reports better what is wrong with a flake
 					last := l.nix.calls[len(l.nix.calls)-1]
 					assert.True(t, strings.HasPrefix(last, method), "%s comes after %s", last, method)
 				}

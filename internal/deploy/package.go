@@ -20,7 +20,7 @@ import (
 )
 
 // Package packages what was built into the plan's folder, for the plan's tag,
-// and writes SHA256SUMS.txt beside it. Files in bundles get modTime.
+// and writes SHA256SUMS.txt next to it. Files in bundles get modTime.
 func Package(ctx context.Context, r *report.Report, built []nix.Result, p plan.Plan, modTime time.Time) ([]artifact.Artifact, error) {
 	defer r.Group("Package into " + p.OutputDir)()
 	progress := r.Progress("package")

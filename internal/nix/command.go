@@ -25,7 +25,7 @@ func (n Nix) command(folder string, args ...string) *exec.Cmd {
 }
 
 // output runs nix and returns what it prints on stdout. An error has what it
-// said on stderr.
+// printed on stderr.
 func (n Nix) output(ctx context.Context, folder string, args ...string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	command := n.command(folder, args...)
@@ -39,8 +39,8 @@ func (n Nix) output(ctx context.Context, folder string, args ...string) ([]byte,
 	return stdout.Bytes(), nil
 }
 
-// errorText returns what nix says from its first error on: before it, there
-// are warnings.
+// errorText returns what nix printed from its first error on, without the warnings
+// before it.
 func errorText(stderr string) string {
 	stderr = plain(stderr)
 	if at := strings.Index(stderr, "error:"); at >= 0 {
@@ -107,11 +107,11 @@ func (n Nix) run(ctx context.Context, command *exec.Cmd) error {
 }
 
 // awaitGroup waits for what a process has left of its group, such as a git that
-// was told to end and does not listen, and kills that when the time is up.
+// ignores the signal to end, and kills that when the time is up.
 func awaitGroup(group int, timeUp <-chan time.Time) {
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for syscall.Kill(-group, 0) == nil { // fails when nobody is left
+	for syscall.Kill(-group, 0) == nil { // fails when no process is left
 		select {
 		case <-look.C:
 		case <-timeUp:

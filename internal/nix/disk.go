@@ -12,11 +12,11 @@ import (
 )
 
 // DefaultMinFree is the free space, in bytes, below which a build does not
-// begin: 4 GiB, a guess at the least that a netboot bundle and an ISO of a small
-// system take together with what they are made of.
+// begin: 4 GiB, an estimate of what a netboot bundle and an ISO of a small system
+// take together with their inputs.
 const DefaultMinFree = 4 << 30
 
-// A DiskError tells of too little room on a disk.
+// A DiskError means that there is too little free space on a disk.
 type DiskError struct {
 	Path   string // what lies on the disk
 	Free   int64  // bytes

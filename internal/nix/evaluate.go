@@ -15,8 +15,8 @@ import (
 	"every.channel/runner-images/internal/artifact"
 )
 
-// An EvaluationError tells why images cannot be built before anything is: their
-// flake or their attribute is not there, or it has a mistake.
+// An EvaluationError is why images cannot be evaluated: their flake or their
+// attribute does not exist, or it has a mistake. Nothing has been built.
 type EvaluationError struct {
 	Problems []Problem
 }
@@ -25,8 +25,8 @@ type EvaluationError struct {
 type Problem struct {
 	Images []string // their names
 	Kind   ProblemKind
-	Reason string // a sentence; what NixOS says, such as failed assertions, may have several lines
-	Detail string // all that Nix said, with where it happened; may be empty
+	Reason string // a sentence; messages of NixOS, such as failed assertions, may have several lines
+	Detail string // all that Nix printed, with positions; may be empty
 }
 
 // A ProblemKind groups problems by what they ask of the user.
@@ -34,7 +34,7 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
-	NoFlake     ProblemKind = "no flake"     // there is no flake there
+	NoFlake     ProblemKind = "no flake"     // the flake does not exist
 	NoAttribute ProblemKind = "no attribute" // the flake has no such output, or it is nothing to build
 	Mistake     ProblemKind = "mistake"      // anything else, such as a failed assertion or a wrong argument
 )
@@ -75,7 +75,7 @@ func (t target) installable(v version) string {
 }
 
 // evaluate returns a target for each image, in their order. It evaluates them
-// in one go, and only if that fails each by itself, to tell all that is wrong.
+// together, and only if that fails one by one, to report everything that is wrong.
 func (n Nix) evaluate(ctx context.Context, request Request) ([]target, error) {
 	if len(request.Images) == 0 {
 		return nil, errors.New("there is no image to build")
@@ -147,7 +147,7 @@ func (n Nix) evaluateTogether(ctx context.Context, request Request) ([]target, *
 func readTargets(images []artifact.Image, output []byte) ([]target, error) {
 	var entries []json.RawMessage
 	if err := json.Unmarshal(output, &entries); err != nil {
-		return nil, fmt.Errorf("nix build --json prints something else: %w", err)
+		return nil, fmt.Errorf("unexpected output of nix build --json: %w", err)
 	}
 	if len(entries) != len(images) {
 		return nil, fmt.Errorf("nix evaluates %d installables where there are %d images: leave installables out of the arguments to nix", len(entries), len(images))
@@ -162,7 +162,7 @@ func readTargets(images []artifact.Image, output []byte) ([]target, error) {
 				Path    string            `json:"path"`
 			}
 			if err := json.Unmarshal(entry, &built); err != nil {
-				return nil, fmt.Errorf("nix build --json prints something else: %w", err)
+				return nil, fmt.Errorf("unexpected output of nix build --json: %w", err)
 			}
 			t.derivation, t.outputs, t.output = built.DrvPath, built.Outputs, built.Path
 		}
@@ -190,13 +190,13 @@ var (
 	remoteFlake = regexp.MustCompile(`cannot find flake '|Git repository .* does not exist|does not appear to be a git repository|^path '.*' does not exist$`)
 )
 
-// problem explains a failed evaluation in one sentence. Nix tells errors apart
-// by their words only; one that is not known is told in Nix's own.
+// problem explains a failed evaluation in one sentence. Only their text tells the
+// errors of Nix apart; an error that is not known here keeps Nix's text.
 func (s *stream) problem(request Request, failure error) Problem {
 	image := request.Images[0]
 	p := Problem{Images: names(request.Images), Kind: Mistake}
 	if len(s.errors) == 0 {
-		p.Reason = "Nix failed without telling why: " + failure.Error()
+		p.Reason = "Nix failed and gave no reason: " + failure.Error()
 		if len(s.other.lines) > 0 {
 			p.Reason = strings.Join(s.other.lines, "\n")
 		}
@@ -205,7 +205,8 @@ func (s *stream) problem(request Request, failure error) Problem {
 	text := s.errors[len(s.errors)-1].text
 	p.Detail = s.errors[len(s.errors)-1].full
 	flake, _, _ := strings.Cut(image.Installable, "#")
-	// Of an input that is locked and cannot be fetched, Nix says only that it is not there.
+	// For an input that is locked and cannot be fetched, Nix reports only that it is
+	// missing.
 	fetching := strings.Contains(p.Detail, "while fetching the input") || strings.HasPrefix(text, "Cannot find Git revision")
 	if match := noAttribute.FindStringSubmatch(text); match != nil {
 		p.Kind = NoAttribute
@@ -237,7 +238,7 @@ func (s *stream) problem(request Request, failure error) Problem {
 		p.Reason = fmt.Sprintf("there is no flake %q for Nix: in a git repository it sees only what git tracks, so `git add` the flake.nix in %s", flake, folder)
 		return p
 	}
-	for _, line := range s.other.lines { // git's own words are clearer than what Nix makes of them
+	for _, line := range s.other.lines { // git's own message is clearer than that of Nix
 		if fatal, found := strings.CutPrefix(line, "fatal: "); found && fetching {
 			text = fatal
 			break
@@ -271,8 +272,8 @@ func firstLine(text string) string {
 	return line
 }
 
-// missingFlakes looks for the flakes that are folders, which it can tell better
-// than Nix and before it runs.
+// missingFlakes looks for the flakes that are folders. It can explain better than Nix
+// that one is missing, and before Nix runs.
 func missingFlakes(request Request) error {
 	var problems []Problem
 	for _, image := range request.Images {

@@ -33,7 +33,7 @@ type Difference struct {
 	Reason string `json:"reason"` // in words
 }
 
-// comparison is what one pass over a published and a rebuilt file tells.
+// comparison is the result of one pass over a published and a rebuilt file.
 type comparison struct {
 	publishedSum  string // SHA-256, lower-case hexadecimal
 	publishedSize int64
@@ -41,7 +41,7 @@ type comparison struct {
 	offset        int64 // of the first differing byte, -1 if there is none
 }
 
-// same says whether both had the same bytes.
+// same reports whether both had the same bytes.
 func (c comparison) same() bool { return c.offset < 0 }
 
 const blockSize = 1 << 20
@@ -90,8 +90,8 @@ func compare(ctx context.Context, published, rebuilt io.Reader) (comparison, err
 	return c, nil
 }
 
-// readFull fills the buffer unless the file ends before. It is not io.ReadFull,
-// which gives the end of a file and a download that was cut short one name.
+// readFull fills the buffer unless the file ends before. It is not io.ReadFull, which
+// returns the same error for the end of a file and for a truncated download.
 func readFull(r io.Reader, buffer []byte) (n int, end bool, err error) {
 	for n < len(buffer) && err == nil {
 		var m int
@@ -136,7 +136,7 @@ func bundleDifferences(ctx context.Context, published io.Reader, rebuiltPath str
 			break
 		}
 		if seen[header.Name] {
-			err = fmt.Errorf("%q is in it twice", header.Name)
+			err = fmt.Errorf("%q occurs twice", header.Name)
 			break
 		}
 		seen[header.Name] = true
@@ -222,8 +222,8 @@ func newBundleReader(ctx context.Context, r io.Reader) (bundleReader, error) {
 	return bundleReader{tar.NewReader(unzipped), unzipped}, nil
 }
 
-// Next goes to the next file. io.EOF says that there is none and that what came
-// before is whole.
+// Next advances to the next file. io.EOF means that there is none and that the bundle
+// is complete.
 func (b bundleReader) Next() (*tar.Header, error) {
 	header, err := b.Reader.Next()
 	if err == io.EOF { // not errors.Is: a download that was cut short may wrap it
