@@ -193,7 +193,6 @@ var (
 // problem explains a failed evaluation in one sentence. Only their text tells the
 // errors of Nix apart; an error that is not known here keeps Nix's text.
 func (s *stream) problem(request Request, failure error) Problem {
-	image := request.Images[0]
 	p := Problem{Images: names(request.Images), Kind: Mistake}
 	if len(s.errors) == 0 {
 		p.Reason = "Nix failed and gave no reason: " + failure.Error()
@@ -202,61 +201,72 @@ func (s *stream) problem(request Request, failure error) Problem {
 		}
 		return p
 	}
-	text := s.errors[len(s.errors)-1].text
-	p.Detail = s.errors[len(s.errors)-1].full
-	flake, _, _ := strings.Cut(image.Installable, "#")
-	// For an input that is locked and cannot be fetched, Nix reports only that it is
-	// missing.
-	fetching := strings.Contains(p.Detail, "while fetching the input") || strings.HasPrefix(text, "Cannot find Git revision")
-	if match := noAttribute.FindStringSubmatch(text); match != nil {
-		p.Kind = NoAttribute
-		p.Reason = "the flake " + match[1] + " has no attribute"
-		// The last of the places where Nix looked for it is the one as written.
-		if attribute := lastQuoted.FindStringSubmatch(strings.SplitN(match[2], "\n", 2)[0]); attribute != nil {
-			p.Reason += " " + attribute[1]
-		}
-		if match := suggestion.FindStringSubmatch(p.Detail); match != nil {
-			p.Reason += "; did you mean " + match[1] + "?"
-		}
+	last := s.errors[len(s.errors)-1]
+	p.Detail = last.full
+	if reason := attributeProblem(last); reason != "" {
+		p.Kind, p.Reason = NoAttribute, reason
 		return p
 	}
-	if match := notToBuild.FindStringSubmatch(text); match != nil {
-		p.Kind = NoAttribute
-		p.Reason = "the attribute " + match[1] + " is nothing that can be built"
-		if match[3] != "" {
-			p.Reason += ", but " + match[3]
-		}
-		return p
-	}
-	if match := noDaemon.FindStringSubmatch(text); match != nil {
+	if match := noDaemon.FindStringSubmatch(last.text); match != nil {
 		p.Reason = fmt.Sprintf("the Nix daemon does not answer at %s (%s): start it with `systemctl start nix-daemon`", match[1], match[2])
 		return p
 	}
-	folder, local := localFlake(request.Dir, flake)
-	if local && untracked.MatchString(text) {
-		p.Kind = NoFlake
-		p.Reason = fmt.Sprintf("there is no flake %q for Nix: in a git repository it sees only what git tracks, so `git add` the flake.nix in %s", flake, folder)
-		return p
+	p.Kind, p.Reason = s.flakeProblem(request, last)
+	return p
+}
+
+// attributeProblem explains that an attribute does not exist or cannot be built. It
+// returns "" for another error.
+func attributeProblem(e nixError) (reason string) {
+	if match := noAttribute.FindStringSubmatch(e.text); match != nil {
+		reason = "the flake " + match[1] + " has no attribute"
+		// The last of the places where Nix looked for it is the one as written.
+		if attribute := lastQuoted.FindStringSubmatch(firstLine(match[2])); attribute != nil {
+			reason += " " + attribute[1]
+		}
+		if match := suggestion.FindStringSubmatch(e.full); match != nil {
+			reason += "; did you mean " + match[1] + "?"
+		}
+		return reason
 	}
+	if match := notToBuild.FindStringSubmatch(e.text); match != nil {
+		reason = "the attribute " + match[1] + " is nothing that can be built"
+		if match[3] != "" {
+			reason += ", but " + match[3]
+		}
+	}
+	return reason
+}
+
+// flakeProblem explains that a flake does not exist or cannot be fetched. Any other
+// error keeps the text of Nix.
+func (s *stream) flakeProblem(request Request, e nixError) (kind ProblemKind, reason string) {
+	flake, _, _ := strings.Cut(request.Images[0].Installable, "#")
+	folder, local := localFlake(request.Dir, flake)
+	text := e.text
+	if local && untracked.MatchString(text) {
+		return NoFlake, fmt.Sprintf("there is no flake %q for Nix: in a git repository it sees only what git tracks, so `git add` the flake.nix in %s", flake, folder)
+	}
+	// For an input that is locked and cannot be fetched, Nix reports only that it is
+	// missing.
+	fetching := strings.Contains(e.full, "while fetching the input") || strings.HasPrefix(text, "Cannot find Git revision")
 	for _, line := range s.other.lines { // git's own message is clearer than that of Nix
 		if fatal, found := strings.CutPrefix(line, "fatal: "); found && fetching {
 			text = fatal
 			break
 		}
 	}
+	kind, reason = Mistake, text
 	switch {
 	case !local && remoteFlake.MatchString(text) && (fetching || !strings.HasPrefix(text, "path ")):
-		p.Kind = NoFlake
-		p.Reason = fmt.Sprintf("there is no flake %q: %s", flake, firstLine(text))
+		kind, reason = NoFlake, fmt.Sprintf("there is no flake %q: %s", flake, firstLine(text))
 	case fetching:
-		p.Reason = fmt.Sprintf("the flake %q or one of its inputs cannot be fetched: %s", flake, text)
-	default:
-		p.Reason = text
+		reason = fmt.Sprintf("the flake %q or one of its inputs cannot be fetched: %s", flake, text)
 	}
 	if noSpace.MatchString(text) {
-		p.Reason += "; " + fullDisk
+		reason += "; " + fullDisk
 	}
-	return p
+	return kind, reason
 }
 
 func names(images []artifact.Image) []string {
