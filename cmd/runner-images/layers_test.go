@@ -19,15 +19,15 @@ import (
 var imports = map[string][]string{
 	"artifact": {"checksum", "count", "disk", "interrupt", "ipxe", "size"},
 	"checksum": {"count", "disk", "interrupt"},
-	"forge":    {"checksum", "count", "disk", "redact"},
-	"netboot":  {"artifact", "checksum", "disk", "forge", "interrupt", "ipxe", "netboot", "size"},
+	"netboot":  {"artifact", "checksum", "disk", "interrupt", "ipxe", "netboot", "release", "size"},
 	"nix":      {"artifact", "redact", "size"},
 	"plan":     {"artifact", "redact"},
+	"release":  {"checksum", "count", "disk", "redact", "release"},
 	"report":   {"size"},
 	"trust":    {"checksum", "redact"},
-	"verify":   {"artifact", "checksum", "forge", "interrupt", "ipxe", "trust"},
+	"verify":   {"artifact", "checksum", "interrupt", "ipxe", "release", "trust"},
 	// Strings the steps together.
-	"deploy": {"artifact", "checksum", "disk", "forge", "nix", "plan", "redact", "report", "size", "trust", "verify"},
+	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "size", "trust", "verify"},
 }
 
 func TestLayers(t *testing.T) {

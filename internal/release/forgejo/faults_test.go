@@ -1,4 +1,4 @@
-package forge_test
+package forgejo_test
 
 import (
 	"context"
@@ -26,15 +26,16 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/forgejo"
 )
 
 // published publishes a release named after the test through whatever config
 // leads to, and checks it at the real server.
-func published(t *testing.T, config forge.Config, files ...forge.File) forge.Published {
+func published(t *testing.T, config forgejo.Config, files ...release.File) release.Published {
 	t.Helper()
 	tag := "boot-" + plainName(t)
-	result, err := open(t, config).Publish(t.Context(), forge.Publication{Tag: tag, Commit: "main", Files: files, Notes: notes})
+	result, err := publish(t.Context(), open(t, config), publication{Tag: tag, Commit: "main", Files: files, Notes: notes})
 	require.NoError(t, err)
 	config.URL, config.CAFile = gitea(t).URL, ""
 	requireWhole(t, open(t, config), tag, files...)
@@ -168,9 +169,9 @@ func TestRetryBudget(t *testing.T) {
 	clock := &fakeClock{time: time.Now()}
 	store := open(t, config.WithClock(clock.now, clock.wait))
 	file := newFile(t, "a.iso", content(1, 100))
-	_, err := store.Publish(t.Context(), forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{file}})
+	_, err := publish(t.Context(), store, publication{Tag: "boot-v1", Commit: "main", Files: []release.File{file}})
 	require.ErrorContains(t, err, "used up their 2m0s")
-	var failed *forge.Error
+	var failed *release.Error
 	require.ErrorAs(t, err, &failed)
 	assert.Equal(t, http.StatusBadGateway, failed.Status)
 	var total time.Duration
@@ -191,7 +192,7 @@ func TestRetryBudget(t *testing.T) {
 		return true
 	}
 	calls := len(gate.calls)
-	_, err = store.Publish(t.Context(), forge.Publication{Tag: "boot-v1", Files: []forge.File{file}})
+	_, err = publish(t.Context(), store, publication{Tag: "boot-v1", Files: []release.File{file}})
 	require.ErrorContains(t, err, "429 Too Many Requests")
 	require.ErrorContains(t, err, "given up: the server asks to wait for 1h0m0s")
 	assert.Len(t, gate.calls, calls+1)
@@ -208,7 +209,7 @@ func TestCancelledWhileWaiting(t *testing.T) {
 		return true
 	}
 	config.URL = gate.URL
-	_, err := open(t, config).Publish(ctx, forge.Publication{Tag: "boot-v1", Files: []forge.File{newFile(t, "a.iso", nil)}})
+	_, err := publish(ctx, open(t, config), publication{Tag: "boot-v1", Files: []release.File{newFile(t, "a.iso", nil)}})
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -289,7 +290,7 @@ func TestServerThatTakesOneUploadAtATime(t *testing.T) {
 	addToxic(t, proxy, "bandwidth", "upstream", `{"rate": 10000}`) // KB/s of each connection
 	clock := &fakeClock{time: time.Now()}
 	const size = 48 << 20 // more than the buffers on the way take
-	files := []forge.File{newFile(t, "a.iso", content(1, size)), newFile(t, "b.iso", content(2, size))}
+	files := []release.File{newFile(t, "a.iso", content(1, size)), newFile(t, "b.iso", content(2, size))}
 	published(t, config.WithClock(clock.now, clock.wait), files...)
 	assert.NotEmpty(t, clock.waits, "the uploads were taken at once")
 }
@@ -300,12 +301,12 @@ func TestStalledUpload(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, false)
 	gate := newGate(t, config.URL)
-	release := make(chan struct{})
+	hold := make(chan struct{})
 	gate.before = once(isFileUpload, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.CopyN(io.Discard, r.Body, 1<<20)
-		<-release // reads no further
+		<-hold // reads no further
 	})
-	t.Cleanup(func() { close(release) })
+	t.Cleanup(func() { close(hold) })
 	config.URL = gate.URL
 	config.StallTimeout = 8 * time.Second
 	var said []string
@@ -330,13 +331,13 @@ func TestDownloadGoesOn(t *testing.T) {
 			t.Parallel()
 			config := newRepository(t, true)
 			file := newFile(t, "a.iso", content(1, 5<<20))
-			release := published(t, config, file).Release
+			found := published(t, config, file).Release
 			proxy, address := wire(t, config.URL)
 			config.URL = address
 			config.StallTimeout = 8 * time.Second
 			store := open(t, config)
 			addToxic(t, proxy, toxic[0], toxic[1], toxic[2])
-			asset := release.Assets[slices.IndexFunc(release.Assets, func(a forge.Asset) bool { return a.Name == "a.iso" })]
+			asset := found.Assets[slices.IndexFunc(found.Assets, func(a release.Asset) bool { return a.Name == "a.iso" })]
 			var got []byte
 			for tries := 0; ; tries++ {
 				require.Less(t, tries, 10)
@@ -348,7 +349,7 @@ func TestDownloadGoesOn(t *testing.T) {
 				if err == nil {
 					break
 				}
-				var failed *forge.Error
+				var failed *release.Error
 				require.ErrorAs(t, err, &failed)
 				assert.Equal(t, "a.iso", failed.Asset)
 			}
@@ -402,11 +403,11 @@ func TestVerifyUploads(t *testing.T) {
 		}
 	}
 	for name, test := range map[string]struct {
-		verify forge.VerifyUploads
+		verify release.VerifyUploads
 		spoil  func(*gate)
 	}{
-		"size":   {forge.VerifySize, spoil(func(b []byte) []byte { return b[1:] })},
-		"sha256": {forge.VerifySHA256, spoil(func(b []byte) []byte { b[len(b)/2] ^= 1; return b })},
+		"size":   {release.VerifySize, spoil(func(b []byte) []byte { return b[1:] })},
+		"sha256": {release.VerifySHA256, spoil(func(b []byte) []byte { b[len(b)/2] ^= 1; return b })},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -427,7 +428,7 @@ func TestRedirectsDoNotCarryTheToken(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, true)
 	file := newFile(t, "a.iso", content(1, 1000))
-	release := published(t, config, file).Release
+	found := published(t, config, file).Release
 
 	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		assert.Empty(t, r.Header.Get("Authorization"))
@@ -452,7 +453,7 @@ func TestRedirectsDoNotCarryTheToken(t *testing.T) {
 	}
 	config.URL = gate.URL
 	store := open(t, config)
-	asset := release.Assets[slices.IndexFunc(release.Assets, func(a forge.Asset) bool { return a.Name == "a.iso" })]
+	asset := found.Assets[slices.IndexFunc(found.Assets, func(a release.Asset) bool { return a.Name == "a.iso" })]
 	reader, err := store.Open(t.Context(), asset, 990)
 	require.NoError(t, err)
 	tail, err := io.ReadAll(reader)
@@ -464,7 +465,7 @@ func TestRedirectsDoNotCarryTheToken(t *testing.T) {
 	require.ErrorContains(t, err, "403")
 	assert.NotContains(t, err.Error(), "secret")
 
-	_, err = store.Publish(t.Context(), forge.Publication{Tag: "boot-v2", Commit: "main", Files: []forge.File{file}})
+	_, err = publish(t.Context(), store, publication{Tag: "boot-v2", Commit: "main", Files: []release.File{file}})
 	require.ErrorContains(t, err, "redirects to "+storage.URL)
 	assert.NotContains(t, err.Error(), "secret")
 }
@@ -482,17 +483,17 @@ func TestCertificates(t *testing.T) {
 	config = config.WithClock(clock.now, clock.wait)
 	file := newFile(t, "a.iso", content(1, 1000))
 
-	_, err := open(t, config).Publish(t.Context(), forge.Publication{Tag: "boot-v1", Files: []forge.File{file}})
+	_, err := publish(t.Context(), open(t, config), publication{Tag: "boot-v1", Files: []release.File{file}})
 	require.ErrorContains(t, err, "ca_file")
 	var unknown *tls.CertificateVerificationError
 	require.ErrorAs(t, err, &unknown)
 	assert.Empty(t, clock.waits, "a certificate does not get better by waiting")
 
 	config.CAFile = filepath.Join(t.TempDir(), "ca.pem")
-	_, err = forge.Open(config)
+	_, err = forgejo.Open(config)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NoError(t, os.WriteFile(config.CAFile, []byte("none"), 0o600))
-	_, err = forge.Open(config)
+	_, err = forgejo.Open(config)
 	require.ErrorContains(t, err, "no certificate in PEM form")
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
 	require.NoError(t, os.WriteFile(config.CAFile, certificate, 0o600))
@@ -519,7 +520,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 	}
 	run := childRun{
 		URL: "http://forge.example", Repository: config.Repository, Token: config.Token, Tag: "boot-v1",
-		Files: []forge.File{newFile(t, "a.iso", content(1, 2<<20))},
+		Files: []release.File{newFile(t, "a.iso", content(1, 2<<20))},
 	}
 	output, err := child(t, run, "HTTP_PROXY="+gate.URL, "http_proxy="+gate.URL, "NO_PROXY=", "no_proxy=").CombinedOutput()
 	require.NoError(t, err, "%s", output)
@@ -532,13 +533,13 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 // A file that has changed since it was packaged is not published.
 func TestFileThatChanged(t *testing.T) {
 	t.Parallel()
-	for _, config := range []forge.Config{newRepository(t, false), {URL: "file://" + t.TempDir()}} {
+	for _, config := range []forgejo.Config{newRepository(t, false), {URL: "file://" + t.TempDir()}} {
 		file := newFile(t, "a.iso", content(1, 1000))
 		require.NoError(t, os.WriteFile(file.Path, content(1, 999), 0o600))
-		_, err := open(t, config).Publish(t.Context(), forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{file}})
+		_, err := publish(t.Context(), open(t, config), publication{Tag: "boot-v1", Commit: "main", Files: []release.File{file}})
 		require.ErrorContains(t, err, "has 999 bytes now and had 1000")
 		require.NoError(t, os.Remove(file.Path))
-		_, err = open(t, config).Publish(t.Context(), forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{file}})
+		_, err = publish(t.Context(), open(t, config), publication{Tag: "boot-v1", Commit: "main", Files: []release.File{file}})
 		require.ErrorIs(t, err, os.ErrNotExist)
 	}
 }
@@ -585,15 +586,15 @@ func TestFileThatIsReplacedMeanwhile(t *testing.T) {
 				if !known {
 					given.SHA256 = ""
 				}
-				p := forge.Publication{Tag: "boot-" + plainName(t), Commit: "main", Files: []forge.File{given}}
-				_, err := open(t, config).Publish(t.Context(), p)
+				p := publication{Tag: "boot-" + plainName(t), Commit: "main", Files: []release.File{given}}
+				_, err := publish(t.Context(), open(t, config), p)
 				require.ErrorContains(t, err, "has been written to while it was being published")
 				draft, _ := assetsOf(t, config, p.Tag)
 				assert.True(t, draft)
 
 				old.Path = newFile(t, "a.iso", content(1, 5000)).Path
-				p.Files = []forge.File{old}
-				_, err = open(t, config).Publish(t.Context(), p)
+				p.Files = []release.File{old}
+				_, err = publish(t.Context(), open(t, config), p)
 				require.NoError(t, err)
 				requireWhole(t, open(t, config), p.Tag, old)
 			})
@@ -608,12 +609,12 @@ func TestNoServer(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, listener.Close())
 	clock := &fakeClock{time: time.Now()}
-	store := open(t, forge.Config{URL: "http://" + listener.Addr().String(), Repository: "adm/images", RetryBudget: time.Minute}.WithClock(clock.now, clock.wait))
+	store := open(t, forgejo.Config{URL: "http://" + listener.Addr().String(), Repository: "adm/images", RetryBudget: time.Minute}.WithClock(clock.now, clock.wait))
 	_, err = store.Release(t.Context(), "boot-v1")
 	var network *net.OpError
 	require.ErrorAs(t, err, &network)
 	assert.ErrorContains(t, err, "check the forge's address and the network")
-	assert.NotErrorIs(t, err, forge.ErrNotFound)
+	assert.NotErrorIs(t, err, release.ErrNotFound)
 	assert.False(t, errors.Is(err, context.Canceled))
 	assert.Greater(t, len(clock.waits), 3)
 }

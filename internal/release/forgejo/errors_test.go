@@ -1,4 +1,4 @@
-package forge_test
+package forgejo_test
 
 import (
 	"encoding/base64"
@@ -16,14 +16,15 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/lab"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/forgejo"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // golden compares an error's text with testdata/errors/NAME.txt.
-func golden(t *testing.T, name string, err error, config forge.Config) {
+func golden(t *testing.T, name string, err error, config forgejo.Config) {
 	t.Helper()
 	require.Error(t, err)
 	if config.Token != "" {
@@ -44,7 +45,7 @@ func golden(t *testing.T, name string, err error, config forge.Config) {
 }
 
 // impatient is a config that waits for nothing.
-func impatient(config forge.Config) forge.Config {
+func impatient(config forgejo.Config) forgejo.Config {
 	clock := &fakeClock{time: time.Now()}
 	config.Log = nil
 	return config.WithClock(clock.now, clock.wait)
@@ -74,84 +75,84 @@ func TestRefusals(t *testing.T) {
 	}
 	user(t, "keeper", "read:repository") // of protected tags
 	small := newFile(t, "a.tar.gz", content(1, 100))
-	p := forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{small}}
+	p := publication{Tag: "boot-v1", Commit: "main", Files: []release.File{small}}
 
-	for name, test := range map[string]func(t *testing.T, config *forge.Config, p *forge.Publication){
-		"no-token":  func(_ *testing.T, config *forge.Config, _ *forge.Publication) { config.Token = "" },
-		"bad-token": func(_ *testing.T, config *forge.Config, _ *forge.Publication) { config.Token = "0123456789" },
-		"missing-scope": func(t *testing.T, config *forge.Config, _ *forge.Publication) {
+	for name, test := range map[string]func(t *testing.T, config *forgejo.Config, p *publication){
+		"no-token":  func(_ *testing.T, config *forgejo.Config, _ *publication) { config.Token = "" },
+		"bad-token": func(_ *testing.T, config *forgejo.Config, _ *publication) { config.Token = "0123456789" },
+		"missing-scope": func(t *testing.T, config *forgejo.Config, _ *publication) {
 			config.Token = strict.Token(t, "read:repository")
 		},
-		"other-scope": func(t *testing.T, config *forge.Config, _ *forge.Publication) {
+		"other-scope": func(t *testing.T, config *forgejo.Config, _ *publication) {
 			config.Token = strict.Token(t, "read:issue")
 		},
-		"no-permission": func(t *testing.T, config *forge.Config, _ *forge.Publication) {
+		"no-permission": func(t *testing.T, config *forgejo.Config, _ *publication) {
 			config.Token = user(t, "guest", "write:repository")
 		},
-		"no-such-repository": func(_ *testing.T, config *forge.Config, _ *forge.Publication) {
+		"no-such-repository": func(_ *testing.T, config *forgejo.Config, _ *publication) {
 			config.Repository = "adm/nowhere"
 		},
-		"empty-repository": func(t *testing.T, config *forge.Config, _ *forge.Publication) {
+		"empty-repository": func(t *testing.T, config *forgejo.Config, _ *publication) {
 			config.Repository = "adm/nothing"
 			require.Equal(t, http.StatusCreated, strict.API(t, http.MethodPost, "/user/repos", map[string]any{"name": "nothing"}, nil))
 		},
-		"archived-repository": func(t *testing.T, config *forge.Config, _ *forge.Publication) {
+		"archived-repository": func(t *testing.T, config *forgejo.Config, _ *publication) {
 			require.Equal(t, http.StatusOK, strict.API(t, http.MethodPatch, "/repos/"+config.Repository, map[string]any{"archived": true}, nil))
 		},
-		"too-large": func(t *testing.T, _ *forge.Config, p *forge.Publication) {
-			p.Files = []forge.File{newFile(t, "large.tar.gz", content(1, 30<<20))}
+		"too-large": func(t *testing.T, _ *forgejo.Config, p *publication) {
+			p.Files = []release.File{newFile(t, "large.tar.gz", content(1, 30<<20))}
 		},
-		"type-not-allowed": func(t *testing.T, _ *forge.Config, p *forge.Publication) {
-			p.Files = []forge.File{newFile(t, "a.iso", content(1, 3<<20))}
+		"type-not-allowed": func(t *testing.T, _ *forgejo.Config, p *publication) {
+			p.Files = []release.File{newFile(t, "a.iso", content(1, 3<<20))}
 		},
-		"no-such-commit": func(_ *testing.T, _ *forge.Config, p *forge.Publication) {
+		"no-such-commit": func(_ *testing.T, _ *forgejo.Config, p *publication) {
 			p.Commit = "0123456789012345678901234567890123456789"
 		},
-		"protected-tag": func(t *testing.T, config *forge.Config, _ *forge.Publication) {
+		"protected-tag": func(t *testing.T, config *forgejo.Config, _ *publication) {
 			require.Equal(t, http.StatusCreated, strict.API(t, http.MethodPost, "/repos/"+config.Repository+"/tag_protections",
 				map[string]any{"name_pattern": "boot-*", "whitelist_usernames": []string{"keeper"}}, nil))
 		},
-		"protected-tag-of-a-user": func(t *testing.T, config *forge.Config, _ *forge.Publication) {
+		"protected-tag-of-a-user": func(t *testing.T, config *forgejo.Config, _ *publication) {
 			config.Token = user(t, "helper", "write:repository")
 			require.Equal(t, http.StatusNoContent, strict.API(t, http.MethodPut, "/repos/"+config.Repository+"/collaborators/helper",
 				map[string]any{"permission": "write"}, nil))
 			require.Equal(t, http.StatusCreated, strict.API(t, http.MethodPost, "/repos/"+config.Repository+"/tag_protections",
 				map[string]any{"name_pattern": "boot-*", "whitelist_usernames": []string{"keeper"}}, nil))
 		},
-		"other-spelling": func(t *testing.T, config *forge.Config, p *forge.Publication) {
+		"other-spelling": func(t *testing.T, config *forgejo.Config, p *publication) {
 			require.Equal(t, http.StatusCreated, strict.API(t, http.MethodPost, "/repos/"+config.Repository+"/releases",
 				map[string]any{"tag_name": "Boot-V1", "name": "x"}, nil))
 		},
-		"foreign-checksums": func(t *testing.T, config *forge.Config, p *forge.Publication) {
-			var release struct{ ID int64 }
+		"foreign-checksums": func(t *testing.T, config *forgejo.Config, p *publication) {
+			var found struct{ ID int64 }
 			require.Equal(t, http.StatusCreated, strict.API(t, http.MethodPost, "/repos/"+config.Repository+"/releases",
-				map[string]any{"tag_name": "boot-v1", "name": "x"}, &release))
+				map[string]any{"tag_name": "boot-v1", "name": "x"}, &found))
 			require.Equal(t, http.StatusCreated, strict.API(t, http.MethodPost,
-				fmt.Sprintf("/repos/%s/releases/%d/assets?name=SHA256SUMS.txt", config.Repository, release.ID), "no sums", nil))
+				fmt.Sprintf("/repos/%s/releases/%d/assets?name=SHA256SUMS.txt", config.Repository, found.ID), "no sums", nil))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			config := forge.Config{URL: strict.URL, Token: strict.Token(t, "write:repository"), Repository: strict.CreateRepository(t, plainName(t), false)}
+			config := forgejo.Config{URL: strict.URL, Token: strict.Token(t, "write:repository"), Repository: strict.CreateRepository(t, plainName(t), false)}
 			p := p
 			test(t, &config, &p)
-			_, err := open(t, impatient(config)).Publish(t.Context(), p)
+			_, err := publish(t.Context(), open(t, impatient(config)), p)
 			golden(t, name, err, config)
 		})
 	}
 
 	t.Run("reading", func(t *testing.T) {
 		t.Parallel()
-		config := forge.Config{URL: strict.URL, Repository: strict.CreateRepository(t, plainName(t), false)}
+		config := forgejo.Config{URL: strict.URL, Repository: strict.CreateRepository(t, plainName(t), false)}
 		store := open(t, impatient(config))
 		_, err := store.Release(t.Context(), "boot-v9")
-		require.ErrorIs(t, err, forge.ErrNotFound)
+		require.ErrorIs(t, err, release.ErrNotFound)
 		golden(t, "no-such-release", err, config)
 		_, err = store.Latest(t.Context(), "boot-v")
-		require.ErrorIs(t, err, forge.ErrNotFound)
+		require.ErrorIs(t, err, release.ErrNotFound)
 		golden(t, "no-release-yet", err, config)
-		_, err = store.Open(t.Context(), forge.Asset{Name: "a.iso", URL: config.URL + "/" + config.Repository + "/releases/download/boot-v9/a.iso"}, 0)
-		require.ErrorIs(t, err, forge.ErrNotFound)
+		_, err = store.Open(t.Context(), release.Asset{Name: "a.iso", URL: config.URL + "/" + config.Repository + "/releases/download/boot-v9/a.iso"}, 0)
+		require.ErrorIs(t, err, release.ErrNotFound)
 		golden(t, "no-such-asset", err, config)
 	})
 }
@@ -208,8 +209,8 @@ func TestRefusalsOfOthers(t *testing.T) {
 				return false
 			}
 			config.URL, config.Token = gate.URL, "0123456789abcdef"
-			_, err := open(t, impatient(config)).Publish(t.Context(), forge.Publication{
-				Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 2<<20))},
+			_, err := publish(t.Context(), open(t, impatient(config)), publication{
+				Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 2<<20))},
 			})
 			golden(t, name, err, config)
 			names, _ := rawAssets(t, config, "boot-v1")
@@ -220,22 +221,21 @@ func TestRefusalsOfOthers(t *testing.T) {
 
 func TestWrongConfigurations(t *testing.T) {
 	t.Parallel()
-	good := forge.Config{URL: "https://forge.example", Repository: "every/channel"}
-	for want, change := range map[string]func(*forge.Config){
-		`forge address "forge.example": use https://HOST, http://HOST or file:///FOLDER`:                   func(c *forge.Config) { c.URL = "forge.example" },
-		`forge address "file:releases": use https://HOST, http://HOST or file:///FOLDER`:                   func(c *forge.Config) { c.URL = "file:releases" },
-		`forge address https://me:xxxxx@forge.example: leave the user and password out; give a token`:      func(c *forge.Config) { c.URL = "https://me:secret@forge.example" },
-		`forge address: invalid port ":x" after host`:                                                      func(c *forge.Config) { c.URL = "https://me:secret@forge.example:x" },
-		`repository "channel": use owner/name`:                                                             func(c *forge.Config) { c.Repository = "channel" },
-		`repository "a/b/c": use owner/name`:                                                               func(c *forge.Config) { c.Repository = "a/b/c" },
-		`replace "sometimes": use always or never`:                                                         func(c *forge.Config) { c.Replace = "sometimes" },
-		`verify_uploads "md5": use size or sha256`:                                                         func(c *forge.Config) { c.VerifyUploads = "md5" },
-		`token: it has a space, a line break or another character that no token has; give the token alone`: func(c *forge.Config) { c.Token = "se\ncret" },
-		`parallel uploads, stall timeout and retry budget must not be negative`:                            func(c *forge.Config) { c.Parallel = -1 },
+	good := forgejo.Config{URL: "https://forge.example", Repository: "every/channel"}
+	for want, change := range map[string]func(*forgejo.Config){
+		`forge address "forge.example": use https://HOST, http://HOST or file:///FOLDER`:                   func(c *forgejo.Config) { c.URL = "forge.example" },
+		`forge address "file:releases": use https://HOST, http://HOST or file:///FOLDER`:                   func(c *forgejo.Config) { c.URL = "file:releases" },
+		`forge address https://forge.example: leave the user and password out; give a token`:               func(c *forgejo.Config) { c.URL = "https://me:secret@forge.example" },
+		`forge address: invalid port ":x" after host`:                                                      func(c *forgejo.Config) { c.URL = "https://me:secret@forge.example:x" },
+		`repository "channel": use owner/name`:                                                             func(c *forgejo.Config) { c.Repository = "channel" },
+		`repository "a/b/c": use owner/name`:                                                               func(c *forgejo.Config) { c.Repository = "a/b/c" },
+		`verify_uploads "md5": use size or sha256`:                                                         func(c *forgejo.Config) { c.VerifyUploads = "md5" },
+		`token: it has a space, a line break or another character that no token has; give the token alone`: func(c *forgejo.Config) { c.Token = "se\ncret" },
+		`parallel uploads, stall timeout and retry budget must not be negative`:                            func(c *forgejo.Config) { c.Parallel = -1 },
 	} {
 		config := good
 		change(&config)
-		_, err := forge.Open(config)
+		_, err := forgejo.Open(config)
 		assert.EqualError(t, err, want)
 	}
 }
@@ -243,30 +243,31 @@ func TestWrongConfigurations(t *testing.T) {
 func TestWrongPublications(t *testing.T) {
 	t.Parallel()
 	file := newFile(t, "a.iso", nil)
-	with := func(change func(*forge.File)) forge.Publication {
+	repository := newRepository(t, false)
+	with := func(change func(*release.File)) publication {
 		other := file
 		change(&other)
-		return forge.Publication{Tag: "boot-v1", Files: []forge.File{other}}
+		return publication{Tag: "boot-v1", Files: []release.File{other}}
 	}
-	for want, p := range map[string]forge.Publication{
-		`release_tag "": git does not allow this as a tag; use for example boot-v2026.02.28`:     {Files: []forge.File{file}},
-		`release_tag "a/.b": git does not allow this as a tag; use for example boot-v2026.02.28`: {Tag: "a/.b", Files: []forge.File{file}},
+	for want, p := range map[string]publication{
+		`release_tag "": git does not allow an empty tag; use for example boot-v2026.02.28`:                                {Files: []release.File{file}},
+		`release_tag "a/.b": git does not allow a component with a leading "." in a tag; use for example boot-v2026.02.28`: {Tag: "a/.b", Files: []release.File{file}},
 		`publish boot-v1: no files given`:                                                                                       {Tag: "boot-v1"},
-		`asset "a.iso": two files have this name`:                                                                               {Tag: "boot-v1", Files: []forge.File{file, file}},
-		`asset "dir/a.iso": use a plain file name, without a folder`:                                                            with(func(f *forge.File) { f.Name = "dir/a.iso" }),
-		`asset "SHA256SUMS.txt": this file is made from the others; leave it out`:                                               with(func(f *forge.File) { f.Name = "SHA256SUMS.txt" }),
-		`asset "a.iso": its SHA-256 "ABC" is not 64 lower-case hexadecimal digits`:                                              with(func(f *forge.File) { f.SHA256 = "ABC" }),
-		`asset "a\tb.iso": use a name of UTF-8 text without control characters`:                                                 with(func(f *forge.File) { f.Name = "a\tb.iso" }),
-		`asset "a\xff.iso": use a name of UTF-8 text without control characters`:                                                with(func(f *forge.File) { f.Name = "a\xff.iso" }),
-		`asset ".release.json": names that begin with a dot are not for readers of a release; rename the file`:                  with(func(f *forge.File) { f.Name = ".release.json" }),
-		`asset "a.iso": its size -1 is negative`:                                                                                with(func(f *forge.File) { f.Size = -1 }),
-		`asset "uploading-a.iso": names that begin with uploading- or publishing- belong to uploads under way; rename the file`: with(func(f *forge.File) { f.Name = "uploading-a.iso" }),
+		`asset "a.iso": two files have this name`:                                                                               {Tag: "boot-v1", Files: []release.File{file, file}},
+		`asset "dir/a.iso": use a plain file name, without a folder`:                                                            with(func(f *release.File) { f.Name = "dir/a.iso" }),
+		`asset "SHA256SUMS.txt": this file is made from the others; leave it out`:                                               with(func(f *release.File) { f.Name = "SHA256SUMS.txt" }),
+		`asset "a.iso": its SHA-256 "ABC" is not 64 lower-case hexadecimal digits`:                                              with(func(f *release.File) { f.SHA256 = "ABC" }),
+		`asset "a\tb.iso": use a name of UTF-8 text without control characters`:                                                 with(func(f *release.File) { f.Name = "a\tb.iso" }),
+		`asset "a\xff.iso": use a name of UTF-8 text without control characters`:                                                with(func(f *release.File) { f.Name = "a\xff.iso" }),
+		`asset ".release.json": names that begin with a dot are not for readers of a release; rename the file`:                  with(func(f *release.File) { f.Name = ".release.json" }),
+		`asset "a.iso": its size -1 is negative`:                                                                                with(func(f *release.File) { f.Size = -1 }),
+		`asset "uploading-a.iso": names that begin with uploading- or publishing- belong to uploads under way; rename the file`: with(func(f *release.File) { f.Name = "uploading-a.iso" }),
 	} {
-		for _, store := range []forge.Store{
-			open(t, forge.Config{URL: "file://" + t.TempDir()}),
-			open(t, forge.Config{URL: "https://forge.example", Repository: "every/channel"}),
+		for _, store := range []*release.Store{
+			open(t, forgejo.Config{URL: "file://" + t.TempDir()}),
+			open(t, repository),
 		} {
-			_, err := store.Publish(t.Context(), p)
+			_, err := publish(t.Context(), store, p)
 			assert.EqualError(t, err, want)
 		}
 	}

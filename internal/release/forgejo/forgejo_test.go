@@ -1,4 +1,4 @@
-package forge_test
+package forgejo_test
 
 import (
 	"bytes"
@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/forgejo"
 )
 
 // forgejoWords are what Forgejo says where Gitea says otherwise.
@@ -25,7 +26,7 @@ var forgejoWords = strings.NewReplacer(
 // asForgejo puts a gate before the real server that answers as Forgejo does
 // where the two differ: it shows drafts to everybody who asks for their tag,
 // gives at most ten releases a page, and has words of its own.
-func asForgejo(t *testing.T, config forge.Config) forge.Config {
+func asForgejo(t *testing.T, config forgejo.Config) forgejo.Config {
 	t.Helper()
 	gate := newGate(t, config.URL)
 	token := config.Token
@@ -57,8 +58,8 @@ func asForgejo(t *testing.T, config forge.Config) forge.Config {
 }
 
 // forges are the two columns.
-var forges = map[string]func(*testing.T, forge.Config) forge.Config{
-	"gitea":   func(_ *testing.T, config forge.Config) forge.Config { return config },
+var forges = map[string]func(*testing.T, forgejo.Config) forgejo.Config{
+	"gitea":   func(_ *testing.T, config forgejo.Config) forgejo.Config { return config },
 	"forgejo": asForgejo,
 }
 
@@ -92,7 +93,7 @@ func TestLatest(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, "boot-v1", latest.Tag)
 			_, err = store.Latest(t.Context(), "disk-v")
-			require.ErrorIs(t, err, forge.ErrNotFound)
+			require.ErrorIs(t, err, release.ErrNotFound)
 		})
 	}
 }
@@ -139,27 +140,27 @@ func TestDraftThatReadersSee(t *testing.T) {
 			gate := newGate(t, config.URL)
 			drafts := 0
 			gate.after = func(int, *http.Response) error {
-				release, err := readers.Release(t.Context(), "boot-v1")
+				found, err := readers.Release(t.Context(), "boot-v1")
 				if err != nil {
-					assert.ErrorIs(t, err, forge.ErrNotFound)
+					assert.ErrorIs(t, err, release.ErrNotFound)
 					return nil
 				}
 				names := map[string]bool{}
-				for _, asset := range release.Assets {
+				for _, asset := range found.Assets {
 					names[asset.Name] = true
 				}
-				if release.Draft {
+				if found.Draft {
 					drafts++
 				}
-				if !release.Draft || names[checksum.FileName] {
+				if !found.Draft || names[checksum.FileName] {
 					assert.Equal(t, map[string]bool{"a.tar.gz": true, "b.iso": true, checksum.FileName: true}, names)
 				}
 				return nil
 			}
 			config.URL = gate.URL
 			config.Parallel = 1
-			_, err := open(t, config).Publish(t.Context(), forge.Publication{
-				Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.tar.gz", content(1, 10)), newFile(t, "b.iso", content(2, 10))},
+			_, err := publish(t.Context(), open(t, config), publication{
+				Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.tar.gz", content(1, 10)), newFile(t, "b.iso", content(2, 10))},
 			})
 			require.NoError(t, err)
 			if name == "forgejo" {

@@ -1,9 +1,7 @@
-package forge
+package forgejo
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -12,10 +10,11 @@ import (
 	"strings"
 
 	"every.channel/runner-images/internal/redact"
+	"every.channel/runner-images/internal/release"
 )
 
 // Open downloads an asset from offset on.
-func (s *server) Open(ctx context.Context, asset Asset, offset int64) (io.ReadCloser, error) {
+func (s *server) Open(ctx context.Context, asset release.Asset, offset int64) (io.ReadCloser, error) {
 	c := s.client()
 	var content io.ReadCloser
 	err := c.retry(ctx, func() (err error) {
@@ -28,10 +27,10 @@ func (s *server) Open(ctx context.Context, asset Asset, offset int64) (io.ReadCl
 func (c client) open(ctx context.Context, name, from string, offset int64) (io.ReadCloser, error) {
 	address, err := url.Parse(from)
 	if err != nil {
-		return nil, fmt.Errorf("download %s: its address is not one", name)
+		return nil, fmt.Errorf("download %s: invalid URL", name)
 	}
 	address = c.reachable(address)
-	failed := &Error{Operation: "download", Asset: name, URL: redact.URL(address)}
+	failed := &release.Error{Operation: "download", Asset: name, URL: redact.URL(address)}
 	ctx, stall := watch(ctx, c.config.StallTimeout)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {
@@ -42,12 +41,10 @@ func (c client) open(ctx context.Context, name, from string, offset int64) (io.R
 	if offset > 0 {
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
-	response, err := c.send(request)
-	if err != nil {
-		failed.Err = cause(ctx, networkError(err))
-		failed.Advice = networkAdvice(failed.Err)
+	response, err := c.http.Do(request)
+	if err := c.failure(ctx, err, *failed); err != nil {
 		stall.stop()
-		return nil, failed
+		return nil, err
 	}
 	content := &download{ctx: ctx, body: response.Body, stall: stall, failed: failed}
 	switch {
@@ -66,8 +63,8 @@ func (c client) open(ctx context.Context, name, from string, offset int64) (io.R
 		// Nothing is left from there on.
 		return http.NoBody, content.Close()
 	}
-	defer content.Close()
-	return nil, c.refusal(response, failed)
+	failed.Err = fmt.Errorf("the server answers %s", response.Status)
+	return nil, errors.Join(failed, content.Close())
 }
 
 // reachable leads a download over the address that this store was given: a
@@ -82,58 +79,60 @@ func (s *server) reachable(address *url.URL) *url.URL {
 }
 
 // uuidURL is the address of one very asset, also while another has its name.
-func (s *server) uuidURL(asset apiAsset) string {
-	return s.base.JoinPath("attachments", asset.UUID).String()
+func (s *server) uuidURL(uuid string) string { return s.base.JoinPath("attachments", uuid).String() }
+
+// openWhole returns the content of one very asset. What breaks off is read on.
+func (c client) openWhole(ctx context.Context, asset release.Asset) (io.ReadCloser, error) {
+	whole := &whole{client: c, ctx: ctx, asset: asset}
+	return whole, c.retry(ctx, whole.open)
 }
 
-// readBack returns the SHA-256 of what the server has stored.
-func (c client) readBack(ctx context.Context, asset apiAsset) (sum string, err error) {
-	hash := sha256.New()
-	err = c.fetch(ctx, asset, hash.Reset, hash)
-	return hex.EncodeToString(hash.Sum(nil)), err
+type whole struct {
+	client
+	ctx     context.Context
+	asset   release.Asset
+	content io.ReadCloser
+	offset  int64
 }
 
-// smallSize is more than any list of checksums or signature has, in bytes.
-const smallSize = 8 << 20
+func (w *whole) open() (err error) {
+	_, uuid := idOf(w.asset)
+	w.content, err = w.client.open(w.ctx, w.asset.Name, w.uuidURL(uuid), w.offset)
+	return err
+}
 
-// readSmall returns the content of a small asset, a list of checksums or a
-// signature.
-func (c client) readSmall(ctx context.Context, asset apiAsset) ([]byte, error) {
-	if asset.Size > smallSize {
-		return nil, fmt.Errorf("%s has %d bytes: this is not one of runner-images' making", asset.Name, asset.Size)
+func (w *whole) Read(p []byte) (int, error) {
+	n, err := w.content.Read(p)
+	w.offset += int64(n)
+	if err == nil || errors.Is(err, io.EOF) {
+		return n, err
 	}
-	var content strings.Builder
-	err := c.fetch(ctx, asset, content.Reset, &content)
-	return []byte(content.String()), err
-}
-
-// fetch writes an asset's content to w, again from the start after a failure.
-func (c client) fetch(ctx context.Context, asset apiAsset, reset func(), w io.Writer) error {
-	return c.retry(ctx, func() error {
-		reset()
-		content, err := c.open(ctx, asset.Name, c.uuidURL(asset), 0)
-		if err != nil {
+	_ = w.content.Close() // it is broken
+	broken := err
+	return n, w.retry(w.ctx, func() error {
+		if broken != nil { // the first attempt, which has failed
+			err, broken = broken, nil
 			return err
 		}
-		defer content.Close()
-		_, err = io.Copy(w, content)
-		return err
+		return w.open()
 	})
 }
+
+func (w *whole) Close() error { return w.content.Close() }
 
 // download is an answer's body that fails when it stands still.
 type download struct {
 	ctx    context.Context
 	body   io.ReadCloser
 	stall  *stall
-	failed *Error
+	failed *release.Error
 }
 
 func (d *download) Read(p []byte) (int, error) {
 	d.stall.moved()
 	n, err := d.body.Read(p)
 	d.stall.pause() // what the caller does between two reads is not a stall
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		d.failed.Err = cause(d.ctx, networkError(err))
 		err = d.failed
 	}

@@ -1,4 +1,4 @@
-package forge_test
+package forgejo_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package forge_test
+package forgejo_test
 
 import (
 	"bufio"
@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/release"
 )
 
 // A reader is somebody without a token who knows a tag's addresses.
@@ -56,8 +56,8 @@ func (r *reader) look() error {
 	if status != http.StatusOK {
 		return fmt.Errorf("the release: %d", status)
 	}
-	var release struct{ Assets []struct{ Name string } }
-	if err := json.Unmarshal(body, &release); err != nil {
+	var found struct{ Assets []struct{ Name string } }
+	if err := json.Unmarshal(body, &found); err != nil {
 		return err
 	}
 	if !r.seen {
@@ -65,7 +65,7 @@ func (r *reader) look() error {
 		r.known = append(slices.Clone(r.complete), checksum.FileName)
 	}
 	for _, name := range r.known {
-		if !slices.ContainsFunc(release.Assets, func(a struct{ Name string }) bool { return a.Name == name }) {
+		if !slices.ContainsFunc(found.Assets, func(a struct{ Name string }) bool { return a.Name == name }) {
 			return fmt.Errorf("the release is there without %s: %s", name, body)
 		}
 		if status, _, err := r.get(r.download(name)); err != nil || status != http.StatusOK {
@@ -116,14 +116,14 @@ func TestReaderNeverSeesHalf(t *testing.T) {
 	config.URL = gate.URL
 	store := open(t, config)
 
-	files := []forge.File{newFile(t, "a.tar.gz", content(1, 5000)), newFile(t, "b.iso", content(2, 5000)), newFile(t, "c.img.zst", content(3, 70))}
+	files := []release.File{newFile(t, "a.tar.gz", content(1, 5000)), newFile(t, "b.iso", content(2, 5000)), newFile(t, "c.img.zst", content(3, 70))}
 	for _, file := range files {
 		watcher.complete = append(watcher.complete, file.Name)
 	}
-	p := forge.Publication{Tag: "boot-v1", Commit: "main", Files: files, Notes: notes, Sign: func(sums []byte) (map[string][]byte, error) {
+	p := publication{Tag: "boot-v1", Commit: "main", Files: files, Notes: notes, Sign: func(sums []byte) (map[string][]byte, error) {
 		return map[string][]byte{checksum.FileName + ".sig": append([]byte("signed "), sums...)}, nil
 	}}
-	_, err := store.Publish(t.Context(), p)
+	_, err := publish(t.Context(), store, p)
 	require.NoError(t, err)
 	require.True(t, watcher.seen)
 	require.False(t, watcher.midway)
@@ -132,14 +132,14 @@ func TestReaderNeverSeesHalf(t *testing.T) {
 	// The same size: nothing but the bytes tells the difference.
 	b, c := newFile(t, "b.iso", content(4, 5000)), newFile(t, "c.img.zst", content(5, 71))
 	d := newFile(t, "d.img.zst", content(6, 500))
-	p.Files = []forge.File{b, c, d}
-	published, err := store.Publish(t.Context(), p)
+	p.Files = []release.File{b, c, d}
+	published, err := publish(t.Context(), store, p)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"b.iso", "c.img.zst"}, published.Replaced)
 	assert.Equal(t, []string{"d.img.zst"}, published.Uploaded)
 	assert.True(t, watcher.midway, "replacing must take lines out first")
-	release := requireWhole(t, store, "boot-v1", files[0], b, c, d)
-	assert.Equal(t, "signed "+string(download(t, store, release, checksum.FileName)), string(download(t, store, release, checksum.FileName+".sig")))
+	found := requireWhole(t, store, "boot-v1", files[0], b, c, d)
+	assert.Equal(t, "signed "+string(download(t, store, found, checksum.FileName)), string(download(t, store, found, checksum.FileName+".sig")))
 	names, second := rawAssets(t, config, "boot-v1")
 	slices.Sort(names)
 	assert.Equal(t, []string{checksum.FileName, checksum.FileName + ".sig", "a.tar.gz", "b.iso", "c.img.zst", "d.img.zst"}, names)
@@ -155,14 +155,14 @@ func TestSameBytesAgainWriteNothing(t *testing.T) {
 	gate := newGate(t, config.URL)
 	config.URL = gate.URL
 	store := open(t, config)
-	p := forge.Publication{
+	p := publication{
 		Tag: "boot-v1", Commit: "main", Notes: notes, Prerelease: true,
-		Files: []forge.File{newFile(t, "a.tar.gz", content(1, 1<<20)), newFile(t, "b.iso", nil)},
+		Files: []release.File{newFile(t, "a.tar.gz", content(1, 1<<20)), newFile(t, "b.iso", nil)},
 		Sign: func(sums []byte) (map[string][]byte, error) {
 			return map[string][]byte{checksum.FileName + ".sig": sums}, nil
 		},
 	}
-	_, err := store.Publish(t.Context(), p)
+	_, err := publish(t.Context(), store, p)
 	require.NoError(t, err)
 	before := len(gate.writes())
 
@@ -170,15 +170,15 @@ func TestSameBytesAgainWriteNothing(t *testing.T) {
 	var said []string
 	p.Status = func(what string) { said = append(said, what) }
 	p.Files[0].SHA256 = "" // so that only its bytes can tell
-	published, err := store.Publish(t.Context(), p)
+	published, err := publish(t.Context(), store, p)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"a.tar.gz", "b.iso"}, published.Unchanged)
 	assert.Equal(t, []string{"hash a.tar.gz, to compare it with the release's"}, said)
 	assert.Empty(t, gate.writes()[before:])
 
 	// Other notes alone are an edit, and no upload.
-	p.Notes = func(forge.Release, []forge.File) string { return "another text" }
-	published, err = store.Publish(t.Context(), p)
+	p.Notes = func([]release.File) string { return "another text" }
+	published, err = publish(t.Context(), store, p)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"a.tar.gz", "b.iso"}, published.Unchanged)
 	assert.Contains(t, published.Release.Notes, "another text")
@@ -204,16 +204,16 @@ func TestRunsAtOnce(t *testing.T) {
 			}
 			config.URL = gate.URL
 			const runs = 3
-			var sets [runs][]forge.File
+			var sets [runs][]release.File
 			var group errgroup.Group
 			for i := range runs {
 				seed := byte(1)
 				if !same {
 					seed = byte(i)
 				}
-				sets[i] = []forge.File{newFile(t, "a.tar.gz", content(seed, 1<<20)), newFile(t, "b.iso", content(seed+100, 1000))}
+				sets[i] = []release.File{newFile(t, "a.tar.gz", content(seed, 1<<20)), newFile(t, "b.iso", content(seed+100, 1000))}
 				group.Go(func() error {
-					_, err := open(t, config).Publish(t.Context(), forge.Publication{Tag: "boot-v1", Commit: "main", Files: sets[i], Notes: notes})
+					_, err := publish(t.Context(), open(t, config), publication{Tag: "boot-v1", Commit: "main", Files: sets[i], Notes: notes})
 					return err
 				})
 			}
@@ -222,10 +222,10 @@ func TestRunsAtOnce(t *testing.T) {
 			slices.Sort(names)
 			assert.Equal(t, []string{checksum.FileName, "a.tar.gz", "b.iso"}, names)
 			store := open(t, config)
-			release, err := store.Release(t.Context(), "boot-v1")
+			found, err := store.Release(t.Context(), "boot-v1")
 			require.NoError(t, err)
-			last := slices.IndexFunc(sets[:], func(files []forge.File) bool {
-				return strings.Contains(string(download(t, store, release, checksum.FileName)), files[0].SHA256)
+			last := slices.IndexFunc(sets[:], func(files []release.File) bool {
+				return strings.Contains(string(download(t, store, found, checksum.FileName)), files[0].SHA256)
 			})
 			require.GreaterOrEqual(t, last, 0)
 			requireWhole(t, store, "boot-v1", sets[last]...)
@@ -245,27 +245,27 @@ func TestDraftOfAPerson(t *testing.T) {
 		"tag_name": "boot-v1", "name": "The March images", "body": "Thanks to all.\r\n\r\nRead this first.", "draft": true, "prerelease": true,
 	}, nil))
 	store := open(t, config)
-	p := forge.Publication{Tag: "boot-v1", Commit: "main", Title: "ours", Files: []forge.File{newFile(t, "a.iso", content(1, 10))}, Notes: notes}
+	p := publication{Tag: "boot-v1", Commit: "main", Title: "ours", Files: []release.File{newFile(t, "a.iso", content(1, 10))}, Notes: notes}
 	lost := p
 	lost.Commit = strings.Repeat("0", 40)
-	_, err := store.Publish(t.Context(), lost)
+	_, err := publish(t.Context(), store, lost)
 	require.ErrorContains(t, err, "neither the tag boot-v1 nor the commit 000", "found out before anything is uploaded")
 
-	published, err := store.Publish(t.Context(), p)
+	published, err := publish(t.Context(), store, p)
 	require.NoError(t, err)
-	release := published.Release
-	assert.False(t, release.Draft)
-	assert.True(t, release.Prerelease)
-	assert.Equal(t, "The March images", release.Title)
-	assert.Contains(t, release.Notes, "Thanks to all.\r\n\r\nRead this first.\n\n<!-- runner-images -->\n| a.iso")
+	found := published.Release
+	assert.False(t, found.Draft)
+	assert.True(t, found.Prerelease)
+	assert.Equal(t, "The March images", found.Title)
+	assert.Contains(t, found.Notes, "Thanks to all.\r\n\r\nRead this first.\n\n<!-- runner-images -->\n| a.iso")
 
 	var id struct{ ID int64 }
 	require.Equal(t, http.StatusOK, g.API(t, http.MethodGet, "/repos/"+config.Repository+"/releases/tags/boot-v1", nil, &id))
 	require.Equal(t, http.StatusOK, g.API(t, http.MethodPatch, fmt.Sprintf("/repos/%s/releases/%d", config.Repository, id.ID), map[string]any{
-		"body": strings.Replace(release.Notes, "Thanks to all.", "Thanks to many.", 1) + "\nAnd last.",
+		"body": strings.Replace(found.Notes, "Thanks to all.", "Thanks to many.", 1) + "\nAnd last.",
 	}, nil))
-	p.Files = []forge.File{newFile(t, "a.iso", content(2, 10))}
-	published, err = store.Publish(t.Context(), p)
+	p.Files = []release.File{newFile(t, "a.iso", content(2, 10))}
+	published, err = publish(t.Context(), store, p)
 	require.NoError(t, err)
 	assert.Contains(t, published.Release.Notes, "Thanks to many.")
 	assert.Contains(t, published.Release.Notes, "And last.")
@@ -289,7 +289,7 @@ func TestCancelledRunLeavesNoTicket(t *testing.T) {
 		return false
 	}
 	config.URL = gate.URL
-	_, err := open(t, config).Publish(ctx, forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 2<<20))}})
+	_, err := publish(ctx, open(t, config), publication{Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 2<<20))}})
 	require.ErrorIs(t, err, context.Canceled)
 	names, _ := rawAssets(t, config, "boot-v1")
 	assert.Empty(t, names)
@@ -308,7 +308,7 @@ func TestRunCancelledWhileItQueuesLeavesNoTicket(t *testing.T) {
 			<-r.Context().Done()
 		})
 	config.URL = gate.URL
-	_, err := open(t, config).Publish(ctx, forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 10))}})
+	_, err := publish(ctx, open(t, config), publication{Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 10))}})
 	require.ErrorIs(t, err, context.Canceled)
 	names, _ := rawAssets(t, config, "boot-v1")
 	assert.Empty(t, names)
@@ -319,8 +319,8 @@ func TestRunCancelledWhileItQueuesLeavesNoTicket(t *testing.T) {
 func TestTicketOfAnotherRun(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, false)
-	p := forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 10))}}
-	_, err := open(t, config).Publish(t.Context(), p)
+	p := publication{Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 10))}}
+	_, err := publish(t.Context(), open(t, config), p)
 	require.NoError(t, err)
 
 	g := gitea(t)
@@ -345,7 +345,7 @@ func TestTicketOfAnotherRun(t *testing.T) {
 			assert.Equal(t, http.StatusCreated, status, "the live run's ticket is gone")
 		}
 	}
-	_, err = open(t, config.WithClock(clock.now, clock.wait)).Publish(t.Context(), p)
+	_, err = publish(t.Context(), open(t, config.WithClock(clock.now, clock.wait)), p)
 	require.NoError(t, err)
 	assert.GreaterOrEqual(t, clock.now().Sub(start), 5*time.Minute)
 	assert.InDelta(t, 30, clock.now().Sub(last).Seconds(), 5)
@@ -356,7 +356,7 @@ func TestTicketOfAnotherRun(t *testing.T) {
 // A run that others took for dead stops, and touches nothing.
 func TestLostTurn(t *testing.T) {
 	t.Parallel()
-	config := newRepository(t, false).WithBeat(20 * time.Millisecond)
+	config := newRepository(t, false).WithRenewal(20 * time.Millisecond)
 	g := gitea(t)
 	gate := newGate(t, config.URL)
 	gate.before = func(_ int, _ http.ResponseWriter, r *http.Request) bool {
@@ -370,7 +370,7 @@ func TestLostTurn(t *testing.T) {
 		return true
 	}
 	config.URL = gate.URL
-	_, err := open(t, config).Publish(t.Context(), forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 10))}})
+	_, err := publish(t.Context(), open(t, config), publication{Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 10))}})
 	require.ErrorContains(t, err, "another run has taken over")
 	names, _ := rawAssets(t, config, "boot-v1")
 	assert.Empty(t, names)
@@ -380,23 +380,23 @@ func TestLostTurn(t *testing.T) {
 func TestChecksumsReplacedDuringTheFirstLook(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, false)
-	p := forge.Publication{Tag: "boot-v1", Commit: "main", Files: []forge.File{newFile(t, "a.iso", content(1, 10))}, Notes: notes}
+	p := publication{Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 10))}, Notes: notes}
 	direct := open(t, config)
-	_, err := direct.Publish(t.Context(), p)
+	_, err := publish(t.Context(), direct, p)
 	require.NoError(t, err)
 
 	other := p
-	other.Files = []forge.File{newFile(t, "b.iso", content(2, 10))}
+	other.Files = []release.File{newFile(t, "b.iso", content(2, 10))}
 	gate := newGate(t, config.URL)
 	gate.before = once(func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/attachments/") },
 		func(w http.ResponseWriter, r *http.Request) {
-			_, err := direct.Publish(context.Background(), other)
+			_, err := publish(context.Background(), direct, other)
 			assert.NoError(t, err)
 			gate.forward(0, w, r)
 		})
 	config.URL = gate.URL
-	p.Files = []forge.File{newFile(t, "a.iso", content(3, 20))}
-	_, err = open(t, config).Publish(t.Context(), p)
+	p.Files = []release.File{newFile(t, "a.iso", content(3, 20))}
+	_, err = publish(t.Context(), open(t, config), p)
 	require.NoError(t, err)
 	requireWhole(t, direct, "boot-v1", p.Files[0], other.Files[0])
 }

@@ -1,10 +1,9 @@
-package forge
+package forgejo
 
 import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -12,53 +11,6 @@ import (
 	"strings"
 	"unicode"
 )
-
-// An Error is a request that a forge refused, or that never reached it.
-type Error struct {
-	Operation string // what was tried, "upload" for example
-	Asset     string // the asset's name, where it is about one
-	URL       string // of the request, without anything secret
-	Status    int    // of the answer, 0 if there was none
-	Words     string // the server's own words, in one line
-	Advice    string // what to do
-	Err       error  // why there was no answer
-}
-
-func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString(e.Operation)
-	if e.Asset != "" {
-		fmt.Fprintf(&b, " %s", e.Asset)
-	}
-	fmt.Fprintf(&b, " (%s): ", e.URL)
-	switch {
-	case e.Status != 0:
-		answer := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
-		fmt.Fprintf(&b, "the server answers %s", answer)
-		if e.Words != "" && !strings.HasSuffix(answer, e.Words) {
-			fmt.Fprintf(&b, ", %q", e.Words)
-		}
-		if e.Err != nil {
-			fmt.Fprintf(&b, ": %v", e.Err)
-		}
-	case e.Err != nil:
-		b.WriteString(e.Err.Error())
-	}
-	if e.Advice != "" {
-		fmt.Fprintf(&b, "; %s", e.Advice)
-	}
-	return b.String()
-}
-
-// Unwrap returns the error behind it: ErrNotFound for a release or asset that
-// is not there, the network's or the context's error for a request without an
-// answer.
-func (e *Error) Unwrap() error {
-	if e.Status == http.StatusNotFound && e.Err == nil {
-		return ErrNotFound
-	}
-	return e.Err
-}
 
 var (
 	markup = regexp.MustCompile(`(?is)<title>(.*?)</title>`)

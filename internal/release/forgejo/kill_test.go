@@ -1,4 +1,4 @@
-package forge_test
+package forgejo_test
 
 import (
 	"bytes"
@@ -19,7 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/forgejo"
 )
 
 // childVariable makes the test binary publish what its value says, and end.
@@ -29,7 +30,7 @@ const childVariable = "FORGE_TEST_CHILD"
 type childRun struct {
 	URL, Repository, Token, CAFile string
 	Tag                            string
-	Files                          []forge.File
+	Files                          []release.File
 
 	// KillAt makes the process kill itself at a moment of a publication into a
 	// folder: progress, notes or sign.
@@ -41,7 +42,7 @@ func runChild(text string) error {
 	if err := json.Unmarshal([]byte(text), &run); err != nil {
 		return err
 	}
-	store, err := forge.Open(forge.Config{URL: run.URL, Repository: run.Repository, Token: run.Token, CAFile: run.CAFile})
+	store, err := openStore(forgejo.Config{URL: run.URL, Repository: run.Repository, Token: run.Token, CAFile: run.CAFile})
 	if err != nil {
 		return err
 	}
@@ -52,12 +53,12 @@ func runChild(text string) error {
 			time.Sleep(time.Minute) // it takes a moment to die
 		}
 	}
-	_, err = store.Publish(context.Background(), forge.Publication{
+	_, err = publish(context.Background(), store, publication{
 		Tag: run.Tag, Commit: "main", Files: run.Files,
 		Progress: func(string, int64, int64) { kill("progress") },
-		Notes: func(release forge.Release, files []forge.File) string {
+		Notes: func(files []release.File) string {
 			kill("notes")
-			return notes(release, files)
+			return notes(files)
 		},
 		Sign: func(sums []byte) (map[string][]byte, error) {
 			kill("sign")
@@ -73,17 +74,14 @@ func sign(sums []byte) (map[string][]byte, error) {
 
 // checkSigned makes sure that what stays beside these files stands in a list that
 // was signed, even if a run has died between the two.
-func checkSigned(files []forge.File) func(ctx context.Context, before forge.Before) error {
-	return func(ctx context.Context, before forge.Before) error {
-		others := maps.Clone(before.Kept)
-		for _, file := range files {
-			delete(others, file.Name)
-		}
-		lists, err := before.Versions(ctx, checksum.FileName)
+func checkSigned(files []release.File) func(ctx context.Context, there release.Snapshot) error {
+	return func(ctx context.Context, there release.Snapshot) error {
+		others := there.Others(files)
+		lists, err := there.Contents(ctx, checksum.FileName)
 		if err != nil {
 			return err
 		}
-		signatures, err := before.Versions(ctx, checksum.FileName+".sig")
+		signatures, err := there.Contents(ctx, checksum.FileName+".sig")
 		if err != nil {
 			return err
 		}
@@ -124,20 +122,20 @@ type asset struct {
 	Size int64
 }
 
-func assetsOf(t *testing.T, config forge.Config, tag string) (draft bool, assets []asset) {
+func assetsOf(t *testing.T, config forgejo.Config, tag string) (draft bool, assets []asset) {
 	t.Helper()
-	var release struct {
+	var found struct {
 		Draft  bool
 		Assets []asset
 	}
-	status := gitea(t).API(t, http.MethodGet, "/repos/"+config.Repository+"/releases/tags/"+tag, nil, &release)
+	status := gitea(t).API(t, http.MethodGet, "/repos/"+config.Repository+"/releases/tags/"+tag, nil, &found)
 	require.Contains(t, []int{http.StatusOK, http.StatusNotFound}, status)
-	return release.Draft, release.Assets
+	return found.Draft, found.Assets
 }
 
 // Invariant 3: a run is killed when the server has answered its first request,
 // its second, and so on until one comes through; each time a second run
-// completes the release, and uploads nothing that is there.
+// completes the found, and uploads nothing that is there.
 func TestKilledAfterEachRequest(t *testing.T) {
 	t.Parallel()
 	const lanes = 2 // at once, each with every second request
@@ -148,8 +146,8 @@ func TestKilledAfterEachRequest(t *testing.T) {
 			replacing := kind == "replacing"
 			config := newRepository(t, false)
 			server := config.URL
-			old := []forge.File{newFile(t, "a.tar.gz", content(1, 5000)), newFile(t, "b.iso", content(2, 700)), newFile(t, "c.img.zst", content(3, 10))}
-			files := []forge.File{newFile(t, "a.tar.gz", content(4, 5000)), newFile(t, "b.iso", content(5, 800)), newFile(t, "d.img.zst", content(6, 20))}
+			old := []release.File{newFile(t, "a.tar.gz", content(1, 5000)), newFile(t, "b.iso", content(2, 700)), newFile(t, "c.img.zst", content(3, 10))}
+			files := []release.File{newFile(t, "a.tar.gz", content(4, 5000)), newFile(t, "b.iso", content(5, 800)), newFile(t, "d.img.zst", content(6, 20))}
 			whole, given := files, files
 			if kind == "checksums unknown" {
 				given = slices.Clone(files)
@@ -163,11 +161,11 @@ func TestKilledAfterEachRequest(t *testing.T) {
 
 			for n := lane + 1; ; n += lanes {
 				tag := fmt.Sprintf("boot-v%d", n)
-				publish := func(url string, files []forge.File) (forge.Store, error) {
+				publish := func(url string, files []release.File) (*release.Store, error) {
 					config.URL = url
 					clock := &fakeClock{time: time.Now()}
 					store := open(t, config.WithClock(clock.now, clock.wait))
-					_, err := store.Publish(t.Context(), forge.Publication{Tag: tag, Commit: "main", Files: files, Notes: notes, Check: checkSigned(files), Sign: sign})
+					_, err := publish(t.Context(), store, publication{Tag: tag, Commit: "main", Files: files, Notes: notes, Check: checkSigned(files), Sign: sign})
 					return store, err
 				}
 				if replacing {
@@ -209,17 +207,17 @@ func TestKilledAfterEachRequest(t *testing.T) {
 				second := newGate(t, server)
 				store, err := publish(second.URL, given)
 				require.NoError(t, err, "killed after request %d", n)
-				release := requireWhole(t, store, tag, whole...)
-				assert.Equal(t, "boot-v"+fmt.Sprint(n), release.Title)
-				assert.Equal(t, notesOf(whole), release.Notes)
-				sums := download(t, store, release, checksum.FileName)
-				assert.Equal(t, "signed\n"+string(sums), string(download(t, store, release, checksum.FileName+".sig")))
+				found := requireWhole(t, store, tag, whole...)
+				assert.Equal(t, "boot-v"+fmt.Sprint(n), found.Title)
+				assert.Equal(t, notesOf(whole), found.Notes)
+				sums := download(t, store, found, checksum.FileName)
+				assert.Equal(t, "signed\n"+string(sums), string(download(t, store, found, checksum.FileName+".sig")))
 				draft, assets := assetsOf(t, config, tag)
 				assert.False(t, draft)
 				assert.Len(t, assets, len(whole)+2, "killed after request %d: %v", n, assets)
 
 				for i, file := range files {
-					temporary := forge.TemporaryName(file.Name, given[i].SHA256)
+					temporary := temporaryName(file.Name, given[i].SHA256)
 					was := slices.IndexFunc(left, func(a asset) bool { return a.Name == temporary && a.Size == file.Size })
 					is := slices.IndexFunc(assets, func(a asset) bool { return a.Name == file.Name })
 					survived := slices.IndexFunc(left, func(a asset) bool { return a.ID == assets[is].ID })
@@ -232,9 +230,9 @@ func TestKilledAfterEachRequest(t *testing.T) {
 	}
 }
 
-func notesOf(files []forge.File) string {
-	sorted := slices.SortedFunc(slices.Values(files), func(a, b forge.File) int { return strings.Compare(a.Name, b.Name) })
-	return "<!-- runner-images -->\n" + notes(forge.Release{}, sorted) + "<!-- /runner-images -->\n"
+func notesOf(files []release.File) string {
+	sorted := slices.SortedFunc(slices.Values(files), func(a, b release.File) int { return strings.Compare(a.Name, b.Name) })
+	return "<!-- runner-images -->\n" + notes(sorted) + "<!-- /runner-images -->\n"
 }
 
 // A folder is whole whenever the run that writes it is killed.
@@ -244,32 +242,32 @@ func TestKilledWhileWritingAFolder(t *testing.T) {
 		t.Run(moment, func(t *testing.T) {
 			t.Parallel()
 			folder := t.TempDir()
-			store := open(t, forge.Config{URL: "file://" + folder})
-			old := []forge.File{newFile(t, "a.tar.gz", content(1, 5<<20)), newFile(t, "b.iso", content(2, 70))}
-			files := []forge.File{newFile(t, "a.tar.gz", content(3, 5<<20)), newFile(t, "c.iso", content(4, 70))}
-			kill := func(files []forge.File) {
+			store := open(t, forgejo.Config{URL: "file://" + folder})
+			old := []release.File{newFile(t, "a.tar.gz", content(1, 5<<20)), newFile(t, "b.iso", content(2, 70))}
+			files := []release.File{newFile(t, "a.tar.gz", content(3, 5<<20)), newFile(t, "c.iso", content(4, 70))}
+			kill := func(files []release.File) {
 				err := child(t, childRun{URL: "file://" + folder, Tag: "boot-v1", Files: files, KillAt: moment}).Run()
 				require.ErrorContains(t, err, "signal: killed")
 			}
-			p := forge.Publication{Tag: "boot-v1", Commit: "main", Notes: notes, Check: checkSigned(files), Sign: sign}
+			p := publication{Tag: "boot-v1", Commit: "main", Notes: notes, Check: checkSigned(files), Sign: sign}
 
 			kill(old)
 			_, err := store.Release(t.Context(), "boot-v1")
-			require.ErrorIs(t, err, forge.ErrNotFound)
+			require.ErrorIs(t, err, release.ErrNotFound)
 			_, err = store.Latest(t.Context(), "")
-			require.ErrorIs(t, err, forge.ErrNotFound)
+			require.ErrorIs(t, err, release.ErrNotFound)
 			p.Files = old
-			_, err = store.Publish(t.Context(), p)
+			_, err = publish(t.Context(), store, p)
 			require.NoError(t, err)
 			requireWhole(t, store, "boot-v1", old...)
 
 			kill(files)
 			requireTrueLines(t, store)
 			p.Files = files
-			_, err = store.Publish(t.Context(), p)
+			_, err = publish(t.Context(), store, p)
 			require.NoError(t, err)
-			release := requireWhole(t, store, "boot-v1", files[0], old[1], files[1])
-			assert.Len(t, release.Assets, 5)
+			found := requireWhole(t, store, "boot-v1", files[0], old[1], files[1])
+			assert.Len(t, found.Assets, 5)
 			hidden, err := filepath.Glob(filepath.Join(folder, "boot-v1", ".uploading-*"))
 			require.NoError(t, err)
 			assert.Empty(t, hidden)
@@ -278,15 +276,15 @@ func TestKilledWhileWritingAFolder(t *testing.T) {
 }
 
 // requireTrueLines checks that no line of SHA256SUMS.txt is wrong.
-func requireTrueLines(t *testing.T, store forge.Store) {
+func requireTrueLines(t *testing.T, store *release.Store) {
 	t.Helper()
-	release, err := store.Release(t.Context(), "boot-v1")
+	found, err := store.Release(t.Context(), "boot-v1")
 	require.NoError(t, err)
-	sums, err := checksum.Parse(strings.NewReader(string(download(t, store, release, checksum.FileName))))
+	sums, err := checksum.Parse(strings.NewReader(string(download(t, store, found, checksum.FileName))))
 	require.NoError(t, err)
 	for name, want := range sums {
 		path := filepath.Join(t.TempDir(), name)
-		require.NoError(t, os.WriteFile(path, download(t, store, release, name), 0o600))
+		require.NoError(t, os.WriteFile(path, download(t, store, found, name), 0o600))
 		sum, _, err := checksum.File(t.Context(), path)
 		require.NoError(t, err)
 		assert.Equal(t, want, sum, name)
