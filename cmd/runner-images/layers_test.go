@@ -21,7 +21,7 @@ var imports = map[string][]string{
 	"checksum": {"count", "disk", "interrupt"},
 	"netboot":  {"artifact", "checksum", "disk", "interrupt", "ipxe", "netboot", "release", "size"},
 	"nix":      {"artifact", "redact", "size"},
-	"plan":     {"artifact", "redact"},
+	"plan":     {"artifact", "redact", "release"},
 	"release":  {"checksum", "count", "disk", "redact", "release"},
 	"report":   {"size"},
 	"trust":    {"checksum", "redact"},

@@ -14,6 +14,7 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/redact"
+	"every.channel/runner-images/internal/release"
 )
 
 // TagPrefix begins the tags whose push makes a release.
@@ -249,8 +250,8 @@ func (r *reader) releaseTag(c Context) string {
 		r.fail(ReleaseTag, "", "there is no commit to name the release after; give a tag, for example boot-v2026.02.28")
 		return ""
 	}
-	if why := refusedByGit(tag); why != "" {
-		r.fail(ReleaseTag, tag, "git does not allow %s in a tag; use for example boot-v2026.02.28", why)
+	if err := release.CheckTag(tag); err != nil {
+		r.fail(ReleaseTag, tag, "%v", err)
 	}
 	return tag
 }
@@ -264,47 +265,6 @@ func defaultTag(c Context) string {
 	}
 	if len(c.SHA) >= shortSHA {
 		return "boot-" + c.SHA[:shortSHA]
-	}
-	return ""
-}
-
-// refusedByGit names what git does not accept in a tag, by the rules of
-// git-check-ref-format(1), and of git-tag(1) for names on its command line.
-func refusedByGit(tag string) string {
-	for _, c := range tag {
-		switch {
-		case c == ' ':
-			return "spaces"
-		case c < ' ' || c == 0x7f:
-			return "control characters"
-		case strings.ContainsRune(`~^:?*[\`, c):
-			return fmt.Sprintf("%q", string(c))
-		}
-	}
-	for _, sequence := range []string{"..", "@{", "//"} {
-		if strings.Contains(tag, sequence) {
-			return fmt.Sprintf("%q", sequence)
-		}
-	}
-	switch {
-	case strings.HasPrefix(tag, "-"):
-		return `a leading "-"`
-	case strings.HasPrefix(tag, "/"):
-		return `a leading "/"`
-	case strings.HasSuffix(tag, "/"):
-		return `a trailing "/"`
-	case strings.HasSuffix(tag, "."):
-		return `a trailing "."`
-	case tag == "HEAD":
-		return `the name "HEAD"`
-	}
-	for component := range strings.SplitSeq(tag, "/") {
-		if strings.HasPrefix(component, ".") {
-			return `a component with a leading "."`
-		}
-		if strings.HasSuffix(component, ".lock") {
-			return `a component that ends with ".lock"`
-		}
 	}
 	return ""
 }
