@@ -17,15 +17,15 @@ import (
 // step knows neither the one before nor the one after it. One that is not
 // listed imports none of them.
 var imports = map[string][]string{
-	"artifact": {"checksum", "count", "disk", "interrupt", "ipxe", "size"},
-	"checksum": {"count", "disk", "interrupt"},
-	"netboot":  {"artifact", "checksum", "disk", "interrupt", "ipxe", "netboot", "release", "size"},
+	"artifact": {"checksum", "disk", "ipxe", "size", "transfer"},
+	"checksum": {"disk", "transfer"},
+	"netboot":  {"artifact", "checksum", "disk", "ipxe", "netboot", "release", "size", "transfer"},
 	"nix":      {"artifact", "redact", "size"},
 	"plan":     {"artifact", "redact", "release"},
-	"release":  {"checksum", "count", "disk", "redact", "release"},
+	"release":  {"checksum", "disk", "redact", "release", "transfer"},
 	"report":   {"size"},
 	"trust":    {"checksum", "redact"},
-	"verify":   {"artifact", "checksum", "interrupt", "ipxe", "release", "trust"},
+	"verify":   {"artifact", "checksum", "ipxe", "release", "transfer", "trust"},
 	// Strings the steps together.
 	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "size", "trust", "verify"},
 }

@@ -15,6 +15,8 @@ import (
 	"unicode"
 
 	"github.com/klauspost/pgzip"
+
+	"every.channel/runner-images/internal/transfer"
 )
 
 // A Member is a file to put into a bundle.
@@ -76,14 +78,7 @@ func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.
 	seconds := time.Unix(modTime.Unix(), 0)
 	compressor.ModTime = seconds
 
-	done := int64(0)
-	count := func(n int) error {
-		done += int64(n)
-		if progress != nil {
-			progress(done, total)
-		}
-		return ctx.Err()
-	}
+	var before int64 // bytes of the files before this one
 	bundle := tar.NewWriter(compressor)
 	buffer := make([]byte, blockSize)
 	for _, s := range sources {
@@ -91,13 +86,18 @@ func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.
 		if err := bundle.WriteHeader(header); err != nil {
 			return fmt.Errorf("put %s into the bundle: %w", s.name, err)
 		}
-		if _, err := io.CopyBuffer(onlyWriter{bundle}, countedReader{s, count}, buffer); err != nil {
+		content := transfer.WithContext(ctx, s)
+		if progress != nil {
+			content = transfer.WithProgress(content, func(read int64) { progress(before+read, total) })
+		}
+		if _, err := io.CopyBuffer(onlyWriter{bundle}, content, buffer); err != nil {
 			return fmt.Errorf("put %s into the bundle: %w", s.name, err)
 		}
 		// Fails if the file is shorter than it was when it was opened.
 		if err := bundle.Flush(); err != nil {
 			return fmt.Errorf("put %s into the bundle: %w", s.name, err)
 		}
+		before += s.size
 	}
 	if err := bundle.Close(); err != nil {
 		return err
@@ -139,17 +139,3 @@ func open(file Member) (source, error) {
 
 // onlyWriter hides tar.Writer's ReadFrom, which uses a small buffer of its own.
 type onlyWriter struct{ io.Writer }
-
-// countedReader reports what has been read, and fails when the count does.
-type countedReader struct {
-	io.Reader
-	count func(n int) error
-}
-
-func (r countedReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if failed := r.count(n); failed != nil {
-		return n, failed
-	}
-	return n, err
-}

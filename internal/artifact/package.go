@@ -10,10 +10,10 @@ import (
 	"syscall"
 	"time"
 
-	"every.channel/runner-images/internal/count"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/ipxe"
 	"every.channel/runner-images/internal/size"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // DefaultModTime is when the files in a bundle were modified, unless something
@@ -151,7 +151,7 @@ func (p Packager) copyFile(ctx context.Context, source, path string) (sum string
 	return disk.Create(ctx, path, func(w io.Writer) error {
 		content := io.Reader(file)
 		if p.Progress != nil {
-			content = count.Reader(file, func(done int64) { p.Progress(done, info.Size()) })
+			content = transfer.WithProgress(file, func(done int64) { p.Progress(done, info.Size()) })
 		}
 		_, err := io.CopyBuffer(w, content, make([]byte, 1<<20))
 		return err

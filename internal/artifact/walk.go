@@ -10,7 +10,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
-	"every.channel/runner-images/internal/interrupt"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // Limits bound what WalkBundle accepts. The zero value means DefaultLimits.
@@ -49,7 +49,7 @@ func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entr
 	if limits == (Limits{}) {
 		limits = DefaultLimits
 	}
-	decompressor, err := gzip.NewReader(interrupt.Reader(ctx, r))
+	decompressor, err := gzip.NewReader(transfer.WithContext(ctx, r))
 	if err != nil {
 		return broken(ctx, err)
 	}

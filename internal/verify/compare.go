@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
-	"every.channel/runner-images/internal/interrupt"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // A Difference is one way in which a published and a rebuilt file differ.
@@ -215,7 +215,7 @@ type bundleReader struct {
 }
 
 func newBundleReader(ctx context.Context, r io.Reader) (bundleReader, error) {
-	unzipped, err := gzip.NewReader(bufio.NewReaderSize(interrupt.Reader(ctx, r), blockSize))
+	unzipped, err := gzip.NewReader(bufio.NewReaderSize(transfer.WithContext(ctx, r), blockSize))
 	if err != nil {
 		return bundleReader{}, err
 	}
