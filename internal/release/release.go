@@ -207,11 +207,11 @@ func temporaryName(asset, sha256 string) string {
 }
 
 // isUploadOf reports whether a name is that of an upload for this asset, of
-// whatever bytes.
+// whatever bytes. Version 0.1 left the checksum out in a folder.
 func isUploadOf(asset, name string) bool {
 	rest, ok := strings.CutPrefix(name, temporaryPrefix)
 	_, of, _ := strings.Cut(rest, "-")
-	return ok && of == asset
+	return ok && (of == asset || rest == asset)
 }
 
 // errKeepsChanging ends a run that other hands keep from its end.

@@ -354,7 +354,7 @@ func TestTicketOfAnotherRun(t *testing.T) {
 }
 
 // A run that others took for dead stops, and touches nothing.
-func TestLostTurn(t *testing.T) {
+func TestLostLease(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, false).WithRenewal(20 * time.Millisecond)
 	g := gitea(t)
