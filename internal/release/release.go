@@ -128,6 +128,12 @@ func (s *Store) Open(ctx context.Context, asset Asset, offset int64) (io.ReadClo
 	return s.Backend.Open(ctx, asset, offset)
 }
 
+// Read returns the content of an asset, from its start to its end. It is read on
+// where a connection breaks.
+func (s *Store) Read(ctx context.Context, asset Asset) (io.ReadCloser, error) {
+	return ReadOn(ctx, func(offset int64) (io.ReadCloser, error) { return s.Open(ctx, asset, offset) })
+}
+
 // smallSize is more than any list of checksums, signature or provenance has, in
 // bytes.
 const smallSize = 16 << 20
@@ -140,7 +146,7 @@ func (s *Store) ReadSmall(ctx context.Context, release Release, name string) ([]
 	if i < 0 {
 		return nil, fmt.Errorf("%s in the release %s: %w", name, release.Tag, ErrNotFound)
 	}
-	content, err := s.Open(ctx, release.Assets[i], 0)
+	content, err := s.Read(ctx, release.Assets[i])
 	if err != nil {
 		return nil, err
 	}

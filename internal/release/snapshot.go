@@ -98,12 +98,16 @@ func (u *update) read(ctx context.Context, release Release) (state, error) {
 	return now, nil
 }
 
+func (u *update) open(ctx context.Context, asset Asset) (io.ReadCloser, error) {
+	return ReadOn(ctx, func(offset int64) (io.ReadCloser, error) { return u.Open(ctx, asset, offset) })
+}
+
 // readKnown reads a small asset once.
 func (u *update) readKnown(ctx context.Context, asset Asset) ([]byte, error) {
 	if content, known := u.small[asset.ID]; known && asset.ID != "" {
 		return content, nil
 	}
-	body, err := u.Open(ctx, asset)
+	body, err := u.open(ctx, asset)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +121,7 @@ func (u *update) readKnown(ctx context.Context, asset Asset) ([]byte, error) {
 
 // readBack returns the SHA-256 of what is stored.
 func (u *update) readBack(ctx context.Context, asset Asset) (string, error) {
-	body, err := u.Open(ctx, asset)
+	body, err := u.open(ctx, asset)
 	if err != nil {
 		return "", err
 	}

@@ -144,10 +144,6 @@ func (t *transaction) Upload(ctx context.Context, upload release.Upload) (releas
 	return release.Asset{Name: upload.Name, Size: size, URL: fileURL(file)}, disk.SyncFolder(path)
 }
 
-func (t *transaction) Open(ctx context.Context, asset release.Asset) (io.ReadCloser, error) {
-	return t.folder.Open(ctx, asset, 0)
-}
-
 // Switch renames uploads. A rename replaces the file that has the name, so that
 // none is left to be removed.
 func (t *transaction) Switch(_ context.Context, switches ...release.Switch) error {
