@@ -151,7 +151,7 @@ func (d Deployment) build(ctx context.Context) ([]nix.Result, error) {
 	})
 }
 
-// show tells how far a build is. Its log lines are not shown: those of a build
+// show reports how far a build is. Its log lines are not shown: those of a build
 // that fails come with the error.
 func show(r *report.Report, progress *report.Progress, e nix.Event) {
 	if e.Kind == nix.Warning {
