@@ -204,9 +204,9 @@ func isReserved(name string) bool {
 	return strings.HasPrefix(name, temporaryPrefix) || strings.HasPrefix(name, LeasePrefix)
 }
 
-// temporaryName is the name of an upload of these bytes. A later run
-// recognises them by it, and ends as the asset's name does, because forges judge the
-// type of a file by that.
+// temporaryName is the name of an upload of these bytes, by which a later run
+// recognises them. It ends as the asset's name does, because forges judge the type
+// of a file by that.
 func temporaryName(asset, sha256 string) string {
 	const digits = 16
 	return temporaryPrefix + sha256[:min(digits, len(sha256))] + "-" + asset
