@@ -191,18 +191,19 @@ func TestLauncherHandsSecretsOver(t *testing.T) {
 			l.withFlake()
 			seen := filepath.Join(t.TempDir(), "seen")
 			spy := fmt.Sprintf(`{ echo "started $0 $1"; export -p; cat "/proc/$$/environ" "/proc/$PPID/environ"; cat <&3; cat <&4; } >>'%s' 2>&1`, seen)
-			l.write("program", "#!/bin/sh\n"+`cat "/proc/$$/environ" >>'`+seen+"'\n"+`echo "<$*>"; cat "$4"; echo .; cat "$6"; echo "$INPUT_IMAGES$GITHUB_REF"`)
+			l.write("program", "#!/bin/sh\n"+`cat "/proc/$$/environ" >>'`+seen+"'\n"+`echo "<$*>"; cat "$4"; echo .; cat "$6"; echo "$INPUT_IMAGES$GITHUB_REF$token$key$version$name"`)
 			environment := l.withNix()
 			nix, err := os.Readlink(filepath.Join(l.path, "nix"))
 			require.NoError(t, err)
 			l.install("nix", spy+"\nexec "+nix+` "$@"`)
 			l.install("runner-images", spy+"\necho 'runner-images 1.2.2'")
 			environment = append(environment, "INPUT_TOKEN=t0ken", "INPUT_SIGNING_KEY="+key, "INPUT_IMAGES=images\nINPUT_X=1", "GITHUB_REF=refs/heads/main",
+				"token=job's ", "key=job's ", "version=job's ", "name=job's",
 				"FORGEJO_TOKEN=f0rgejo", "GITEA_TOKEN=g1tea", "GITHUB_TOKEN=g1thub", "ACTIONS_RUNTIME_TOKEN=runt1me", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=ident1ty")
 			out, err := l.run(environment...)
 			require.NoError(t, err, out)
 			assert.True(t, strings.HasSuffix(out, "\n<deploy a b --token-file /dev/fd/3 --signing-key-file /dev/fd/4>\nt0ken\n.\n"+
-				key+"\nimages\nINPUT_X=1refs/heads/main\n"), out)
+				key+"\nimages\nINPUT_X=1refs/heads/mainjob's job's job's job's\n"), out)
 			written := string(read(t, seen))
 			for _, want := range []string{"/nix --extra", "/runner-images version", "NIX_STORE_DIR", "GITHUB_REF"} {
 				assert.Contains(t, written, want)
@@ -223,6 +224,13 @@ func TestLauncherHandsSecretsOver(t *testing.T) {
 			out, err = l.run()
 			require.NoError(t, err, out)
 			assert.Equal(t, "<deploy a b>\n", out)
+
+			// A shell that is told to trace and to export everything tells nothing.
+			l.install("runner-images", `if [ "$1" = version ]; then echo 'runner-images 1.2.3'; else cat "/proc/$$/environ"; fi`)
+			out, err = l.run("INPUT_TOKEN=t0ken", "INPUT_SIGNING_KEY="+key, "SHELLOPTS=xtrace:allexport:verbose")
+			require.NoError(t, err, out)
+			assert.NotContains(t, out, "t0ken")
+			assert.NotContains(t, out, "k3y")
 		})
 	}
 }
@@ -342,11 +350,12 @@ func TestLauncherInTheEnvironmentOfAJob(t *testing.T) {
 		{"RUNNER_TEMP=/no/such/folder"},
 		{"RUNNER_TEMP="},
 		{"HOME=/no/such/folder"},
+		{"GIT_DIR=/no/such/folder"},
 	} {
 		out, err := l.run(append(goEnvironment(t), job...)...)
 		require.NoError(t, err, "%v: %s", job, out)
 		assert.True(t, strings.HasSuffix(out, `<go>["deploy" "a b"]`), "%v: %s", job, out)
-		if variable := job[0]; strings.Contains(variable, "=/no/such/folder") && !strings.HasPrefix(variable, "GO") {
+		if variable := job[0]; strings.Contains(variable, "=/no/such/folder") && !strings.HasPrefix(variable, "G") {
 			assert.Contains(t, out, "runner-images: "+variable+" is no folder that can be written to; ")
 		}
 	}
