@@ -411,11 +411,12 @@ func TestActionFromElsewhere(t *testing.T) {
 	// The action's own flake builds a binary here, as the real one does, but
 	// without compiling.
 	action := projectFiles(t)
-	s.Push(t, s.organisationRepository("every", "runner-images"), action, "v1")
+	commit := s.Push(t, s.organisationRepository("every", "runner-images"), action, "v1")
 
 	for name, uses := range map[string]string{
 		"by-address": s.URL + "/every/runner-images@v1",
 		"by-name":    "every/runner-images@v1",
+		"by-digest":  s.URL + "/every/runner-images@" + commit,
 	} {
 		s.repository = s.CreateRepository(t, name, false)
 		folder := t.TempDir()
