@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -139,16 +141,15 @@ func TestNeighboursSeeNoSecrets(t *testing.T) {
 			assert.Contains(t, string(request[:size]), "Authorization: token t0ken", "the secret got to whom it is for")
 
 			assert.Equal(t, "looked\n", look(publish.Process.Pid))
-			// The test may be root's, who reads it all the same: there is nothing in it.
+			// Root may read it all the same, if of all rights: there is nothing in it.
 			environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", publish.Process.Pid))
-			if os.Geteuid() == 0 {
-				require.NoError(t, err)
+			if errors.Is(err, fs.ErrPermission) {
+				return
 			}
+			require.NoError(t, err)
+			assert.Contains(t, string(environment), "HARMLESS=public")
 			for _, secret := range secretValues {
 				assert.NotContains(t, string(environment), secret)
-			}
-			if len(environment) > 0 {
-				assert.Contains(t, string(environment), "HARMLESS=public")
 			}
 		})
 	}
