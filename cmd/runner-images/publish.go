@@ -34,7 +34,8 @@ func newPublish(r *report.Report) *cobra.Command {
 		Short: "Attach files to a release, new or existing",
 		Long: `Attach files to a release, new or existing, and bring its SHA256SUMS.txt up to
 date. A SHA256SUMS.txt among the files is checked, and not attached itself; its
-signature is made anew with the signing key. Provenance among the files
+signature is made anew with the signing key. What it does not list is refused: that
+was left in the folder by an earlier run. Provenance among the files
 (provenance.intoto.jsonl) is added to the release's.`,
 		Example: `  runner-images publish dist/* --release-tag boot-v2026.02.28 --token-file token
   runner-images publish dist/* --release-tag boot-v2026.02.28 --forge-url file:///srv/releases`,
@@ -77,12 +78,12 @@ signature is made anew with the signing key. Provenance among the files
 }
 
 // readFiles looks at the files that are to be attached. All that cannot be
-// attached come back in one error. Those that a SHA256SUMS.txt among them lists are
-// compared with it; the others are hashed while they are uploaded.
+// attached come back in one error. With a SHA256SUMS.txt among them, they are compared
+// with it; without one, they are hashed while they are uploaded.
 func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release.File, error) {
 	var (
 		files  []release.File
-		listed = checksum.Sums{}
+		listed checksum.Sums // nil: there is no SHA256SUMS.txt among the files
 		wrong  plan.InputErrors
 		seen   = map[string]bool{}
 	)
@@ -113,21 +114,9 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release
 		}
 		seen[name] = true
 	}
-	progress := r.Progress("hash")
-	defer progress.Close()
-	for i := range files {
-		file := &files[i]
-		want, ok := listed[file.Name]
-		if !ok {
-			continue
-		}
-		var err error
-		file.SHA256, file.Size, err = checksum.FileWithProgress(ctx, file.Path, func(done int64) { progress.Bytes(file.Name, done, file.Size) })
-		if err != nil {
+	if listed != nil {
+		if err := compareWithList(ctx, r, files, listed, fail); err != nil {
 			return nil, err
-		}
-		if file.SHA256 != want {
-			fail(file.Path, "is not what the %s beside it lists; package it again", checksum.FileName)
 		}
 	}
 	if len(files) == 0 && len(wrong) == 0 {
@@ -137,4 +126,27 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release
 		return nil, wrong
 	}
 	return files, nil
+}
+
+// compareWithList hashes the files and tells fail of those that are not as listed.
+func compareWithList(ctx context.Context, r *report.Report, files []release.File, listed checksum.Sums, fail func(path, why string, args ...any)) error {
+	progress := r.Progress("hash")
+	defer progress.Close()
+	for i := range files {
+		file := &files[i]
+		want, ok := listed[file.Name]
+		if !ok {
+			fail(file.Path, "is not in the %s among the files, so it may be of another release; remove it, or name the files to attach without %[1]s", checksum.FileName)
+			continue
+		}
+		var err error
+		file.SHA256, file.Size, err = checksum.FileWithProgress(ctx, file.Path, func(done int64) { progress.Bytes(file.Name, done, file.Size) })
+		if err != nil {
+			return err
+		}
+		if file.SHA256 != want {
+			fail(file.Path, "is not what the %s beside it lists; package it again", checksum.FileName)
+		}
+	}
+	return nil
 }

@@ -17,7 +17,7 @@ import (
 	"every.channel/runner-images/internal/trust"
 )
 
-// attest records where the files came from.
+// attest makes the provenance of the files.
 func (d Deployment) attest(ctx context.Context, source nix.Metadata, artifacts []artifact.Artifact) (trust.Attestation, error) {
 	build, err := d.describe(ctx, source, artifacts)
 	if err != nil {

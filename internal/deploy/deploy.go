@@ -98,7 +98,8 @@ func (d Deployment) deploy(ctx context.Context) (started bool, err error) {
 		published release.Release
 	)
 	if d.Plan.Publish {
-		files, published, started, err = d.publish(ctx, packaged, line, source.Revision)
+		started = true
+		files, published, err = d.publish(ctx, packaged, line, source.Revision)
 	} else {
 		files, _, err = d.merge(ctx, packaged, nil, line)
 	}
@@ -177,19 +178,18 @@ func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 }
 
 // publish publishes what was packaged, with the line of provenance added to what
-// the release has. It has started when it knows what the release has.
-func (d Deployment) publish(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation, flakeRevision string) (files []artifact.Artifact, _ release.Release, started bool, err error) {
+// the release has.
+func (d Deployment) publish(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation, flakeRevision string) (files []artifact.Artifact, _ release.Release, err error) {
 	origin := origin(d.Plan, flakeRevision)
 	p := publication{report: d.Report, store: d.Store, plan: d.Plan, key: d.Key, origin: func(string) string { return origin }}
 	p.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
-		started = true
 		if files, provenance, err = d.merge(ctx, packaged, provenance, line); err != nil {
 			return nil, err
 		}
 		return append(toPublish(packaged), release.File{Name: trust.ProvenanceFileName, Content: provenance}), nil
 	}
 	published, err := p.run(ctx, false)
-	return files, published.Release, started, err
+	return files, published.Release, err
 }
 
 // merge adds the line of provenance to what is published, and lists all files in

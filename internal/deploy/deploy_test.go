@@ -308,7 +308,7 @@ func TestDeployPrefersTheErrorOfTheBuild(t *testing.T) {
 // failing is a folder of releases that fails at a method.
 type failing struct {
 	release.Backend
-	found, begin, create error
+	found, create error
 }
 
 func (f failing) Release(ctx context.Context, tag string) (release.Release, error) {
@@ -320,7 +320,7 @@ func (f failing) Release(ctx context.Context, tag string) (release.Release, erro
 
 func (f failing) Begin(tag string) (release.Transaction, error) {
 	transaction, err := f.Backend.Begin(tag)
-	return failingTransaction{transaction, f.create}, errors.Join(err, f.begin)
+	return failingTransaction{transaction, f.create}, err
 }
 
 type failingTransaction struct {
@@ -350,15 +350,6 @@ func TestDeployFailureWhilePublishing(t *testing.T) {
 	assert.NotContains(t, l.read(t, l.summary), "Nothing was published")
 	assert.Empty(t, l.read(t, l.outputs))
 	assert.FileExists(t, filepath.Join(l.Plan.OutputDir, "x-boot-v1.iso"), "what was built stays")
-}
-
-// What fails before the run knows what the release has has changed nothing.
-func TestDeployFailureBeforeTheFirstLook(t *testing.T) {
-	t.Parallel()
-	l := newLine(t)
-	l.Store.Backend = failing{Backend: l.Store.Backend, begin: errors.New("a token is needed")}
-	require.ErrorContains(t, l.Run(t.Context()), "a token is needed")
-	assert.Contains(t, l.read(t, l.summary), "Nothing was published.")
 }
 
 func TestDeployCanceled(t *testing.T) {

@@ -35,8 +35,8 @@ type lateTransaction struct {
 	*late
 }
 
-func (l *lateTransaction) Open(ctx context.Context, asset release.Asset) (io.ReadCloser, error) {
-	return l.Transaction.Open(ctx, asset)
+func (l *lateTransaction) Open(ctx context.Context, asset release.Asset, offset int64) (io.ReadCloser, error) {
+	return l.Transaction.Open(ctx, asset, offset)
 }
 
 func (l *lateTransaction) Lease(ctx context.Context) (context.Context, release.Lease, error) {

@@ -47,8 +47,8 @@ type Transaction interface {
 	// name before all of it is stored.
 	Upload(ctx context.Context, upload Upload) (Asset, error)
 
-	// Open returns the content of exactly this asset, from its start to its end.
-	Open(ctx context.Context, asset Asset) (io.ReadCloser, error)
+	// Open is as Store.Open, for exactly this asset.
+	Open(ctx context.Context, asset Asset, offset int64) (io.ReadCloser, error)
 
 	// Switch gives uploads their final names, all of them first, and then removes
 	// the assets that had these names.
@@ -57,7 +57,7 @@ type Transaction interface {
 	// Remove makes sure that an asset is gone.
 	Remove(ctx context.Context, asset Asset) error
 
-	// Edit changes what the release says, and publishes it, in one step.
+	// Edit changes the release's description, and publishes it, in one step.
 	Edit(ctx context.Context, edit Edit) error
 }
 

@@ -1,7 +1,6 @@
 package release
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -58,6 +57,15 @@ type Content struct {
 	// example "wait for another run to end". It may be called from several
 	// goroutines at once.
 	Status func(what string)
+}
+
+// known is the file with the size and the checksum of its content, if that is in
+// memory.
+func (f File) known() File {
+	if f.Content != nil {
+		f.Size, f.SHA256 = int64(len(f.Content)), sumOf(f.Content)
+	}
+	return f
 }
 
 // Published is what Update did.
@@ -150,55 +158,4 @@ func (c Content) progress(file File, done int64) {
 	if c.Progress != nil {
 		c.Progress(file.Name, done, file.Size)
 	}
-}
-
-// A Snapshot is a release as Update finds it.
-type Snapshot struct {
-	// Release is as readers see it; without a tag if it is not there yet.
-	Release Release
-
-	// Listed is the lines of its SHA256SUMS.txt.
-	Listed checksum.Sums
-
-	update *update
-	now    state
-}
-
-// Others is the lines of SHA256SUMS.txt that a publication of files would keep: of
-// other assets, which are there.
-func (s Snapshot) Others(files []File) checksum.Sums {
-	others := s.now.stay()
-	for _, file := range files {
-		delete(others, file.Name)
-	}
-	return others
-}
-
-// Has reports whether SHA256SUMS.txt lists the file, and the asset is there. It
-// finds the file's checksum if that is missing and needed.
-func (s Snapshot) Has(ctx context.Context, file *File) (bool, error) {
-	if err := s.update.resolve(ctx, s.now, file); err != nil {
-		return false, err
-	}
-	return s.now.listed(*file), nil
-}
-
-// Contents returns the content of a small asset, and after it what a run that
-// died has left of its replacement. It is empty if there is neither.
-func (s Snapshot) Contents(ctx context.Context, name string) (contents [][]byte, err error) {
-	assets := slices.Clone(s.now.byName[name])
-	slices.Reverse(assets)
-	for _, asset := range s.now.Assets {
-		if isUploadOf(name, asset.Name) && asset.Size <= smallSize { // it may be anybody's
-			assets = append(assets, asset)
-		}
-	}
-	for _, asset := range assets {
-		content, err := s.update.readKnown(ctx, asset)
-		if err != nil {
-			return nil, err
-		}
-		contents = append(contents, content)
-	}
-	return contents, nil
 }

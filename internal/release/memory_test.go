@@ -200,10 +200,6 @@ func (t *memoryTransaction) Upload(ctx context.Context, upload release.Upload) (
 	return t.add(upload.Name, content), err
 }
 
-func (t *memoryTransaction) Open(ctx context.Context, asset release.Asset) (io.ReadCloser, error) {
-	return t.memory.Open(ctx, asset, 0)
-}
-
 func (t *memoryTransaction) Switch(_ context.Context, switches ...release.Switch) error {
 	for _, s := range switches {
 		if s.Upload.Name == "" {

@@ -26,7 +26,7 @@
 //     compose ends the run here.
 //  3. Upload each file that is not there yet under a temporary name that holds
 //     the beginning of its SHA-256, so that a run that dies here leaves work
-//     that the next one can tell and use.
+//     that the next one recognises and uses.
 //  4. If a file with other bytes has a line in SHA256SUMS.txt, replace
 //     SHA256SUMS.txt by one without these lines, and with it the files that sign
 //     it: first all uploads, then all renames, then all deletions, so that sums
@@ -128,6 +128,12 @@ func (s *Store) Open(ctx context.Context, asset Asset, offset int64) (io.ReadClo
 	return s.Backend.Open(ctx, asset, offset)
 }
 
+// Read returns the content of an asset, from its start to its end. It is read on
+// where a connection breaks.
+func (s *Store) Read(ctx context.Context, asset Asset) (io.ReadCloser, error) {
+	return ReadOn(ctx, func(offset int64) (io.ReadCloser, error) { return s.Open(ctx, asset, offset) })
+}
+
 // smallSize is more than any list of checksums, signature or provenance has, in
 // bytes.
 const smallSize = 16 << 20
@@ -140,7 +146,7 @@ func (s *Store) ReadSmall(ctx context.Context, release Release, name string) ([]
 	if i < 0 {
 		return nil, fmt.Errorf("%s in the release %s: %w", name, release.Tag, ErrNotFound)
 	}
-	content, err := s.Open(ctx, release.Assets[i], 0)
+	content, err := s.Read(ctx, release.Assets[i])
 	if err != nil {
 		return nil, err
 	}
@@ -198,20 +204,20 @@ func isReserved(name string) bool {
 	return strings.HasPrefix(name, temporaryPrefix) || strings.HasPrefix(name, LeasePrefix)
 }
 
-// temporaryName is the name of an upload of these bytes. It tells a later run
-// what they are, and ends as the asset's name does, because forges judge the
-// type of a file by that.
+// temporaryName is the name of an upload of these bytes, by which a later run
+// recognises them. It ends as the asset's name does, because forges judge the type
+// of a file by that.
 func temporaryName(asset, sha256 string) string {
 	const digits = 16
 	return temporaryPrefix + sha256[:min(digits, len(sha256))] + "-" + asset
 }
 
 // isUploadOf reports whether a name is that of an upload for this asset, of
-// whatever bytes.
+// whatever bytes. Version 0.1 left the checksum out in a folder.
 func isUploadOf(asset, name string) bool {
 	rest, ok := strings.CutPrefix(name, temporaryPrefix)
 	_, of, _ := strings.Cut(rest, "-")
-	return ok && of == asset
+	return ok && (of == asset || rest == asset)
 }
 
 // errKeepsChanging ends a run that other hands keep from its end.

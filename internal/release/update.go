@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -57,19 +54,6 @@ type update struct {
 	small  map[string][]byte    // contents of small assets that are known, by ID
 	taken  map[Asset]bool       // small uploads of a run that died which this one has put into their place
 	result Published
-}
-
-// A seenFile is what is known of a file on this machine.
-type seenFile struct {
-	info   os.FileInfo // of what its checksum was made
-	sha256 string
-}
-
-// state is a release as the backend has it at one moment.
-type state struct {
-	Release
-	byName map[string][]Asset // from old to new
-	sums   checksum.Sums      // of the newest SHA256SUMS.txt
 }
 
 // composeError is an error of compose.
@@ -158,11 +142,8 @@ func (u *update) look(ctx context.Context, release Release) (state, error) {
 // take makes content what the release should be.
 func (u *update) take(ctx context.Context, now state, content Content) error {
 	content.Files = slices.Clone(content.Files) // missing checksums are filled in
-	for i := range content.Files {
-		file := &content.Files[i]
-		if file.Content != nil {
-			file.Size, file.SHA256 = int64(len(file.Content)), sumOf(file.Content)
-		}
+	for i, file := range content.Files {
+		content.Files[i] = file.known()
 	}
 	if err := content.check(u.tag); err != nil {
 		return err
@@ -206,117 +187,6 @@ func (u *update) converge(ctx context.Context) error {
 			return err
 		}
 	}
-}
-
-// read adds the newest SHA256SUMS.txt to a release. Where there are two, a run
-// died between renaming the new and deleting the old one.
-func (u *update) read(ctx context.Context, release Release) (state, error) {
-	now := state{Release: release, byName: group(release.Assets)}
-	lists := now.byName[checksum.FileName]
-	if len(lists) == 0 {
-		return now, nil
-	}
-	text, err := u.readKnown(ctx, lists[len(lists)-1])
-	if err != nil {
-		return state{}, err
-	}
-	sums, err := checksum.Parse(bytes.NewReader(text))
-	if err != nil {
-		return state{}, fmt.Errorf("%w; the release %s has it: repair or delete this asset", err, u.tag)
-	}
-	now.sums = sums
-	return now, nil
-}
-
-// readKnown reads a small asset once.
-func (u *update) readKnown(ctx context.Context, asset Asset) ([]byte, error) {
-	if content, known := u.small[asset.ID]; known && asset.ID != "" {
-		return content, nil
-	}
-	body, err := u.Open(ctx, asset)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	content, err := ReadSmall(asset.Name, body)
-	if err == nil {
-		u.small[asset.ID] = content
-	}
-	return content, err
-}
-
-// readBack returns the SHA-256 of what is stored.
-func (u *update) readBack(ctx context.Context, asset Asset) (string, error) {
-	body, err := u.Open(ctx, asset)
-	if err != nil {
-		return "", err
-	}
-	defer body.Close()
-	hash := sha256.New()
-	_, err = io.Copy(hash, body)
-	return hex.EncodeToString(hash.Sum(nil)), err
-}
-
-// resolve finds a file's checksum if that is missing and the release may have the
-// file. Of the others it is found while they are uploaded.
-func (u *update) resolve(ctx context.Context, now state, file *File) error {
-	if file.Path == "" {
-		return nil
-	}
-	seen := u.files[file.Path]
-	if seen == nil {
-		seen = &seenFile{sha256: file.SHA256}
-		u.files[file.Path] = seen
-	}
-	if file.SHA256 == "" {
-		file.SHA256 = seen.sha256
-	}
-	mayBe := slices.ContainsFunc(now.Assets, func(a Asset) bool {
-		return a.Size == file.Size && (a.Name == file.Name || isUploadOf(file.Name, a.Name))
-	})
-	if seen.info != nil || file.SHA256 == "" && !mayBe {
-		return nil
-	}
-	info, err := os.Stat(file.Path)
-	if err != nil {
-		return fmt.Errorf("publish %s: %w", file.Name, err)
-	}
-	if file.SHA256 == "" {
-		u.content.status("hash %s, to compare it with the release's", file.Name)
-		if err := hash(ctx, file); err != nil {
-			return err
-		}
-	}
-	seen.info, seen.sha256 = info, file.SHA256
-	return nil
-}
-
-// hash finds the checksum of a file that came without.
-func hash(ctx context.Context, file *File) error {
-	sum, size, err := checksum.File(ctx, file.Path)
-	if err == nil && size != file.Size {
-		err = fmt.Errorf("%s has %d bytes now and had %d before: let nothing write to it meanwhile", file.Path, size, file.Size)
-	}
-	file.SHA256 = sum
-	return err
-}
-
-// listed reports whether SHA256SUMS.txt and the sizes tell that the one asset of
-// this name is this file.
-func (s state) listed(file File) bool {
-	assets := s.byName[file.Name]
-	return len(assets) == 1 && assets[0].Size == file.Size && file.SHA256 != "" && s.sums[file.Name] == file.SHA256
-}
-
-// stay is the lines of SHA256SUMS.txt that are true of an asset.
-func (s state) stay() checksum.Sums {
-	sums := checksum.Sums{}
-	for name, sum := range s.sums {
-		if len(s.byName[name]) == 1 {
-			sums[name] = sum
-		}
-	}
-	return sums
 }
 
 // kept is the lines of SHA256SUMS.txt that stay true: of assets that are there,
@@ -507,7 +377,7 @@ func (u *update) note(name string, replaced bool) {
 }
 
 // find returns the one of these assets that holds the file's bytes, or nil.
-// Backends have no checksums: an upload's temporary name tells, and so does a
+// Backends have no checksums: an upload's temporary name decides, and so does a
 // line with another sum; else the asset is read back, which costs less than
 // to send it again and proves more.
 func (u *update) find(ctx context.Context, now state, file File, assets []Asset) (*Asset, error) {
@@ -595,7 +465,7 @@ func (u *update) uploadFile(ctx context.Context, move *move) error {
 		return err
 	}
 	if err := unchanged(file.Path, before); err != nil {
-		// Its name tells what it is not: the next run must not take it for that.
+		// Its name has the checksum of other bytes: the next run must not use it.
 		return errors.Join(err, u.Remove(ctx, uploaded))
 	}
 	move.Upload = uploaded
@@ -605,7 +475,7 @@ func (u *update) uploadFile(ctx context.Context, move *move) error {
 
 // withdrawLines takes the lines out of SHA256SUMS.txt that the next step would
 // make wrong. What is left is signed, too: a run that goes on from there must be
-// able to tell that no other hand has written it.
+// able to check that no other hand has written it.
 func (u *update) withdrawLines(ctx context.Context, now state, kept checksum.Sums) error {
 	if lists := now.byName[checksum.FileName]; len(lists) > 1 {
 		// The name may lead to any of them, and the older ones are about to be wrong.

@@ -49,52 +49,13 @@ func (s releaseSource) Names() ([]string, error) {
 func (s releaseSource) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	for _, asset := range s.release.Assets {
 		if asset.Name == name {
-			download := &download{ctx: ctx, store: s.store, asset: asset}
-			return download, download.open()
+			return s.store.Read(ctx, asset)
 		}
 	}
 	return nil, fmt.Errorf("%s in the release %s: %w", name, s.release.Tag, release.ErrNotFound)
 }
 
 func (s releaseSource) Whole() bool { return true }
-
-// download reads an asset to its end, also when the connection breaks on the way.
-type download struct {
-	ctx     context.Context
-	store   *release.Store
-	asset   release.Asset
-	content io.ReadCloser
-	offset  int64
-	broken  int // connections in a row that gave nothing
-}
-
-func (d *download) open() (err error) {
-	d.content, err = d.store.Open(d.ctx, d.asset, d.offset)
-	return err
-}
-
-func (d *download) Read(p []byte) (int, error) {
-	const attempts = 3
-	n, err := d.content.Read(p)
-	d.offset += int64(n)
-	if n > 0 {
-		d.broken = 0
-	}
-	if err == nil || errors.Is(err, io.EOF) || d.ctx.Err() != nil {
-		return n, err
-	}
-	if d.broken++; d.broken == attempts {
-		return n, err
-	}
-	return n, errors.Join(d.content.Close(), d.open())
-}
-
-func (d *download) Close() error {
-	if d.content == nil { // it could not be opened
-		return nil
-	}
-	return d.content.Close()
-}
 
 // InFolder returns the files in a folder on this machine.
 func InFolder(dir string) Source { return folderSource(dir) }

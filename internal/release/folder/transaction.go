@@ -48,7 +48,7 @@ func (t *transaction) Check(context.Context, release.Draft) error { return nil }
 
 // Create makes the folder of a release that nobody sees yet. It holds the lock
 // meanwhile, so that no other run publishes the release before it is made again.
-func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.Release, error) {
+func (t *transaction) Create(ctx context.Context, wanted release.Draft) (release.Release, error) {
 	if err := os.MkdirAll(t.root, 0o755); err != nil {
 		return release.Release{}, err
 	}
@@ -60,12 +60,15 @@ func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.
 	if found, err := t.Find(ctx); !errors.Is(err, release.ErrNotFound) {
 		return found, err
 	}
-	path, _ := t.dir()
+	path, draft := t.dir()
+	if !draft {
+		return release.Release{}, fmt.Errorf("release %s: the folder %s is a copy of another release; remove it, and run again", t.tag, path)
+	}
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return release.Release{}, err
 	}
 	about := description{
-		Tag: t.tag, Commit: draft.Commit, Title: draft.Title, Prerelease: draft.Prerelease, Created: time.Now().UTC().Round(0),
+		Tag: t.tag, Commit: wanted.Commit, Title: wanted.Title, Prerelease: wanted.Prerelease, Created: time.Now().UTC().Round(0),
 	}
 	if err := writeDescription(ctx, path, about); err != nil {
 		return release.Release{}, err
@@ -142,10 +145,6 @@ func (t *transaction) Upload(ctx context.Context, upload release.Upload) (releas
 		return failed(errors.Join(err, os.Remove(file)))
 	}
 	return release.Asset{Name: upload.Name, Size: size, URL: fileURL(file)}, disk.SyncFolder(path)
-}
-
-func (t *transaction) Open(ctx context.Context, asset release.Asset) (io.ReadCloser, error) {
-	return t.folder.Open(ctx, asset, 0)
 }
 
 // Switch renames uploads. A rename replaces the file that has the name, so that

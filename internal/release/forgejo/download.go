@@ -15,10 +15,12 @@ import (
 
 // Open downloads an asset from offset on.
 func (s *server) Open(ctx context.Context, asset release.Asset, offset int64) (io.ReadCloser, error) {
-	c := s.client()
-	var content io.ReadCloser
-	err := c.retry(ctx, func() (err error) {
-		content, err = c.open(ctx, asset.Name, asset.URL, offset)
+	return s.client().download(ctx, asset, asset.URL, offset)
+}
+
+func (c client) download(ctx context.Context, asset release.Asset, from string, offset int64) (content io.ReadCloser, err error) {
+	err = c.retry(ctx, func() (err error) {
+		content, err = c.open(ctx, asset.Name, from, offset)
 		return err
 	})
 	return content, err
@@ -80,45 +82,6 @@ func (s *server) reachable(address *url.URL) *url.URL {
 
 // uuidURL is the address of one very asset, also while another has its name.
 func (s *server) uuidURL(uuid string) string { return s.base.JoinPath("attachments", uuid).String() }
-
-// openWhole returns the content of one very asset. What breaks off is read on.
-func (c client) openWhole(ctx context.Context, asset release.Asset) (io.ReadCloser, error) {
-	whole := &whole{client: c, ctx: ctx, asset: asset}
-	return whole, c.retry(ctx, whole.open)
-}
-
-type whole struct {
-	client
-	ctx     context.Context
-	asset   release.Asset
-	content io.ReadCloser
-	offset  int64
-}
-
-func (w *whole) open() (err error) {
-	_, uuid := idOf(w.asset)
-	w.content, err = w.client.open(w.ctx, w.asset.Name, w.uuidURL(uuid), w.offset)
-	return err
-}
-
-func (w *whole) Read(p []byte) (int, error) {
-	n, err := w.content.Read(p)
-	w.offset += int64(n)
-	if err == nil || errors.Is(err, io.EOF) {
-		return n, err
-	}
-	_ = w.content.Close() // it is broken
-	broken := err
-	return n, w.retry(w.ctx, func() error {
-		if broken != nil { // the first attempt, which has failed
-			err, broken = broken, nil
-			return err
-		}
-		return w.open()
-	})
-}
-
-func (w *whole) Close() error { return w.content.Close() }
 
 // download is an answer's body that fails when it stands still.
 type download struct {

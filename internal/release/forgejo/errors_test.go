@@ -40,7 +40,7 @@ func golden(t *testing.T, name string, err error, config forgejo.Config) {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	}
 	want, err := os.ReadFile(path)
-	require.NoError(t, err, "go test ./internal/forge -update writes it")
+	require.NoError(t, err, "go test ./internal/release/forgejo -update writes it")
 	assert.Equal(t, string(want), text)
 }
 

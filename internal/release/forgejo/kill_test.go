@@ -24,7 +24,7 @@ import (
 )
 
 // childVariable makes the test binary publish what its value says, and end.
-const childVariable = "FORGE_TEST_CHILD"
+const childVariable = "FORGEJO_TEST_CHILD"
 
 // A childRun is a publication of another process.
 type childRun struct {

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) int {
 	var err error
-	if testFolder, err = os.MkdirTemp("", "forge-test-"); err != nil {
+	if testFolder, err = os.MkdirTemp("", "forgejo-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -113,9 +113,10 @@ func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.
 	return t.found(created), nil
 }
 
-// Open reads on after a failure where it broke off.
-func (t *transaction) Open(ctx context.Context, asset release.Asset) (io.ReadCloser, error) {
-	return t.client.openWhole(ctx, asset)
+// Open downloads one very asset, also while another has its name.
+func (t *transaction) Open(ctx context.Context, asset release.Asset, offset int64) (io.ReadCloser, error) {
+	_, uuid := idOf(asset)
+	return t.download(ctx, asset, t.uuidURL(uuid), offset)
 }
 
 func (t *transaction) Switch(ctx context.Context, switches ...release.Switch) error {

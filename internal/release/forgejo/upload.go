@@ -117,8 +117,8 @@ func (t *transaction) checkUpload(ctx context.Context, asset release.Asset, u re
 }
 
 // readBack returns the SHA-256 of what the server has stored.
-func (c client) readBack(ctx context.Context, asset release.Asset) (sum string, err error) {
-	content, err := c.openWhole(ctx, asset)
+func (t *transaction) readBack(ctx context.Context, asset release.Asset) (sum string, err error) {
+	content, err := release.ReadOn(ctx, func(offset int64) (io.ReadCloser, error) { return t.Open(ctx, asset, offset) })
 	if err != nil {
 		return "", err
 	}
@@ -184,7 +184,7 @@ func (s *server) exchange(request *http.Request, answer any) error {
 		return err
 	}
 	defer finish(response.Body)
-	return json.NewDecoder(response.Body).Decode(answer)
+	return json.NewDecoder(io.LimitReader(response.Body, longestAnswer)).Decode(answer)
 }
 
 // asForm wraps content as the field that the API expects, with a known length.
