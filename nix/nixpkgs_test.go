@@ -319,6 +319,7 @@ func TestAssertions(t *testing.T) {
 		"bindNix":             {"overlayRoot: the boot loader's files are on a file system of their own and /nix is not"},
 		"actionsWithoutUUID":  {"actions.uuid is not set"},
 		"actionsUUIDForGitea": {"actions: uuid is set, which only Forgejo has"},
+		"bootKeysOff":         {"bootKeys.enable = true"},
 		"builderKeyInStore":   {`builders."arm".sshKey is in the Nix store`},
 		"actionsTokenInStore": {"actions.tokenFile is in the Nix store"},
 		"node":                {"ec-node.package is not set", "ec-node.hdhomerun: set host"},

@@ -501,6 +501,12 @@ in
         package = machine0.pkgs.gitea-actions-runner;
       };
       actionsTokenInStore = runnerOf { tokenFile = "${builtins.storeDir}/x-token"; };
+      bootKeysOff = {
+        imports = [
+          (disks onDisks)
+          (runner { bootKeys.url = "http://10.20.30.2/authorized_keys"; })
+        ];
+      };
       builderKeyInStore = {
         imports = [
           (disks onDisks)

@@ -53,6 +53,15 @@ in
   };
 
   config = mkIf runner.enable {
+    assertions = [
+      {
+        assertion = cfg.url == null || cfg.enable;
+        message = ''
+          services.every-channel.runner.bootKeys.url is set, and nothing asks there: set bootKeys.enable = true, or leave url out.
+        '';
+      }
+    ];
+
     users.users.root.openssh.authorizedKeys.keys = runner.authorizedKeys;
     services.openssh.authorizedKeysFiles = [ installed ] ++ optional cfg.enable booted;
 
