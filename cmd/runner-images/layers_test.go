@@ -17,22 +17,23 @@ import (
 // step knows neither the one before nor the one after it. One that is not
 // listed imports none of them.
 var imports = map[string][]string{
-	"artifact": {"checksum", "count", "disk", "interrupt", "ipxe"},
-	"checksum": {"count", "disk", "interrupt"},
-	"forge":    {"checksum", "count", "disk", "redact"},
+	"artifact": {"checksum", "disk", "ipxe", "size", "transfer"},
+	"checksum": {"disk", "transfer"},
+	"nix":      {"artifact", "redact", "size"},
+	"plan":     {"artifact", "redact", "release"},
+	"release":  {"checksum", "disk", "redact", "release", "transfer"},
+	"report":   {"size"},
+	"trust":    {"checksum", "redact"},
+	"verify":   {"artifact", "checksum", "ipxe", "release", "transfer", "trust"},
 	// The boot server's rooms.
-	"netboot/journal":   {"netboot/machine", "netboot/state"},
+	"netboot/journal":   {"netboot/machine", "netboot/state", "size"},
 	"netboot/proxydhcp": {"netboot/journal", "netboot/machine"},
 	"netboot/serve":     {"ipxe", "netboot/journal", "netboot/machine", "netboot/proxydhcp", "netboot/state", "netboot/tftp"},
-	"netboot/stage":     {"artifact", "checksum", "forge", "netboot/machine", "netboot/state"},
-	"netboot/state":     {"disk", "interrupt", "netboot/machine"},
+	"netboot/stage":     {"artifact", "checksum", "netboot/machine", "netboot/state", "release", "size"},
+	"netboot/state":     {"disk", "netboot/machine", "transfer"},
 	"netboot/tftp":      {"netboot/journal"},
-	"nix":               {"artifact", "redact"},
-	"plan":              {"artifact", "redact"},
-	"trust":             {"checksum", "redact"},
-	"verify":            {"artifact", "checksum", "forge", "interrupt", "ipxe", "trust"},
 	// Strings the steps together.
-	"deploy": {"artifact", "checksum", "disk", "forge", "nix", "plan", "redact", "report", "trust", "verify"},
+	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "size", "trust", "verify"},
 }
 
 func TestLayers(t *testing.T) {

@@ -1,4 +1,4 @@
-// Package deploy strings the steps of a run together: build the images of a
+// Package deploy connects the steps of a run: build the images of a
 // plan, package them, publish them as a release, and report. It is the only
 // package that knows all of the steps; none of them knows another.
 package deploy
@@ -14,17 +14,17 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/redact"
+	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/trust"
 )
 
 // Nix is what a deployment needs of the nix command; nix.Nix has it.
 type Nix interface {
-	// Version also finds out whether Nix is installed and new enough.
+	// Version also checks that Nix is installed and new enough.
 	Version(ctx context.Context) (string, error)
 	FlakeMetadata(ctx context.Context, dir, flake string) (nix.Metadata, error)
 	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
@@ -36,7 +36,7 @@ type Nix interface {
 type Deployment struct {
 	Plan    plan.Plan
 	Nix     Nix
-	Store   forge.Store // where to publish; unused if the plan does not publish
+	Store   *release.Store // where to publish; unused if the plan does not publish
 	Report  *report.Report
 	ModTime time.Time // of the files in bundles
 
@@ -47,33 +47,33 @@ type Deployment struct {
 	About trust.Build
 }
 
-// Run does what the plan says. Whatever fails, nothing is published unless all
-// images were built and packaged.
+// Run carries out the plan. Nothing is published unless all images were built and
+// packaged.
 func (d Deployment) Run(ctx context.Context) error {
 	if d.Plan.Skipped {
 		d.Report.Notice("skipped: %s", d.Plan.Reason)
 		d.Report.Summary("Skipped: " + d.Plan.Reason + ".\n")
-		return d.setOutputs(nil, forge.Release{})
+		return d.setOutputs(nil, release.Release{})
 	}
-	begun, err := d.deploy(ctx)
+	started, err := d.deploy(ctx)
 	if err != nil && ctx.Err() == nil {
 		what := "Nothing was published."
-		if begun {
-			what = "The release was not completed: a new one is a draft at most, and of one that was there some may be changed. Run again to complete it."
+		if started {
+			what = "The release was not completed: a new one is still a draft, an existing one may be partly changed. Run again to complete it."
 		}
 		d.Report.Summary(fmt.Sprintf("## Boot images %s: failed\n\n%s\n\n```\n%s\n```\n", d.Plan.ReleaseTag, what, err))
 	}
 	return err
 }
 
-// deploy also says whether it has begun to publish.
-func (d Deployment) deploy(ctx context.Context) (begun bool, err error) {
+// deploy also reports whether it started to publish.
+func (d Deployment) deploy(ctx context.Context) (started bool, err error) {
 	if err := d.check(ctx); err != nil {
 		return false, err
 	}
 	defer os.RemoveAll(d.linkDir())
-	// Before anything is written, which may be into the flake's folder. What is
-	// wrong with a flake, the build says better.
+	// Before anything is written, which may be into the flake's folder. The build
+	// reports better what is wrong with a flake.
 	source, sourceErr := d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
 	built, err := d.build(ctx)
 	if err != nil {
@@ -94,34 +94,26 @@ func (d Deployment) deploy(ctx context.Context) (begun bool, err error) {
 		return false, err
 	}
 	var (
-		files   []artifact.Artifact
-		release forge.Release
+		files     []artifact.Artifact
+		published release.Release
 	)
-	err = beside(d.Report, func() error {
-		toPublish, err := d.list(ctx, packaged, line)
-		if err != nil {
-			return err
-		}
-		attested := toPublish[len(packaged):] // the provenance
-		files = append(slices.Clone(packaged), artifacts(attested)...)
-		if !d.Plan.Publish {
-			return nil
-		}
-		begun = true
-		release, err = d.publish(ctx, toPublish, source.Revision)
-		return err
-	})
-	if err != nil {
-		return begun, err
+	if d.Plan.Publish {
+		started = true
+		files, published, err = d.publish(ctx, packaged, line, source.Revision)
+	} else {
+		files, _, err = d.merge(ctx, packaged, nil, line)
 	}
-	addresses(files, release)
-	d.tell(files, release)
-	return begun, d.setOutputs(files, release)
+	if err != nil {
+		return started, err
+	}
+	addresses(files, published)
+	d.summarise(files, published)
+	return started, d.setOutputs(files, published)
 }
 
 const checkTimeout = 10 * time.Second
 
-// check finds out what would make a run of hours fail at its end.
+// check finds what would make a run fail after hours of building.
 func (d Deployment) check(ctx context.Context) error {
 	if _, err := d.Nix.Version(ctx); err != nil {
 		return err
@@ -129,11 +121,11 @@ func (d Deployment) check(ctx context.Context) error {
 	if !d.Plan.Publish {
 		return nil
 	}
-	// A forge that does not answer now is not waited for as one is after a build
-	// of hours.
-	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no good answer within %s", checkTimeout))
+	// Before the build there is no reason to wait for a forge that does not answer;
+	// after it there is.
+	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no valid answer within %s", checkTimeout))
 	defer cancel()
-	if _, err := d.Store.Release(ctx, d.Plan.ReleaseTag); err != nil && !errors.Is(err, forge.ErrNotFound) {
+	if _, err := d.Store.Release(ctx, d.Plan.ReleaseTag); err != nil && !errors.Is(err, release.ErrNotFound) {
 		return fmt.Errorf("before anything is built: %w", err)
 	}
 	return nil
@@ -159,7 +151,7 @@ func (d Deployment) build(ctx context.Context) ([]nix.Result, error) {
 	})
 }
 
-// show tells how far a build is. Its log lines are not shown: those of a build
+// show reports how far a build is. Its log lines are not shown: those of a build
 // that fails come with the error.
 func show(r *report.Report, progress *report.Progress, e nix.Event) {
 	if e.Kind == nix.Warning {
@@ -170,7 +162,7 @@ func show(r *report.Report, progress *report.Progress, e nix.Event) {
 	}
 }
 
-// copy gives what was built to a store from which others can substitute it.
+// copy copies what was built to a store from which others can substitute it.
 func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 	if d.Plan.NixCopyTo == "" {
 		return nil
@@ -185,40 +177,59 @@ func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 	return d.Nix.Copy(ctx, d.Plan.NixCopyTo, outputs, func(e nix.Event) { show(d.Report, progress, e) })
 }
 
-func (d Deployment) publish(ctx context.Context, files []forge.File, flakeRevision string) (forge.Release, error) {
+// publish publishes what was packaged, with the line of provenance added to what
+// the release has.
+func (d Deployment) publish(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation, flakeRevision string) (files []artifact.Artifact, _ release.Release, err error) {
 	origin := origin(d.Plan, flakeRevision)
-	published, err := publish(ctx, d.Report, d.Store, d.Plan, files, func(string) string { return origin }, d.Key)
-	return published.Release, err
+	p := publication{report: d.Report, store: d.Store, plan: d.Plan, key: d.Key, origin: func(string) string { return origin }}
+	p.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
+		if files, provenance, err = d.merge(ctx, packaged, provenance, line); err != nil {
+			return nil, err
+		}
+		return append(toPublish(packaged), release.File{Name: trust.ProvenanceFileName, Content: provenance}), nil
+	}
+	published, err := p.run(ctx, false)
+	return files, published.Release, err
 }
 
-// tell shows the outcome: a table at a terminal and in the log, the same in
+// merge adds the line of provenance to what is published, and lists all files in
+// the plan's folder. What the release has stays, so far as it is true.
+func (d Deployment) merge(ctx context.Context, packaged []artifact.Artifact, published []byte, line trust.Attestation) (files []artifact.Artifact, provenance []byte, err error) {
+	if provenance, err = trust.MergeProvenance(ctx, published, line, d.Key); err != nil {
+		return nil, nil, err
+	}
+	attested, err := d.list(ctx, packaged, provenance)
+	return append(slices.Clone(packaged), attested), provenance, err
+}
+
+// summarise shows the outcome: a table at a terminal and in the log, the same in
 // Markdown in the job's summary.
-func (d Deployment) tell(files []artifact.Artifact, release forge.Release) {
+func (d Deployment) summarise(files []artifact.Artifact, published release.Release) {
 	where := "Files in " + d.Plan.OutputDir
 	if d.Plan.Publish {
-		where = "Release " + release.URL
+		where = "Release " + published.URL
 	}
 	d.Report.Result(Table(files) + where + "\n")
 	d.Report.Summary(fmt.Sprintf("## Boot images %s\n\n%s\n\n%s", d.Plan.ReleaseTag, where, assetTable(files)))
 }
 
-func (d Deployment) setOutputs(files []artifact.Artifact, release forge.Release) error {
+func (d Deployment) setOutputs(files []artifact.Artifact, published release.Release) error {
 	encoded, err := json.Marshal(append([]artifact.Artifact{}, files...)) // [] where there are none
 	if err != nil {
 		return err
 	}
 	d.Report.Output("skipped", fmt.Sprint(d.Plan.Skipped))
 	d.Report.Output("release_tag", d.Plan.ReleaseTag)
-	d.Report.Output("release_url", release.URL)
+	d.Report.Output("release_url", published.URL)
 	d.Report.Output("assets", string(encoded))
 	d.Report.Output("output_dir", d.Plan.OutputDir)
 	return nil
 }
 
 // addresses completes the files by where they can be downloaded.
-func addresses(files []artifact.Artifact, release forge.Release) {
+func addresses(files []artifact.Artifact, published release.Release) {
 	for i := range files {
-		for _, asset := range release.Assets {
+		for _, asset := range published.Assets {
 			if asset.Name == files[i].Name {
 				files[i].URL = asset.URL
 			}

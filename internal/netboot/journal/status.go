@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/size"
 )
 
 const (
@@ -34,7 +35,7 @@ var parts = []string{"summary", "machines", "releases"}
 var web embed.FS
 
 var page = template.Must(template.New("page.html").Funcs(template.FuncMap{
-	"bytes": formatBytes,
+	"bytes": size.Text,
 	"since": formatSince,
 	"date":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
 	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },

@@ -14,8 +14,9 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/netboot/machine"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/size"
 )
 
 const (
@@ -27,7 +28,7 @@ const (
 )
 
 // download returns an asset's content as a file that has the checksum it shall have.
-func (s Stager) download(ctx context.Context, asset forge.Asset, sum string) (_ *os.File, err error) {
+func (s Stager) download(ctx context.Context, asset release.Asset, sum string) (_ *os.File, err error) {
 	folder := filepath.Join(s.Dir.Path(), downloadsFolder)
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err
@@ -75,7 +76,7 @@ func (s Stager) download(ctx context.Context, asset forge.Asset, sum string) (_ 
 }
 
 // complete downloads what a file has not yet of an asset.
-func (s Stager) complete(ctx context.Context, asset forge.Asset, file *os.File) error {
+func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File) error {
 	wait := backoff.NewExponentialBackOff()
 	for failed := 0; ; failed++ {
 		info, err := file.Stat()
@@ -93,9 +94,9 @@ func (s Stager) complete(ctx context.Context, asset forge.Asset, file *os.File) 
 			return nil
 		}
 		if have == 0 {
-			s.tell("downloading %s, %s", asset.Name, size(asset.Size))
+			s.tell("downloading %s, %s", asset.Name, size.Text(asset.Size))
 		} else {
-			s.tell("downloading %s, the remaining %s of %s", asset.Name, size(asset.Size-have), size(asset.Size))
+			s.tell("downloading %s, the remaining %s of %s", asset.Name, size.Text(asset.Size-have), size.Text(asset.Size))
 		}
 		written, err := s.fetch(ctx, asset, file, have)
 		var broken *brokenOff
@@ -132,7 +133,7 @@ func (b *brokenOff) Unwrap() error { return b.error }
 // fetch appends an asset's content from an offset to a file, and returns how many
 // bytes that were. Stores try again by themselves to begin a transfer, and end one
 // that stands still.
-func (s Stager) fetch(ctx context.Context, asset forge.Asset, file *os.File, offset int64) (int64, error) {
+func (s Stager) fetch(ctx context.Context, asset release.Asset, file *os.File, offset int64) (int64, error) {
 	body, err := s.Store.Open(ctx, asset, offset)
 	if err != nil {
 		return 0, err
@@ -180,11 +181,3 @@ func (s Stager) clearDownloads(wanted map[machine.Architecture]bundle) error {
 }
 
 func partialName(sum string) string { return sum + ".partial" }
-
-// size writes a number of bytes for people.
-func size(bytes int64) string {
-	if bytes < 1<<20 {
-		return fmt.Sprintf("%d bytes", bytes)
-	}
-	return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20))
-}

@@ -16,12 +16,12 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/disk"
-	"every.channel/runner-images/internal/interrupt"
 	"every.channel/runner-images/internal/netboot/machine"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // An Incoming is a release that is being staged. Readers do not see it before Commit.
-// The caller must snapshot the lock.
+// The caller must hold the lock.
 type Incoming struct {
 	dir     *Dir
 	folder  string // releases/.incoming-…
@@ -76,7 +76,7 @@ func (in *Incoming) Write(ctx context.Context, architecture machine.Architecture
 		return fmt.Errorf("%s has %s twice", bundle.Asset, name)
 	}
 	sum, size, err := disk.CreateIn(ctx, in.root, path.Join(string(architecture), name), func(w io.Writer) error {
-		_, err := io.Copy(w, interrupt.Reader(ctx, content))
+		_, err := io.Copy(w, transfer.WithContext(ctx, content))
 		return err
 	})
 	if err != nil {
@@ -194,7 +194,7 @@ func (in *Incoming) Discard() error {
 
 // Switch makes the staged release of a tag current, in one step, and the one that
 // was current previous. It reports whether that changed anything. An error wraps
-// ErrNotStaged if the release is not there. The caller must snapshot the lock.
+// ErrNotStaged if the release is not there. The caller must hold the lock.
 func (d *Dir) Switch(tag string) (changed bool, err error) {
 	if _, err := d.Release(tag); err != nil {
 		return false, err
@@ -237,7 +237,7 @@ func (d *Dir) Switch(tag string) (changed bool, err error) {
 }
 
 // Rollback makes the previous release current and the current one previous.
-// An error wraps ErrNotStaged if there is no previous one. The caller must snapshot the lock.
+// An error wraps ErrNotStaged if there is no previous one. The caller must hold the lock.
 func (d *Dir) Rollback() (Release, error) {
 	previous, err := d.Previous()
 	if err != nil {
@@ -268,7 +268,7 @@ func (d *Dir) link(name, target string) error {
 // Prune removes the oldest releases until keep are left, and returns what it
 // removed. The current and the previous release, those that a ring names, and
 // those that are open stay whatever their age. A keep of 0 removes all others.
-// The caller must snapshot the lock.
+// The caller must hold the lock.
 func (d *Dir) Prune(keep int, rings Rings) ([]Release, error) {
 	wanted, err := d.wanted(rings)
 	if err != nil {
