@@ -10,10 +10,10 @@
 //	previous                                       likewise, what a rollback returns to
 //	rings.yaml                                     optional: see Rings
 //
-// In a folder's name a tag's "/" is written "%2F" and its "%" is written "%25";
-// all else stays as it is. No tag begins with a dot, so that names with a dot
-// are free for what is on its way in (releases/.incoming-…) or out
-// (releases/.removing-…), for the lock file and for downloads.
+// A folder's name is the tag as release.FolderName writes it, without a slash. No tag
+// begins with a dot, so that names with a dot are free for what is being staged
+// (releases/.incoming-…) or removed (releases/.removing-…), for the lock file and for
+// downloads.
 //
 // A reader sees a complete release or none, since a release is renamed into place
 // when it is complete, and it sees the old or the new release as current, since a
@@ -37,6 +37,7 @@ import (
 
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/netboot/machine"
+	"every.channel/runner-images/internal/release"
 )
 
 // ErrNotStaged says that a release is not in the state folder, or that there is
@@ -364,24 +365,11 @@ func (d *Dir) Lock(ctx context.Context, waiting func()) (unlock func(), err erro
 	return func() { file.Close() }, nil
 }
 
-// folderName returns the name of a tag's folder, or an error for a tag that could
-// not be one's.
+// folderName returns the name of a tag's folder, or an error for a tag that no
+// release can have.
 func folderName(tag string) (string, error) {
-	const most = 200 // bytes; a file name has up to 255, and some are longer for a while
-	name := strings.NewReplacer("%", "%25", "/", "%2F").Replace(tag)
-	bad := ""
-	switch {
-	case tag == "":
-		bad = "it is empty"
-	case strings.HasPrefix(tag, "."):
-		bad = "it begins with a dot"
-	case strings.ContainsFunc(tag, func(r rune) bool { return r <= ' ' || r == 0x7f }):
-		bad = "it has a space or a control character in it"
-	case len(name) > most:
-		bad = "it is too long for a folder's name"
+	if err := release.CheckTag(tag); err != nil {
+		return "", fmt.Errorf("release tag %q: %w", tag, err)
 	}
-	if bad != "" {
-		return "", fmt.Errorf("release tag %q: %s; use for example boot-v2026.02.28", tag, bad)
-	}
-	return name, nil
+	return release.FolderName(tag), nil
 }
