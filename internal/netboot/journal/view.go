@@ -58,7 +58,7 @@ type fetch struct {
 }
 
 // stuckAfter is how long a machine that boots may ask for nothing before the page
-// says so.
+// reports it.
 const stuckAfter = 2 * time.Minute
 
 func (p *statusPage) view(now time.Time) view {
@@ -131,7 +131,7 @@ func newMachineRow(m Machine, now time.Time) machineRow {
 	switch {
 	case m.Stage == Booted:
 		shown.Kind = "booted"
-	case last != nil && !last.Ended.IsZero() && !last.Whole:
+	case last != nil && !last.Ended.IsZero() && !last.Complete:
 		shown.Kind, shown.Now = "stuck", "broke off: "+last.Name
 	case quiet && shown.Fetch == nil:
 		shown.Kind, shown.Now = "stuck", shown.Now+", then nothing"

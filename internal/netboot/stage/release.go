@@ -36,36 +36,36 @@ func (s Stager) find(ctx context.Context, tag string) (release.Release, error) {
 	return found, err
 }
 
-// offer reads which bundles a release has, and which checksums they shall have.
-func (s Stager) offer(ctx context.Context, of release.Release) (offer, error) {
+// candidate returns which bundles a release has, with their checksums.
+func (s Stager) candidate(ctx context.Context, of release.Release) (candidate, error) {
 	assets, err := bundleAssets(of)
 	if err != nil {
-		return offer{}, err
+		return candidate{}, err
 	}
 	content, err := s.small(ctx, of, checksum.FileName)
 	if err != nil {
-		return offer{}, err
+		return candidate{}, err
 	}
-	sums, proofs, err := s.believe(of.Tag, content, func(name string) ([]byte, error) {
+	sums, proofs, err := s.verifySums(of.Tag, content, func(name string) ([]byte, error) {
 		return s.small(ctx, of, name)
 	})
 	if err != nil {
-		return offer{}, err
+		return candidate{}, err
 	}
-	offered := offer{
+	found := candidate{
 		tag: of.Tag, source: of.URL, sums: sums, proofs: proofs, complete: true,
 		bundles: map[machine.Architecture]bundle{},
 	}
 	for architecture, asset := range assets {
 		sum, ok := sums[asset.Name]
 		if !ok {
-			return offer{}, fmt.Errorf("its %s does not list %s: it is being published, or was changed by hand; stage it again in a moment", checksum.FileName, asset.Name)
+			return candidate{}, fmt.Errorf("its %s does not list %s: it is being published, or was changed by hand; stage it again in a moment", checksum.FileName, asset.Name)
 		}
-		offered.bundles[architecture] = bundle{asset.Name, sum, func(ctx context.Context) (*os.File, error) {
+		found.bundles[architecture] = bundle{asset.Name, sum, func(ctx context.Context) (*os.File, error) {
 			return s.download(ctx, asset, sum)
 		}}
 	}
-	return offered, nil
+	return found, nil
 }
 
 // small returns the content of a small asset.

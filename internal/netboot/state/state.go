@@ -40,7 +40,7 @@ import (
 	"every.channel/runner-images/internal/release"
 )
 
-// ErrNotStaged says that a release is not in the state folder, or that there is
+// ErrNotStaged means that a release is not in the state folder, or that there is
 // no current or previous one. Test for it with errors.Is.
 var ErrNotStaged = errors.New("not staged")
 
@@ -54,7 +54,7 @@ const (
 // FileNames returns the names of the files that each bundle consists of.
 func FileNames() []string { return []string{Kernel, Initrd, Script} }
 
-// A Release is what release.json says.
+// A Release is the content of release.json.
 type Release struct {
 	Tag     string                          `json:"tag"`
 	Staged  time.Time                       `json:"staged"`
@@ -122,7 +122,7 @@ func (d *Dir) Close() error { return d.root.Close() }
 // Path returns the path that the folder was opened with.
 func (d *Dir) Path() string { return d.root.Name() }
 
-// Current returns the release that machines boot unless a ring says otherwise,
+// Current returns the release that machines boot which are in no ring,
 // or an error that wraps ErrNotStaged.
 func (d *Dir) Current() (Release, error) { return d.linked(currentLink) }
 
