@@ -255,7 +255,7 @@ func (a *answer) current(name string) error {
 	if err != nil {
 		return err
 	}
-	defer snapshot.Close()
+	defer func() { _ = snapshot.Close() }() // it is only read
 	file, err := snapshot.Open(architecture, name)
 	if err != nil {
 		return err
