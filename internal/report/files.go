@@ -9,12 +9,6 @@ import (
 	"strings"
 )
 
-// The variables with the names of the files that an action writes to.
-const (
-	outputVariable  = "GITHUB_OUTPUT"
-	summaryVariable = "GITHUB_STEP_SUMMARY"
-)
-
 // An Output is an output of the action's step, which later steps read.
 type Output struct{ Name, Value string }
 
@@ -29,8 +23,8 @@ func (r *Report) Outputs(outputs ...Output) error {
 		end := "end_" + rand.Text()
 		fmt.Fprintf(&text, "%s<<%s\n%s\n%s\n", output.Name, end, r.clean(output.Value), end)
 	}
-	if err := r.command(outputVariable, text.String()); err != nil {
-		return fmt.Errorf("the outputs of this step are not set, so later steps would find them empty: %w", err)
+	if err := r.command(r.getenv("GITHUB_OUTPUT"), text.String()); err != nil {
+		return fmt.Errorf("the outputs of this step are not set, so later steps would find them empty: the runner's GITHUB_OUTPUT cannot be written to: %w", err)
 	}
 	return nil
 }
@@ -38,22 +32,18 @@ func (r *Report) Outputs(outputs ...Output) error {
 // Summary adds Markdown to the job's summary, where the runner has one. A summary
 // that cannot be written is a warning: nothing depends on it.
 func (r *Report) Summary(markdown string) {
-	if err := r.command(summaryVariable, r.clean(markdown)+"\n"); err != nil {
-		r.Warning("there is no job summary: %v", err)
+	if err := r.command(r.getenv("GITHUB_STEP_SUMMARY"), r.clean(markdown)+"\n"); err != nil {
+		r.Warning("there is no job summary: the runner's GITHUB_STEP_SUMMARY cannot be written to: %v", err)
 	}
 }
 
-// command adds text to the file that a variable names, if this is an action and the
-// runner has one.
-func (r *Report) command(variable, text string) error {
-	path := r.getenv(variable)
+// command adds text to one of the runner's files, if this is an action and the runner
+// has it.
+func (r *Report) command(path, text string) error {
 	if r.action == nil || path == "" {
 		return nil
 	}
-	if err := appendWhole(path, text); err != nil {
-		return fmt.Errorf("the runner's %s cannot be written to: %w", variable, err)
-	}
-	return nil
+	return appendWhole(path, text)
 }
 
 // appendWhole adds text to a file, or leaves the file as it was: a runner refuses a
