@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/stretchr/testify/assert"
 
 	"every.channel/runner-images/internal/lab"
 )
@@ -59,23 +58,5 @@ func withNix(t *testing.T) func(*testscript.Env) error {
 			return err
 		}
 		return withGit(env)
-	}
-}
-
-func TestFromRemote(t *testing.T) {
-	t.Parallel()
-	for remote, want := range map[string][2]string{
-		"https://forge.example/every/channel.git":    {"https://forge.example", "every/channel"},
-		"http://127.0.0.1:3000/every/channel":        {"http://127.0.0.1:3000", "every/channel"},
-		"https://me:pw@forge.example/every/channel/": {"https://forge.example", "every/channel"},
-		"ssh://git@forge.example:2222/every/channel": {"https://forge.example", "every/channel"},
-		"git@forge.example:every/channel.git":        {"https://forge.example", "every/channel"},
-		"forge.example:every/channel":                {"https://forge.example", "every/channel"},
-		"":                                           {},
-		"../channel":                                 {},
-		"/srv/git/a:b":                               {},
-	} {
-		server, repository := fromRemote(remote)
-		assert.Equal(t, want, [2]string{server, repository}, remote)
 	}
 }
