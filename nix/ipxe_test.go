@@ -2,7 +2,6 @@ package nix_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -24,8 +23,8 @@ func TestEmbeddedScriptInIPXE(t *testing.T) {
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	port := listener.Addr().(*net.TCPAddr).Port
-	var script string
-	require.NoError(t, json.Unmarshal(evaluate(t, fmt.Sprintf("(import ./testdata/commands.nix).scriptTo %d", port)), &script))
+	// In QEMU's user network 10.0.2.2 is the loopback address.
+	script := lab.EmbeddedScript(t, lab.Nix(t), fmt.Sprintf(`{ listenIP = "10.0.2.2"; httpPort = %d; }`, port))
 
 	var asked atomic.Int32
 	mux := http.NewServeMux()

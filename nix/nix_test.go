@@ -49,7 +49,7 @@ type commands struct {
 func evaluateCommands(t *testing.T) commands {
 	t.Helper()
 	var c commands
-	require.NoError(t, json.Unmarshal(evaluate(t, `removeAttrs (import ./testdata/commands.nix) [ "scriptTo" ]`), &c))
+	require.NoError(t, json.Unmarshal(evaluate(t, `removeAttrs (import ./testdata/commands.nix) [ "scriptFor" ]`), &c))
 	return c
 }
 
@@ -97,8 +97,10 @@ func TestEmbeddedScript(t *testing.T) {
 echo every.channel: booting from 10.20.30.2
 set tries:int32 0
 :again
+imgfree
 dhcp || goto wait
 chain --autofree http://10.20.30.2:8080/netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||
+imgfree
 chain --autofree tftp://10.20.30.2/autoexec.ipxe ||
 :wait
 inc tries

@@ -31,7 +31,7 @@ buildGoModule {
   # The hash of the modules that go.mod and go.sum name, as `nix hash path` has it
   # after `go mod vendor`: scripts/update-vendor-hash writes it here, and a test
   # compares it.
-  vendorHash = "sha256-i3lMo5QoJOW4F5Yx6XMiT74JwJfH43t0qWY7Lxb4sKU=";
+  vendorHash = "sha256-t1EKiOoWq8RtyDwv470QZdJMt+wcQCrxqXmy8NCAklk=";
 
   subPackages = [ "cmd/runner-images" ];
   # Nothing of the C library: one static binary.

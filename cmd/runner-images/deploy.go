@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"every.channel/runner-images/internal/deploy"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
@@ -45,7 +44,7 @@ from git. Every flag is an input of the action too.`,
 				}
 			}
 			if p.Publish {
-				if deployment.Store, err = store.open(r, p, given[plan.Token], forge.ReplaceAlways); err != nil {
+				if deployment.Store, err = store.open(r, p, given[plan.Token]); err != nil {
 					return err
 				}
 			}

@@ -51,7 +51,7 @@ func (b *booleanText) Type() string           { return "bool" }
 func givenInputs(flags *pflag.FlagSet) (map[string]string, error) {
 	given := map[string]string{}
 	for _, input := range plan.Inputs() {
-		given[input.Name] = os.Getenv(input.Variable())
+		given[input.Name] = variable(input.Variable())
 		if flag := flags.Lookup(input.Flag()); flag != nil && flag.Changed {
 			given[input.Name] = flag.Value.String()
 		}
@@ -60,10 +60,6 @@ func givenInputs(flags *pflag.FlagSet) (map[string]string, error) {
 		}
 		// A newline at its end is no part of it: secrets are often stored with one.
 		given[input.Name] = strings.TrimSpace(given[input.Name])
-		// Nix, git and what they run have no use for it.
-		if err := os.Unsetenv(input.Variable()); err != nil {
-			return nil, err
-		}
 		if file := flags.Lookup(input.Flag() + "-file"); file != nil && file.Changed {
 			secret, err := readSecret(input, file.Value.String())
 			if err != nil {
@@ -111,12 +107,12 @@ func signingKey(r *report.Report, given map[string]string) (*trust.Key, error) {
 // at a terminal it is a token for another server, which must not be sent here.
 func tokenFromEnvironment() string {
 	for _, name := range []string{"FORGEJO_TOKEN", "GITEA_TOKEN"} {
-		if token := strings.TrimSpace(os.Getenv(name)); token != "" {
+		if token := strings.TrimSpace(variable(name)); token != "" {
 			return token
 		}
 	}
 	if inRunner() {
-		return strings.TrimSpace(os.Getenv("GITHUB_TOKEN"))
+		return strings.TrimSpace(variable("GITHUB_TOKEN"))
 	}
 	return ""
 }

@@ -19,14 +19,14 @@ import (
 var imports = map[string][]string{
 	"artifact": {"checksum", "count", "disk", "interrupt", "ipxe"},
 	"checksum": {"count", "disk", "interrupt"},
-	"forge":    {"checksum", "count", "disk", "redact"},
-	"netboot":  {"artifact", "checksum", "disk", "forge", "interrupt", "ipxe", "netboot"},
+	"netboot":  {"artifact", "checksum", "disk", "interrupt", "ipxe", "netboot", "release"},
 	"nix":      {"artifact", "redact"},
 	"plan":     {"artifact", "redact"},
+	"release":  {"checksum", "count", "disk", "redact", "release"},
 	"trust":    {"checksum", "redact"},
-	"verify":   {"artifact", "checksum", "forge", "interrupt", "ipxe", "trust"},
+	"verify":   {"artifact", "checksum", "interrupt", "ipxe", "release", "trust"},
 	// Strings the steps together.
-	"deploy": {"artifact", "checksum", "disk", "forge", "nix", "plan", "redact", "report", "trust", "verify"},
+	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "trust", "verify"},
 }
 
 func TestLayers(t *testing.T) {

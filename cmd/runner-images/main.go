@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,6 +19,10 @@ import (
 )
 
 func main() {
+	// Before anything else: until then, others can read what there is to read.
+	if err := hideSecrets(); err != nil {
+		fmt.Fprintln(os.Stderr, "warning:", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal ends the run in order, a second one at once.
 	context.AfterFunc(ctx, stop)

@@ -13,6 +13,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if process := os.Getenv(spyOn); process != "" {
+		spy(process)
+		return
+	}
 	testscript.Main(m, map[string]func(){"runner-images": main})
 }
 

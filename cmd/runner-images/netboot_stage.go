@@ -11,17 +11,18 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/forgejo"
 	"every.channel/runner-images/internal/report"
 )
 
 // stageOptions are what the flags of netboot stage say.
 type stageOptions struct {
 	stateDir  string
-	from      forge.Config
+	from      forgejo.Config
 	tokenFile string
 	tag       string
 	tarball   string
@@ -69,7 +70,7 @@ wanted, with 3 if there is something to stage, and with 1 if that cannot be told
 			if err := options.validate(); err != nil {
 				return &usageError{err, help}
 			}
-			var store forge.Store
+			var store *release.Store
 			if options.from.URL != "" {
 				var err error
 				if store, err = options.store(r, help); err != nil {
@@ -123,7 +124,7 @@ func (o stageOptions) validate() error {
 	return nil
 }
 
-func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, store forge.Store) (err error) {
+func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, store *release.Store) (err error) {
 	stager := stage.Stager{
 		Store: store, Keep: options.keep, StayOnCurrent: !options.switches, Refresh: options.refresh, RingsFile: options.rings,
 		Tell: func(sentence string) { r.Line("%s", sentence) },
@@ -191,7 +192,7 @@ func changeStaged(ctx context.Context, r *report.Report, stager stage.Stager, op
 	}
 }
 
-func (o stageOptions) store(r *report.Report, help string) (forge.Store, error) {
+func (o stageOptions) store(r *report.Report, help string) (*release.Store, error) {
 	config := o.from
 	var err error
 	config.URL, config.Repository, err = plan.ForReading(map[string]string{plan.ForgeURL: config.URL, plan.Repository: config.Repository})

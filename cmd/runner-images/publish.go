@@ -12,10 +12,16 @@ import (
 
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/deploy"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/trust"
+)
+
+// What happens to an asset that is there with other bytes.
+const (
+	replaceAlways = "always"
+	replaceNever  = "never" // it is an error, and nothing is changed
 )
 
 func newPublish(r *report.Report) *cobra.Command {
@@ -47,10 +53,10 @@ was left in the folder by an earlier run. Provenance among the files
 			if err != nil {
 				return err
 			}
-			if replace != string(forge.ReplaceAlways) && replace != string(forge.ReplaceNever) {
+			if replace != replaceAlways && replace != replaceNever {
 				return plan.InputErrors{{Input: "replace", Value: replace, Why: "takes always or never"}}
 			}
-			releases, err := store.open(r, p, given[plan.Token], forge.Replace(replace))
+			releases, err := store.open(r, p, given[plan.Token])
 			if err != nil {
 				return err
 			}
@@ -62,21 +68,21 @@ was left in the folder by an earlier run. Provenance among the files
 			if err != nil {
 				return err
 			}
-			return deploy.Attach(cmd.Context(), r, releases, p, files, key)
+			return deploy.Attach(cmd.Context(), r, releases, p, files, key, replace == replaceNever)
 		},
 	}
 	addInputs(cmd, plan.ReleaseTag, plan.ForgeURL, plan.Repository, plan.Token, plan.Prerelease, plan.VerifyUploads, plan.SigningKey)
 	store.add(cmd.Flags())
-	cmd.Flags().StringVar(&replace, "replace", string(forge.ReplaceAlways), "what to do about an asset that is there with other bytes: always replace it, or never and fail")
+	cmd.Flags().StringVar(&replace, "replace", replaceAlways, "what to do about an asset that is there with other bytes: always replace it, or never and fail")
 	return cmd
 }
 
 // readFiles looks at the files that are to be attached. All that cannot be
 // attached come back in one error. With a SHA256SUMS.txt among them, they are compared
 // with it; without one, they are hashed while they are uploaded.
-func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.File, error) {
+func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release.File, error) {
 	var (
-		files  []forge.File
+		files  []release.File
 		listed checksum.Sums // nil: there is no SHA256SUMS.txt among the files
 		wrong  plan.InputErrors
 		seen   = map[string]bool{}
@@ -104,7 +110,7 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.F
 			}
 		case name == trust.SignatureFileName: // is made anew, for what the release then lists
 		default:
-			files = append(files, forge.File{Name: name, Path: path, Size: info.Size()})
+			files = append(files, release.File{Name: name, Path: path, Size: info.Size()})
 		}
 		seen[name] = true
 	}
@@ -123,7 +129,7 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]forge.F
 }
 
 // compareWithList hashes the files and tells fail of those that are not as listed.
-func compareWithList(ctx context.Context, r *report.Report, files []forge.File, listed checksum.Sums, fail func(path, why string, args ...any)) error {
+func compareWithList(ctx context.Context, r *report.Report, files []release.File, listed checksum.Sums, fail func(path, why string, args ...any)) error {
 	progress := r.Progress("hash")
 	defer progress.Close()
 	for i := range files {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/pflag"
 
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/folder"
+	"every.channel/runner-images/internal/release/forgejo"
 	"every.channel/runner-images/internal/report"
 )
 
@@ -18,22 +22,24 @@ func (f *storeFlags) add(flags *pflag.FlagSet) {
 }
 
 // open opens the plan's forge or folder of releases.
-func (f storeFlags) open(r *report.Report, p plan.Plan, token string, replace forge.Replace) (forge.Store, error) {
-	return openStore(r, forge.Config{
+func (f storeFlags) open(r *report.Report, p plan.Plan, token string) (*release.Store, error) {
+	return openStore(r, forgejo.Config{
 		URL:           p.ForgeURL,
 		Repository:    p.Repository,
 		Token:         token,
 		CAFile:        f.caFile,
-		Replace:       replace,
-		VerifyUploads: forge.VerifyUploads(p.VerifyUploads),
+		VerifyUploads: release.VerifyUploads(p.VerifyUploads),
 	})
 }
 
-// openStore opens a store that says who asks, and tells the report what it waits
-// for.
-func openStore(r *report.Report, config forge.Config) (forge.Store, error) {
+// openStore opens the backend that the address is for, with a report of what it
+// waits for.
+func openStore(r *report.Report, config forgejo.Config) (*release.Store, error) {
 	r.Mask(config.Token)
 	config.UserAgent = "runner-images/" + version()
 	config.Log = func(message string) { r.Line("%s", message) }
-	return forge.Open(config)
+	if scheme, _, _ := strings.Cut(config.URL, ":"); strings.EqualFold(scheme, "file") {
+		return folder.Open(config.URL, config.Log)
+	}
+	return forgejo.Open(config)
 }

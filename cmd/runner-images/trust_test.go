@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/folder"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -33,17 +35,17 @@ func TestTrust(t *testing.T) {
 	})
 }
 
-func publishRelease(t *testing.T, ts *testscript.TestScript, folder, tag, bundle, keyFile, built string) error {
+func publishRelease(t *testing.T, ts *testscript.TestScript, releases, tag, bundle, keyFile, built string) error {
 	t.Helper()
-	store, err := forge.Open(forge.Config{URL: "file://" + ts.MkAbs(folder)})
+	store, err := folder.Open("file://"+ts.MkAbs(releases), nil)
 	if err != nil {
 		return err
 	}
-	file := forge.File{Name: filepath.Base(bundle), Path: bundle}
+	file := release.File{Name: filepath.Base(bundle), Path: bundle}
 	if file.SHA256, file.Size, err = checksum.File(t.Context(), bundle); err != nil {
 		return err
 	}
-	publication := forge.Publication{Tag: tag, Files: []forge.File{file}}
+	content := release.Content{Files: []release.File{file}}
 	var key *trust.Key
 	if keyFile != "" {
 		parsed, err := trust.ParseKey(ts.ReadFile(keyFile))
@@ -51,7 +53,7 @@ func publishRelease(t *testing.T, ts *testscript.TestScript, folder, tag, bundle
 			return err
 		}
 		key = &parsed
-		publication.Sign = func(sums []byte) (map[string][]byte, error) {
+		content.Sign = func(sums []byte) (map[string][]byte, error) {
 			armored, err := key.Sign(tag, sums)
 			return map[string][]byte{trust.SignatureFileName: armored}, err
 		}
@@ -61,13 +63,13 @@ func publishRelease(t *testing.T, ts *testscript.TestScript, folder, tag, bundle
 		if err != nil {
 			return err
 		}
-		publication.Files = append(publication.Files, statement)
+		content.Files = append(content.Files, statement)
 	}
-	_, err = store.Publish(t.Context(), publication)
+	_, err = store.Update(t.Context(), tag, func(context.Context, release.Snapshot) (release.Content, error) { return content, nil })
 	return err
 }
 
-func provenanceFile(t *testing.T, tag string, made forge.File, key *trust.Key, built string) (forge.File, error) {
+func provenanceFile(t *testing.T, tag string, made release.File, key *trust.Key, built string) (release.File, error) {
 	t.Helper()
 	finished, err := time.Parse(time.DateOnly, built)
 	require.NoError(t, err)
@@ -75,15 +77,15 @@ func provenanceFile(t *testing.T, tag string, made forge.File, key *trust.Key, b
 		Tag: tag, Subjects: checksum.Sums{made.Name: made.SHA256}, Run: trust.Run{Finished: finished},
 	}, key)
 	if err != nil {
-		return forge.File{}, err
+		return release.File{}, err
 	}
 	content, err := trust.MergeProvenance(t.Context(), nil, attestation, key)
 	if err != nil {
-		return forge.File{}, err
+		return release.File{}, err
 	}
-	file := forge.File{Name: trust.ProvenanceFileName, Path: filepath.Join(t.TempDir(), trust.ProvenanceFileName)}
+	file := release.File{Name: trust.ProvenanceFileName, Path: filepath.Join(t.TempDir(), trust.ProvenanceFileName)}
 	if err := os.WriteFile(file.Path, content, 0o600); err != nil {
-		return forge.File{}, err
+		return release.File{}, err
 	}
 	file.SHA256, file.Size, err = checksum.File(t.Context(), file.Path)
 	return file, err

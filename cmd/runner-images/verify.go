@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"every.channel/runner-images/internal/deploy"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
@@ -128,7 +127,7 @@ func (o verifyOptions) source(cmd *cobra.Command, r *report.Report, p plan.Plan,
 	if o.against != "" {
 		return verify.InFolder(o.against), nil
 	}
-	store, err := o.store.open(r, p, token, forge.ReplaceNever)
+	store, err := o.store.open(r, p, token)
 	if err != nil {
 		return nil, err
 	}

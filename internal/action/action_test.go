@@ -5,6 +5,7 @@ package action
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -48,10 +49,17 @@ func TestActionHasThePlansInputs(t *testing.T) {
 	}
 	readYAML(t, "action.yml", &action)
 	assert.Equal(t, "composite", action.Runs.Using)
-	require.Len(t, action.Runs.Steps, 1)
-	step := action.Runs.Steps[0]
+	require.Len(t, action.Runs.Steps, 2)
+	prepare, step := action.Runs.Steps[0], action.Runs.Steps[1]
+	for _, variable := range []string{"FORGEJO_TOKEN", "GITEA_TOKEN", "GITHUB_TOKEN", "ACTIONS_RUNTIME_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"} {
+		assert.Contains(t, prepare.Env, variable)
+	}
+	for variable, value := range prepare.Env {
+		assert.Empty(t, value, variable)
+	}
+	assert.Equal(t, "${{ steps."+prepare.ID+".outputs.program }}", step.Env["RUNNER_IMAGES_PROGRAM"])
 	assert.Len(t, action.Inputs, len(plan.Inputs()))
-	assert.Len(t, step.Env, len(plan.Inputs()))
+	assert.Len(t, step.Env, len(plan.Inputs())+1)
 	for _, input := range plan.Inputs() {
 		got, ok := action.Inputs[input.Name]
 		if assert.True(t, ok, "action.yml lacks %s", input.Name) {
@@ -64,6 +72,9 @@ func TestActionHasThePlansInputs(t *testing.T) {
 			assert.Equal(t, input.Default, got.Default, input.Name)
 		}
 		assert.Equal(t, "${{ inputs."+input.Name+" }}", step.Env[input.Variable()], "the step's environment")
+		if input.Secret {
+			assert.Contains(t, prepare.Env, input.Variable())
+		}
 	}
 	for _, name := range []string{"skipped", "release_tag", "release_url", "assets", "output_dir"} {
 		assert.Equal(t, "${{ steps."+step.ID+".outputs."+name+" }}", action.Outputs[name].Value)
@@ -101,4 +112,62 @@ func TestWorkflowTriggers(t *testing.T) {
 		}
 	}
 	assert.Equal(t, map[string]string{"contents": "write"}, workflow.Permissions)
+}
+
+// TestWorkflowsOfThisRepository are about whom a workflow gives what: public actions
+// are pinned by commit, a checkout leaves no token behind, and a pull request gets
+// no privileges.
+func TestWorkflowsOfThisRepository(t *testing.T) {
+	t.Parallel()
+	type step struct {
+		Uses string
+		With map[string]any
+	}
+	type job struct {
+		If        string
+		RunsOn    string `yaml:"runs-on"`
+		Container struct{ Options string }
+		Steps     []step
+	}
+	texts := map[string][]byte{}
+	for _, pattern := range []string{"workflows/*.yml", "actions/*/action.yml"} {
+		paths, err := filepath.Glob(filepath.Join(lab.Root(t), ".forgejo", pattern))
+		require.NoError(t, err)
+		require.NotEmpty(t, paths, pattern)
+		for _, path := range paths {
+			texts[path] = read(t, path)
+		}
+	}
+	_, example, _ := strings.Cut(string(read(t, filepath.Join(lab.Root(t), "README.md"))), "```yaml\n")
+	example, _, _ = strings.Cut(example, "```")
+	texts["README.md"] = []byte(example)
+	checkouts := 0
+	for name, text := range texts {
+		var workflow struct {
+			Jobs map[string]job
+			Runs struct{ Steps []step }
+		}
+		require.NoError(t, yaml.Unmarshal(text, &workflow), name)
+		steps := workflow.Runs.Steps
+		for _, job := range workflow.Jobs {
+			steps = append(steps, job.Steps...)
+			if job.Container.Options != "" {
+				assert.Equal(t, "${{ github.event_name == 'push' }}", job.If, name)
+				assert.Equal(t, "privileged", job.RunsOn, name)
+			} else {
+				assert.NotEqual(t, "privileged", job.RunsOn, name)
+			}
+		}
+		for _, step := range steps {
+			if strings.HasPrefix(step.Uses, "actions/") {
+				assert.Regexp(t, `@[0-9a-f]{40}$`, step.Uses, name)
+			}
+			if strings.HasPrefix(step.Uses, "actions/checkout@") {
+				checkouts++
+				assert.Equal(t, false, step.With["persist-credentials"], name)
+			}
+		}
+		assert.NotContains(t, string(text), "pull_request_target", name)
+	}
+	assert.Equal(t, 4, checkouts)
 }

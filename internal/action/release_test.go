@@ -29,19 +29,16 @@ type site struct {
 	t          *testing.T
 	repository string
 	artifacts  string
+	actions    map[string]string // the commits of the stand-ins for public actions, by name
 }
 
-// newSite sets up the forge, the actions that workflows refer to, and two
+// newSite sets up the forge, with a stand-in for the checkout action, and two
 // runners: "nix" has runner-images installed, "bare" has only Nix and Go.
 func newSite(t *testing.T) site {
-	s := site{Gitea: lab.StartGitea(t, lab.WithActions()), t: t, artifacts: t.TempDir()}
-	for name, tag := range map[string]string{"checkout": "v4", "upload-artifact": "v3"} {
-		folder := t.TempDir()
-		require.NoError(t, os.CopyFS(folder, os.DirFS(filepath.Join("testdata", name))))
-		s.Push(t, s.organisationRepository("actions", name), folder, tag)
-	}
+	s := site{Gitea: lab.StartGitea(t, lab.WithActions()), t: t, artifacts: t.TempDir(), actions: map[string]string{}}
+	s.pushAction("checkout", "v4")
 	nix := lab.Nix(t)
-	installed := filepath.Join(t.TempDir(), "runner-images")
+	installed := filepath.Join(t.TempDir(), "program", "runner-images")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", installed, "./cmd/runner-images")
 	build.Dir = lab.Root(t)
 	out, err := build.CombinedOutput()
@@ -56,8 +53,47 @@ func newSite(t *testing.T) site {
 		}
 	}
 	s.StartRunner(t, lab.Runner{Label: "bare", Environment: environment})
-	s.StartRunner(t, lab.Runner{Label: "nix", Environment: append(environment, "PATH="+filepath.Dir(installed)+":"+path)})
+	// What runs on this one writes down what it, and what started it, has in its
+	// environment.
+	spies := t.TempDir()
+	for name, program := range map[string]string{"runner-images": installed, "nix": nix.Program} {
+		spy := fmt.Sprintf("#!/bin/sh\n{ echo \"started %s $1\"; export -p; cat /proc/$$/environ /proc/$PPID/environ; } >>'%s'\nexec '%s' \"$@\"\n", name, s.seen(), program)
+		require.NoError(t, os.WriteFile(filepath.Join(spies, name), []byte(spy), 0o755))
+	}
+	s.StartRunner(t, lab.Runner{Label: "nix", Environment: append(environment, "PATH="+spies+":"+path)})
 	return s
+}
+
+// seen is the file in which spies write down what they saw.
+func (s site) seen() string { return filepath.Join(s.artifacts, "seen by spies") }
+
+// pushAction puts testdata's stand-in for a public action onto the forge.
+func (s site) pushAction(name string, tags ...string) {
+	s.t.Helper()
+	folder := s.t.TempDir()
+	require.NoError(s.t, os.CopyFS(folder, os.DirFS(filepath.Join("testdata", name))))
+	s.actions[name] = s.Push(s.t, s.organisationRepository("actions", name), folder, tags...)
+}
+
+var pinned = regexp.MustCompile(`uses: actions/([a-z-]+)@[0-9a-f]{40} # v`)
+
+// pin has a project's workflows use the stand-ins, by their commits as the public
+// actions by theirs.
+func (s site) pin(folder string) string {
+	s.t.Helper()
+	for _, name := range []string{"workflows/deploy-runner-images.yml", "actions/keep/action.yml"} {
+		path := filepath.Join(folder, ".forgejo", name)
+		text := string(read(s.t, path))
+		used := pinned.FindStringSubmatch(text)
+		require.Len(s.t, used, 2, name)
+		commit := s.actions[used[1]]
+		if commit == "" {
+			continue // is not to be had on this forge
+		}
+		text = pinned.ReplaceAllString(text, "uses: actions/$1@"+commit+" # v")
+		require.NoError(s.t, os.WriteFile(path, []byte(text), 0o644))
+	}
+	return folder
 }
 
 func (s site) organisationRepository(organisation, name string) string {
@@ -258,14 +294,16 @@ func bundle(t *testing.T, path string) map[string]string {
 	}
 }
 
-// TestShippedWorkflow runs .forgejo/workflows/deploy-runner-images.yml as it is.
+// TestShippedWorkflow runs .forgejo/workflows/deploy-runner-images.yml as it is, but
+// for the commits of public actions, in whose place there are stand-ins.
 func TestShippedWorkflow(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.t = t
 	s.repository = s.CreateRepository(t, "channel", false)
 	const tag = "boot-v2026.02.28"
-	commit := s.Push(t, s.repository, projectFiles(t), tag)
+	folderOfProject := s.pin(projectFiles(t))
+	commit := s.Push(t, s.repository, folderOfProject, tag)
 
 	// (a) A pushed tag makes a release of that name with everything in it.
 	require.Equal(t, "success", s.run(0))
@@ -301,7 +339,10 @@ func TestShippedWorkflow(t *testing.T) {
 	}))
 	assert.ElementsMatch(t, []string{"ec-runner-x86_64-netboot-boot-trial.tar.gz", "SHA256SUMS.txt", "provenance.intoto.jsonl"}, s.release("boot-trial").names())
 
-	// (d) Without publishing, the files are kept as an artifact.
+	// (d) Without publishing, the files are kept as an artifact. Until here, the
+	// forge had no action for that, and no run was in need of one.
+	s.pushAction("upload-artifact")
+	commit = s.Push(t, s.repository, s.pin(folderOfProject))
 	require.Equal(t, "success", s.dispatch("main", map[string]string{
 		"release_tag": "boot-kept", "publish_release": "false", "build_x86_64_netboot": "false", "build_x86_64_iso": "true",
 	}))
@@ -337,6 +378,13 @@ func TestShippedWorkflow(t *testing.T) {
 	sh(t, signedFolder, `echo "release@every.channel $(cat `+key+`.pub)" > allowed_signers
 		ssh-keygen -Y verify -f allowed_signers -I release@every.channel -n runner-images/boot-signed@every.channel -s SHA256SUMS.txt.sig < SHA256SUMS.txt`)
 	assert.NotContains(t, s.log(), "PRIVATE KEY")
+	seen := string(read(t, s.seen()))
+	for _, want := range []string{"started runner-images version\n", "started runner-images deploy\n", "started nix ", "GITHUB_REF="} {
+		assert.True(t, strings.Contains(seen, want), want)
+	}
+	assert.False(t, strings.Contains(seen, "PRIVATE KEY"))
+	secrets := regexp.MustCompile(`((GITEA|GITHUB|FORGEJO|INPUT|RUNTIME|REQUEST)_TOKEN|INPUT_SIGNING_KEY)=['"]?[^'"\x00\s]`)
+	assert.Empty(t, secrets.FindAllString(seen, -1))
 	statement := sh(t, signedFolder, `cut -d '"' -f 8 provenance.intoto.jsonl | base64 --decode`)
 	assert.Contains(t, statement, `"gitCommit":"`+commit+`"`)
 	assert.Contains(t, statement, `"workflow":"deploy-runner-images`)
@@ -363,17 +411,20 @@ func TestActionFromElsewhere(t *testing.T) {
 	// The action's own flake builds a binary here, as the real one does, but
 	// without compiling.
 	action := projectFiles(t)
-	s.Push(t, s.organisationRepository("every", "runner-images"), action, "v1")
+	commit := s.Push(t, s.organisationRepository("every", "runner-images"), action, "v1")
 
 	for name, uses := range map[string]string{
 		"by-address": s.URL + "/every/runner-images@v1",
 		"by-name":    "every/runner-images@v1",
+		"by-digest":  s.URL + "/every/runner-images@" + commit,
 	} {
 		s.repository = s.CreateRepository(t, name, false)
 		folder := t.TempDir()
 		require.NoError(t, os.CopyFS(folder, os.DirFS(filepath.Join(lab.Root(t), "testdata/flake"))))
 		workflow := fmt.Sprintf(`
-on: push
+on:
+  push:
+    branches: [main] # Gitea runs it for the release's own tag too
 jobs:
   images:
     runs-on: bare

@@ -2,11 +2,7 @@ package deploy
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"net/url"
 	"os"
@@ -18,7 +14,6 @@ import (
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/disk"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/trust"
 )
@@ -33,22 +28,15 @@ func (d Deployment) attest(ctx context.Context, source nix.Metadata, artifacts [
 }
 
 // list writes into the plan's folder where the files came from, as one more file
-// of the release, and SHA256SUMS.txt of all of them. What the release says already
-// stays, so far as it is true.
-func (d Deployment) list(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation) ([]forge.File, error) {
-	var published []byte
-	if d.Plan.Publish {
-		var err error
-		if published, err = readAsset(ctx, d.Store, d.Plan.ReleaseTag, trust.ProvenanceFileName); err != nil {
-			return nil, err
-		}
+// of the release, and SHA256SUMS.txt of all of them.
+func (d Deployment) list(ctx context.Context, packaged []artifact.Artifact, provenance []byte) (attested artifact.Artifact, err error) {
+	attested = artifact.Artifact{
+		Name: trust.ProvenanceFileName, Path: filepath.Join(d.Plan.OutputDir, trust.ProvenanceFileName), Size: int64(len(provenance)),
 	}
-	attested, err := writeProvenance(ctx, d.Plan.OutputDir, published, []trust.Attestation{line}, d.Key)
-	if err != nil {
-		return nil, err
+	if attested.SHA256, err = disk.WriteFile(ctx, attested.Path, provenance); err != nil {
+		return attested, err
 	}
-	files := append(toPublish(packaged), attested)
-	return files, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, files, d.Key)
+	return attested, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, append(slices.Clone(packaged), attested), d.Key)
 }
 
 // describe completes what was known of the run before it began.
@@ -139,32 +127,12 @@ func lasting(locked string) string {
 	return address + "?" + strings.Join(kept, "&")
 }
 
-// writeProvenance adds lines to the published provenance, in a file of the
-// folder.
-func writeProvenance(ctx context.Context, folder string, content []byte, lines []trust.Attestation, key *trust.Key) (forge.File, error) {
-	follows := forge.FollowsNone
-	if content != nil {
-		sum := sha256.Sum256(content)
-		follows = hex.EncodeToString(sum[:])
-	}
-	var err error
-	for _, line := range lines {
-		if content, err = trust.MergeProvenance(ctx, content, line, key); err != nil {
-			return forge.File{}, err
-		}
-	}
-	file := forge.File{Name: trust.ProvenanceFileName, Path: filepath.Join(folder, trust.ProvenanceFileName), Follows: follows}
-	file.Size = int64(len(content))
-	file.SHA256, err = disk.WriteFile(ctx, file.Path, content)
-	return file, err
-}
-
 // writeSums lists the files in SHA256SUMS.txt in their folder, and signs that if
 // there is a key.
-func writeSums(ctx context.Context, folder, tag string, files []forge.File, key *trust.Key) error {
-	sums := checksum.Sums{}
-	for _, file := range files {
-		sums[file.Name] = file.SHA256
+func writeSums(ctx context.Context, folder, tag string, files []artifact.Artifact, key *trust.Key) error {
+	sums, err := artifact.Sums(files)
+	if err != nil {
+		return err
 	}
 	signed := filepath.Join(folder, trust.SignatureFileName)
 	if key == nil {
@@ -181,44 +149,6 @@ func writeSums(ctx context.Context, folder, tag string, files []forge.File, key 
 			return err
 		}
 	}
-	_, err := disk.WriteFile(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
+	_, err = disk.WriteFile(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
 	return err
-}
-
-// readAsset returns the content of a small file of a release, or nil if there is
-// no such file or no such release. A file that goes between the look at the
-// release and its download is being replaced: it looks again.
-func readAsset(ctx context.Context, store forge.Store, tag, name string) (content []byte, err error) {
-	const enough = 3
-	for range enough {
-		release, lookErr := store.Release(ctx, tag)
-		if errors.Is(lookErr, forge.ErrNotFound) {
-			return nil, nil
-		}
-		if lookErr != nil {
-			return nil, lookErr
-		}
-		i := slices.IndexFunc(release.Assets, func(a forge.Asset) bool { return a.Name == name })
-		if i < 0 {
-			return nil, nil
-		}
-		content, err = readSmall(ctx, store, tag, release.Assets[i])
-		if !errors.Is(err, forge.ErrNotFound) {
-			return content, err
-		}
-	}
-	return nil, err
-}
-
-func readSmall(ctx context.Context, store forge.Store, tag string, asset forge.Asset) ([]byte, error) {
-	const limit = 16 << 20
-	if asset.Size > limit {
-		return nil, fmt.Errorf("%s in the release %s has %d bytes: it is not what its name says", asset.Name, tag, asset.Size)
-	}
-	content, err := store.Open(ctx, asset, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer content.Close()
-	return io.ReadAll(io.LimitReader(content, limit))
 }

@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/redact"
+	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/trust"
 )
@@ -36,7 +36,7 @@ type Nix interface {
 type Deployment struct {
 	Plan    plan.Plan
 	Nix     Nix
-	Store   forge.Store // where to publish; unused if the plan does not publish
+	Store   *release.Store // where to publish; unused if the plan does not publish
 	Report  *report.Report
 	ModTime time.Time // of the files in bundles
 
@@ -53,7 +53,7 @@ func (d Deployment) Run(ctx context.Context) error {
 	if d.Plan.Skipped {
 		d.Report.Notice("skipped: %s", d.Plan.Reason)
 		d.Report.Summary("Skipped: " + d.Plan.Reason + ".\n")
-		return d.setOutputs(nil, forge.Release{})
+		return d.setOutputs(nil, release.Release{})
 	}
 	begun, err := d.deploy(ctx)
 	if err != nil && ctx.Err() == nil {
@@ -66,7 +66,7 @@ func (d Deployment) Run(ctx context.Context) error {
 	return err
 }
 
-// deploy also says whether it has begun to publish.
+// deploy also reports whether it has begun to publish.
 func (d Deployment) deploy(ctx context.Context) (begun bool, err error) {
 	if err := d.check(ctx); err != nil {
 		return false, err
@@ -94,29 +94,21 @@ func (d Deployment) deploy(ctx context.Context) (begun bool, err error) {
 		return false, err
 	}
 	var (
-		files   []artifact.Artifact
-		release forge.Release
+		files     []artifact.Artifact
+		published release.Release
 	)
-	err = beside(d.Report, func() error {
-		toPublish, err := d.list(ctx, packaged, line)
-		if err != nil {
-			return err
-		}
-		attested := toPublish[len(packaged):] // the provenance
-		files = append(slices.Clone(packaged), artifacts(attested)...)
-		if !d.Plan.Publish {
-			return nil
-		}
+	if d.Plan.Publish {
 		begun = true
-		release, err = d.publish(ctx, toPublish, source.Revision)
-		return err
-	})
+		files, published, err = d.publish(ctx, packaged, line, source.Revision)
+	} else {
+		files, _, err = d.merge(ctx, packaged, nil, line)
+	}
 	if err != nil {
 		return begun, err
 	}
-	addresses(files, release)
-	d.tell(files, release)
-	return begun, d.setOutputs(files, release)
+	addresses(files, published)
+	d.tell(files, published)
+	return begun, d.setOutputs(files, published)
 }
 
 const checkTimeout = 10 * time.Second
@@ -133,7 +125,7 @@ func (d Deployment) check(ctx context.Context) error {
 	// of hours.
 	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no good answer within %s", checkTimeout))
 	defer cancel()
-	if _, err := d.Store.Release(ctx, d.Plan.ReleaseTag); err != nil && !errors.Is(err, forge.ErrNotFound) {
+	if _, err := d.Store.Release(ctx, d.Plan.ReleaseTag); err != nil && !errors.Is(err, release.ErrNotFound) {
 		return fmt.Errorf("before anything is built: %w", err)
 	}
 	return nil
@@ -185,40 +177,59 @@ func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 	return d.Nix.Copy(ctx, d.Plan.NixCopyTo, outputs, func(e nix.Event) { show(d.Report, progress, e) })
 }
 
-func (d Deployment) publish(ctx context.Context, files []forge.File, flakeRevision string) (forge.Release, error) {
+// publish publishes what was packaged, with the line of provenance added to what
+// the release has.
+func (d Deployment) publish(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation, flakeRevision string) (files []artifact.Artifact, _ release.Release, err error) {
 	origin := origin(d.Plan, flakeRevision)
-	published, err := publish(ctx, d.Report, d.Store, d.Plan, files, func(string) string { return origin }, d.Key)
-	return published.Release, err
+	p := publication{report: d.Report, store: d.Store, plan: d.Plan, key: d.Key, origin: func(string) string { return origin }}
+	p.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
+		if files, provenance, err = d.merge(ctx, packaged, provenance, line); err != nil {
+			return nil, err
+		}
+		return append(toPublish(packaged), release.File{Name: trust.ProvenanceFileName, Content: provenance}), nil
+	}
+	published, err := p.run(ctx, false)
+	return files, published.Release, err
+}
+
+// merge adds the line of provenance to what is published, and lists all files in
+// the plan's folder. What the release has stays, so far as it is true.
+func (d Deployment) merge(ctx context.Context, packaged []artifact.Artifact, published []byte, line trust.Attestation) (files []artifact.Artifact, provenance []byte, err error) {
+	if provenance, err = trust.MergeProvenance(ctx, published, line, d.Key); err != nil {
+		return nil, nil, err
+	}
+	attested, err := d.list(ctx, packaged, provenance)
+	return append(slices.Clone(packaged), attested), provenance, err
 }
 
 // tell shows the outcome: a table at a terminal and in the log, the same in
 // Markdown in the job's summary.
-func (d Deployment) tell(files []artifact.Artifact, release forge.Release) {
+func (d Deployment) tell(files []artifact.Artifact, published release.Release) {
 	where := "Files in " + d.Plan.OutputDir
 	if d.Plan.Publish {
-		where = "Release " + release.URL
+		where = "Release " + published.URL
 	}
 	d.Report.Result(Table(files) + where + "\n")
 	d.Report.Summary(fmt.Sprintf("## Boot images %s\n\n%s\n\n%s", d.Plan.ReleaseTag, where, assetTable(files)))
 }
 
-func (d Deployment) setOutputs(files []artifact.Artifact, release forge.Release) error {
+func (d Deployment) setOutputs(files []artifact.Artifact, published release.Release) error {
 	encoded, err := json.Marshal(append([]artifact.Artifact{}, files...)) // [] where there are none
 	if err != nil {
 		return err
 	}
 	d.Report.Output("skipped", fmt.Sprint(d.Plan.Skipped))
 	d.Report.Output("release_tag", d.Plan.ReleaseTag)
-	d.Report.Output("release_url", release.URL)
+	d.Report.Output("release_url", published.URL)
 	d.Report.Output("assets", string(encoded))
 	d.Report.Output("output_dir", d.Plan.OutputDir)
 	return nil
 }
 
 // addresses completes the files by where they can be downloaded.
-func addresses(files []artifact.Artifact, release forge.Release) {
+func addresses(files []artifact.Artifact, published release.Release) {
 	for i := range files {
-		for _, asset := range release.Assets {
+		for _, asset := range published.Assets {
 			if asset.Name == files[i].Name {
 				files[i].URL = asset.URL
 			}

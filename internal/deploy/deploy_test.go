@@ -19,9 +19,10 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/folder"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/trust"
 )
@@ -105,21 +106,21 @@ type line struct {
 
 func newLine(t *testing.T) *line {
 	t.Helper()
-	folder := t.TempDir()
+	dir := t.TempDir()
 	l := &line{
 		nix: &fakeNix{
-			store: filepath.Join(folder, "nix", "store"), fails: map[string]error{},
+			store: filepath.Join(dir, "nix", "store"), fails: map[string]error{},
 			metadata: nix.Metadata{LockedURL: "git+https://forge.example/every/channel?rev=c0ffee", Revision: "c0ffee", NARHash: "sha256-flake"},
 		},
-		releases: filepath.Join(folder, "releases"), log: new(bytes.Buffer),
-		outputs: filepath.Join(folder, "outputs"), summary: filepath.Join(folder, "summary"),
+		releases: filepath.Join(dir, "releases"), log: new(bytes.Buffer),
+		outputs: filepath.Join(dir, "outputs"), summary: filepath.Join(dir, "summary"),
 	}
-	store, err := forge.Open(forge.Config{URL: "file://" + l.releases})
+	store, err := folder.Open("file://"+l.releases, nil)
 	require.NoError(t, err)
 	environment := map[string]string{"GITHUB_ACTIONS": "true", "GITHUB_OUTPUT": l.outputs, "GITHUB_STEP_SUMMARY": l.summary}
 	l.Deployment = Deployment{
 		Plan: plan.Plan{
-			ReleaseTag: "boot-v1", Publish: true, Flake: ".", OutputDir: filepath.Join(folder, "dist"), ForgeURL: "file://" + l.releases, Commit: "c0ffee",
+			ReleaseTag: "boot-v1", Publish: true, Flake: ".", OutputDir: filepath.Join(dir, "dist"), ForgeURL: "file://" + l.releases, Commit: "c0ffee",
 			Images:  []artifact.Image{{Name: "x", Installable: ".#x"}, {Name: "y", Installable: ".#y"}},
 			NixArgs: []string{"--option", "cores", "1"}, NixCopyTo: "file:///cache",
 		},
@@ -133,15 +134,15 @@ func newLine(t *testing.T) *line {
 // release returns the published files by name, and whether there is a release.
 func (l *line) release(t *testing.T) (files map[string]string, found bool) {
 	t.Helper()
-	release, err := l.Store.Release(t.Context(), l.Plan.ReleaseTag)
-	if errors.Is(err, forge.ErrNotFound) {
+	published, err := l.Store.Release(t.Context(), l.Plan.ReleaseTag)
+	if errors.Is(err, release.ErrNotFound) {
 		return nil, false
 	}
 	require.NoError(t, err)
-	require.False(t, release.Draft)
+	require.False(t, published.Draft)
 	files = map[string]string{}
-	for _, asset := range release.Assets {
-		content, err := readAsset(t.Context(), l.Store, l.Plan.ReleaseTag, asset.Name)
+	for _, asset := range published.Assets {
+		content, err := l.Store.ReadSmall(t.Context(), published, asset.Name)
 		require.NoError(t, err)
 		files[asset.Name] = string(content)
 	}
@@ -303,27 +304,37 @@ func TestDeployPrefersTheErrorOfTheBuild(t *testing.T) {
 	require.ErrorIs(t, l.Run(t.Context()), l.nix.fails["Build"])
 }
 
-// failingStore is a folder of releases that fails at a method.
-type failingStore struct {
-	forge.Store
-	release, publish error
+// failing is a folder of releases that fails at a method.
+type failing struct {
+	release.Backend
+	found, create error
 }
 
-func (s failingStore) Release(ctx context.Context, tag string) (forge.Release, error) {
-	if s.release != nil {
-		return forge.Release{}, s.release
+func (f failing) Release(ctx context.Context, tag string) (release.Release, error) {
+	if f.found != nil {
+		return release.Release{}, f.found
 	}
-	return s.Store.Release(ctx, tag)
+	return f.Backend.Release(ctx, tag)
 }
 
-func (s failingStore) Publish(context.Context, forge.Publication) (forge.Published, error) {
-	return forge.Published{}, s.publish
+func (f failing) Begin(tag string) (release.Transaction, error) {
+	transaction, err := f.Backend.Begin(tag)
+	return failingTransaction{transaction, f.create}, err
+}
+
+type failingTransaction struct {
+	release.Transaction
+	create error
+}
+
+func (f failingTransaction) Create(context.Context, release.Draft) (release.Release, error) {
+	return release.Release{}, f.create
 }
 
 func TestDeployBuildsNothingForAForgeThatRefuses(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
-	l.Store = failingStore{Store: l.Store, release: errors.New("401 Unauthorized")}
+	l.Store.Backend = failing{Backend: l.Store.Backend, found: errors.New("401 Unauthorized")}
 	require.EqualError(t, l.Run(t.Context()), "before anything is built: 401 Unauthorized")
 	assert.Equal(t, []string{"Version"}, l.nix.calls)
 	assert.Contains(t, l.read(t, l.summary), "Nothing was published.")
@@ -332,7 +343,7 @@ func TestDeployBuildsNothingForAForgeThatRefuses(t *testing.T) {
 func TestDeployFailureWhilePublishing(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
-	l.Store = failingStore{Store: l.Store, publish: errors.New("502 Bad Gateway")}
+	l.Store.Backend = failing{Backend: l.Store.Backend, create: errors.New("502 Bad Gateway")}
 	require.ErrorContains(t, l.Run(t.Context()), "502 Bad Gateway")
 	assert.Contains(t, l.read(t, l.summary), "The release was not completed")
 	assert.NotContains(t, l.read(t, l.summary), "Nothing was published")

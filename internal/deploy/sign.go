@@ -1,16 +1,14 @@
 package deploy
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -25,54 +23,43 @@ func signWith(key *trust.Key, tag string) func(sums []byte) (map[string][]byte, 
 	}
 }
 
-// checkSigned makes sure that the lines for other files than those to publish are
-// signed with the key: a publication keeps them, and its signature vouches for
-// them anew. Whoever can write to the forge can write there, too, so without this
-// check the next run of the publisher would sign what nobody of his has made.
-func checkSigned(ctx context.Context, before forge.Before, key *trust.Key, tag string, files []forge.File) error {
-	others := withoutFiles(before.Kept, files)
-	if len(others) == 0 {
-		return nil // as in a new release
+// checkTrust makes sure that those who look for the release's signature can trust
+// it after the publication of these files, too.
+func checkTrust(ctx context.Context, there release.Snapshot, key *trust.Key, tag string, files []release.File) error {
+	if key == nil {
+		return checkStays(ctx, there, tag, files)
 	}
-	// A run that died between replacing the list and replacing the signature has
-	// left both of each.
-	lists, err := before.Versions(ctx, checksum.FileName)
+	lists, err := there.Contents(ctx, checksum.FileName)
 	if err != nil {
 		return err
 	}
-	signatures, err := before.Versions(ctx, trust.SignatureFileName)
+	signatures, err := there.Contents(ctx, trust.SignatureFileName)
 	if err != nil {
 		return err
 	}
-	for _, list := range lists {
-		sums, err := checksum.Parse(bytes.NewReader(list))
-		if err != nil || !contains(sums, others) {
-			continue
-		}
-		for _, armored := range signatures {
-			if _, err := key.Allowed().Verify(tag, list, armored, time.Now()); err == nil {
-				return nil
-			}
-		}
-	}
-	return fmt.Errorf("the release %s has files that are not signed with this key, and a new signature would vouch for them: %q; check them and publish them with the key, too, or delete them from the release",
-		tag, slices.Sorted(maps.Keys(others)))
+	return key.MaySign(tag, there.Others(files), lists, signatures)
 }
 
 // checkStays makes sure that a publication without the key changes nothing of a
 // release that is signed: those who look for the signature would refuse all of it.
-func checkStays(before forge.Before, tag string, files []forge.File) error {
-	if !isSigned(before.Release) {
+func checkStays(ctx context.Context, there release.Snapshot, tag string, files []release.File) error {
+	if !isSigned(there.Release) {
 		return nil
 	}
-	for _, file := range files {
-		if _, same := before.Kept[file.Name]; !same {
-			return fmt.Errorf("the release %s is signed, and with another %s its signature would not hold any more; give %s, or delete %s from the release first",
-				tag, file.Name, plan.SigningKey, trust.SignatureFileName)
+	stays := there.Others(files)
+	for i := range files {
+		same, err := there.Has(ctx, &files[i])
+		if err != nil {
+			return err
 		}
+		if !same {
+			return fmt.Errorf("the release %s is signed, and with another %s its signature would not hold any more; give %s, or delete %s from the release first",
+				tag, files[i].Name, plan.SigningKey, trust.SignatureFileName)
+		}
+		stays[files[i].Name] = files[i].SHA256
 	}
-	for _, name := range slices.Sorted(maps.Keys(before.Listed)) {
-		if _, same := before.Kept[name]; !same {
+	for _, name := range slices.Sorted(maps.Keys(there.Listed)) {
+		if _, same := stays[name]; !same {
 			return fmt.Errorf("the release %s is signed, and without %s, which is gone, its signature would not hold any more; publish that again, give %s, or delete %s from the release first",
 				tag, name, plan.SigningKey, trust.SignatureFileName)
 		}
@@ -80,24 +67,9 @@ func checkStays(before forge.Before, tag string, files []forge.File) error {
 	return nil
 }
 
-func withoutFiles(sums checksum.Sums, files []forge.File) checksum.Sums {
-	others := maps.Clone(sums)
-	for _, file := range files {
-		delete(others, file.Name)
-	}
-	return others
-}
+// isSigned reports whether a release has a signature.
+func isSigned(r release.Release) bool { return hasAsset(r, trust.SignatureFileName) }
 
-func contains(sums, others checksum.Sums) bool {
-	for name, sum := range others {
-		if sums[name] != sum {
-			return false
-		}
-	}
-	return true
-}
-
-// isSigned says whether a release has a signature.
-func isSigned(release forge.Release) bool {
-	return slices.ContainsFunc(release.Assets, func(a forge.Asset) bool { return a.Name == trust.SignatureFileName })
+func hasAsset(r release.Release, name string) bool {
+	return slices.ContainsFunc(r.Assets, func(a release.Asset) bool { return a.Name == name })
 }

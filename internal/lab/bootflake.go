@@ -55,6 +55,10 @@ func BuildBootFlake(t testing.TB, nix NixEnv, generation string) string {
 	return built[0].Outputs["out"]
 }
 
+// InitFiles is what a machine writes on its console of the files that it has from
+// the image of BootFlake, when nothing was put into the initrd on its way.
+const InitFiles = "boot test: files: bin dev init proc root end of files"
+
 // InInit returns what a machine writes on its console when it has booted the
 // image of a generation.
 func InInit(generation string) string {

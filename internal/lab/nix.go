@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -52,6 +53,23 @@ func nixAt(t testing.TB, folder string) NixEnv {
 // folder, and its HOME is an empty one.
 func (n NixEnv) Env() []string {
 	return append([]string(nil), n.environment...)
+}
+
+// EmbeddedScript returns the script that nixosModules.ec-netboot puts into iPXE, as
+// Nix evaluates it from the module's files, with these options of the module (an
+// attribute set in Nix) in place of those of nix/testdata/commands.nix.
+func EmbeddedScript(t testing.TB, nix NixEnv, options string) string {
+	t.Helper()
+	commands := filepath.Join(Root(t), "nix", "testdata", "commands.nix")
+	evaluate := exec.CommandContext(t.Context(), nix.Program, "eval", "--raw", "--impure", "--read-only",
+		"--expr", "(import "+strconv.Quote(commands)+").scriptFor "+options)
+	evaluate.Env = nix.Env()
+	evaluate.Stderr = t.Output()
+	script, err := evaluate.Output()
+	if err != nil {
+		t.Fatalf("evaluate the embedded script: %v", err)
+	}
+	return string(script)
 }
 
 // Flake copies testdata/flake into a folder of the test's and returns the

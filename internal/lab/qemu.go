@@ -31,10 +31,16 @@ type Machine struct {
 	// Bootfile is for StartMachine: what the DHCP server of QEMU's user network
 	// sends, an address or a file of a TFTP server.
 	Bootfile string
+
+	// Script is for BIOS: the path of a script that a current iPXE runs when it
+	// starts, as it runs an embedded one. QEMU loads that iPXE (ipxe.lkrn) in place
+	// of what the network card would boot.
+	Script string
 }
 
 // BootPrograms returns a folder with boot programs to serve: a current ipxe.efi
-// and undionly.kpxe, and an old-ipxe.efi that knows no autoexec.ipxe.
+// and undionly.kpxe, and an old-ipxe.efi that knows no autoexec.ipxe. There are
+// other files in it; nothing may be written to it.
 func BootPrograms(t testing.TB) string {
 	t.Helper()
 	programs, err := findTool("boot", "share")
@@ -81,15 +87,19 @@ func (m Machine) arguments(t testing.TB) []string {
 		"-accel", "tcg", "-m", strconv.Itoa(memory), "-nodefaults", "-display", "none",
 		"-no-reboot", "-boot", "n", "-serial", "stdio",
 	}
-	if m.Firmware == BIOS {
-		return append(arguments, "-M", "pc,graphics=off", "-device", card)
-	}
 	share := func(name string) string {
 		path, err := findTool("boot", filepath.Join("share", name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return path
+	}
+	if m.Firmware == BIOS {
+		arguments = append(arguments, "-M", "pc,graphics=off", "-device", card)
+		if m.Script != "" {
+			arguments = append(arguments, "-kernel", share("ipxe.lkrn"), "-initrd", m.Script)
+		}
+		return arguments
 	}
 	variables := filepath.Join(t.TempDir(), "OVMF_VARS.fd")
 	if err := copyFile(variables, share("OVMF_VARS.fd"), 0o600); err != nil {

@@ -31,15 +31,21 @@ func Address(address string) string {
 	return URL(parsed)
 }
 
-// Text returns a text without the users, passwords and secret parameters of the
-// addresses in it. All of a text that gives access tokens is hidden. The user of
-// an address that is not of the web stays if it has no password, since ssh://git@
-// needs it; so does an address that has nothing to hide.
+// Text returns a text as it may be shown: with *** in the place of the users,
+// passwords and secret parameters of the addresses in it, and of all of a text
+// that gives access tokens. The user of an address that is not of the web stays if
+// it has no password, since ssh://git@ needs it.
 func Text(text string) string {
 	if strings.Contains(strings.ToLower(text), "access-token") {
 		return hidden
 	}
 	return secretParameter.ReplaceAllString(withoutUsers(text), "${1}"+hidden)
+}
+
+// Recorded is Text for addresses that must stay usable: no user is in the place of
+// one that is left out.
+func Recorded(text string) string {
+	return strings.ReplaceAll(Text(text), "://"+hidden+"@", "://")
 }
 
 // secretParameter is a parameter in an address whose name says that its value is
@@ -89,5 +95,5 @@ func withoutUser(word string) (shown string, certain bool) {
 	if at < 0 || !web && !strings.Contains(authority[:at], ":") {
 		return word, true
 	}
-	return scheme + "://" + authority[at+1:] + after, true
+	return scheme + "://" + hidden + authority[at:] + after, true
 }

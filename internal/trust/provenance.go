@@ -113,7 +113,7 @@ func (b Build) Statement() ([]byte, error) {
 func (b Build) parameters() map[string]any {
 	parameters := map[string]any{
 		"release_tag": b.Tag,
-		"repository":  redact.Text(b.Repository),
+		"repository":  redact.Recorded(b.Repository),
 		"ref":         b.Ref,
 		"workflow":    b.Workflow,
 		"inputs":      redactAll(b.Inputs),
@@ -172,7 +172,7 @@ func (b Build) builder() string {
 	if b.Builder == "" {
 		return builderByHand
 	}
-	return redact.Text(b.Builder)
+	return redact.Recorded(b.Builder)
 }
 
 func (r Run) metadata() *slsa.BuildMetadata {
@@ -189,7 +189,7 @@ func (r Run) metadata() *slsa.BuildMetadata {
 func installables(images []Image) []any {
 	list := make([]any, 0, len(images))
 	for _, image := range images {
-		list = append(list, map[string]any{"name": image.Name, "installable": redact.Text(image.Installable)})
+		list = append(list, map[string]any{"name": image.Name, "installable": redact.Recorded(image.Installable)})
 	}
 	return list
 }
@@ -207,7 +207,7 @@ func (b Build) dependencies() []*intoto.ResourceDescriptor {
 	if b.Commit != "" {
 		uri := ""
 		if b.Repository != "" {
-			uri = "git+" + redact.Text(b.Repository)
+			uri = "git+" + redact.Recorded(b.Repository)
 			if b.Ref != "" {
 				uri += "@" + b.Ref
 			}
@@ -216,12 +216,12 @@ func (b Build) dependencies() []*intoto.ResourceDescriptor {
 	}
 	if b.Flake.URL != "" {
 		list = append(list, &intoto.ResourceDescriptor{
-			Name: flakeName, Uri: redact.Text(b.Flake.URL), Digest: digests(b.Flake.Revision, b.Flake.NARHash),
+			Name: flakeName, Uri: redact.Recorded(b.Flake.URL), Digest: digests(b.Flake.Revision, b.Flake.NARHash),
 		})
 	}
 	for _, input := range b.Flake.Inputs {
 		list = append(list, &intoto.ResourceDescriptor{
-			Name: inputPrefix + input.Name, Uri: redact.Text(input.URL), Digest: digests(input.Revision, input.NARHash),
+			Name: inputPrefix + input.Name, Uri: redact.Recorded(input.URL), Digest: digests(input.Revision, input.NARHash),
 		})
 	}
 	return list
@@ -266,7 +266,7 @@ func byproducts(images []Image) []*intoto.ResourceDescriptor {
 func redactAll(inputs map[string]string) map[string]any {
 	redacted := make(map[string]any, len(inputs))
 	for name, value := range inputs {
-		redacted[name] = redact.Text(value)
+		redacted[name] = redact.Recorded(value)
 	}
 	return redacted
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -32,7 +32,7 @@ type Proof struct {
 // Prove checks that the content of SHA256SUMS.txt is signed for the tag by an
 // allowed signer, and collects what signed provenance says of the files that it
 // lists. file returns the content of a further file of the release, or an error
-// that wraps forge.ErrNotFound or fs.ErrNotExist.
+// that wraps release.ErrNotFound or fs.ErrNotExist.
 //
 // The error wraps trust.ErrUnsigned, ErrWrongTag or ErrNotAllowed where that
 // is the reason. Provenance that is missing, or that nobody allowed signed, is no
@@ -71,7 +71,7 @@ func Prove(ctx context.Context, tag string, sums []byte, file func(name string) 
 }
 
 func isMissing(err error) bool {
-	return errors.Is(err, forge.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
+	return errors.Is(err, release.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
 }
 
 // buildsOf returns the builds that are about the tag, made any of the listed files

@@ -14,29 +14,30 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
+	releases "every.channel/runner-images/internal/release"
+	folders "every.channel/runner-images/internal/release/folder"
 	"every.channel/runner-images/internal/trust"
 	"every.channel/runner-images/internal/verify"
 )
 
 // publish publishes the files as a release in a folder store.
-func (f folder) publish(t *testing.T, key *trust.Key) (forge.Store, forge.Release) {
+func (f folder) publish(t *testing.T, key *trust.Key) (*releases.Store, releases.Release) {
 	t.Helper()
-	store, err := forge.Open(forge.Config{URL: "file://" + t.TempDir()})
+	store, err := folders.Open("file://"+t.TempDir(), nil)
 	require.NoError(t, err)
-	publication := forge.Publication{Tag: tag}
+	var content releases.Content
 	for name, path := range f.write(t, nil) {
 		sum, size, err := checksum.File(t.Context(), path)
 		require.NoError(t, err)
-		publication.Files = append(publication.Files, forge.File{Name: name, Path: path, Size: size, SHA256: sum})
+		content.Files = append(content.Files, releases.File{Name: name, Path: path, Size: size, SHA256: sum})
 	}
 	if key != nil {
-		publication.Sign = func(sums []byte) (map[string][]byte, error) {
+		content.Sign = func(sums []byte) (map[string][]byte, error) {
 			armored, err := key.Sign(tag, sums)
 			return map[string][]byte{trust.SignatureFileName: armored}, err
 		}
 	}
-	_, err = store.Publish(t.Context(), publication)
+	_, err = store.Update(t.Context(), tag, func(context.Context, releases.Snapshot) (releases.Content, error) { return content, nil })
 	require.NoError(t, err)
 	release, err := store.Release(t.Context(), tag)
 	require.NoError(t, err)
@@ -58,7 +59,7 @@ func TestAPublishedRelease(t *testing.T) {
 	}, verdicts(report))
 
 	twice := func(name string) verify.Source {
-		i := slices.IndexFunc(published.Assets, func(a forge.Asset) bool { return a.Name == name })
+		i := slices.IndexFunc(published.Assets, func(a releases.Asset) bool { return a.Name == name })
 		again := published
 		again.Assets = append(slices.Clone(published.Assets), published.Assets[i])
 		return verify.InRelease(store, again)
@@ -70,16 +71,16 @@ func TestAPublishedRelease(t *testing.T) {
 	require.ErrorContains(t, err, "more than one SHA256SUMS.txt")
 }
 
-// breaking is a store whose connections end early.
+// breaking is a backend whose connections end early.
 type breaking struct {
-	forge.Store
+	releases.Backend
 	after int64 // bytes
 }
 
 var errBroken = errors.New("connection reset by peer")
 
-func (b breaking) Open(ctx context.Context, asset forge.Asset, offset int64) (io.ReadCloser, error) {
-	content, err := b.Store.Open(ctx, asset, offset)
+func (b breaking) Open(ctx context.Context, asset releases.Asset, offset int64) (io.ReadCloser, error) {
+	content, err := b.Backend.Open(ctx, asset, offset)
 	if err != nil {
 		return nil, err
 	}
@@ -96,10 +97,10 @@ func (b breaking) Open(ctx context.Context, asset forge.Asset, offset int64) (io
 func TestDownloadsGoOnWhereTheyBroke(t *testing.T) {
 	t.Parallel()
 	store, published := release(t).publish(t, nil)
-	report := run(t, verify.Request{Source: verify.InRelease(breaking{store, 300_000}, published)})
+	report := run(t, verify.Request{Source: verify.InRelease(&releases.Store{Backend: breaking{store.Backend, 300_000}}, published)})
 	require.NoError(t, report.Err())
 
-	_, err := verify.Verify(t.Context(), complete(verify.Request{Source: verify.InRelease(breaking{store, 0}, published)}))
+	_, err := verify.Verify(t.Context(), complete(verify.Request{Source: verify.InRelease(&releases.Store{Backend: breaking{store.Backend, 0}}, published)}))
 	require.ErrorIs(t, err, errBroken)
 }
 

@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/release"
 )
 
 // A Source is where published files are: a release, or a folder of files that
@@ -20,7 +20,7 @@ type Source interface {
 	Names() ([]string, error)
 
 	// Open returns the content of a file; the caller closes it. The error wraps
-	// forge.ErrNotFound if there is no such file.
+	// release.ErrNotFound if there is no such file.
 	Open(ctx context.Context, name string) (io.ReadCloser, error)
 
 	// Whole says whether everything that SHA256SUMS.txt lists must be there, and
@@ -29,13 +29,13 @@ type Source interface {
 }
 
 // InRelease returns the files of a release.
-func InRelease(store forge.Store, release forge.Release) Source {
-	return releaseSource{store, release}
+func InRelease(store *release.Store, in release.Release) Source {
+	return releaseSource{store, in}
 }
 
 type releaseSource struct {
-	store   forge.Store
-	release forge.Release
+	store   *release.Store
+	release release.Release
 }
 
 func (s releaseSource) Names() ([]string, error) {
@@ -49,52 +49,13 @@ func (s releaseSource) Names() ([]string, error) {
 func (s releaseSource) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	for _, asset := range s.release.Assets {
 		if asset.Name == name {
-			download := &download{ctx: ctx, store: s.store, asset: asset}
-			return download, download.open()
+			return s.store.Read(ctx, asset)
 		}
 	}
-	return nil, fmt.Errorf("%s in the release %s: %w", name, s.release.Tag, forge.ErrNotFound)
+	return nil, fmt.Errorf("%s in the release %s: %w", name, s.release.Tag, release.ErrNotFound)
 }
 
 func (s releaseSource) Whole() bool { return true }
-
-// download reads an asset to its end, also when the connection breaks on the way.
-type download struct {
-	ctx     context.Context
-	store   forge.Store
-	asset   forge.Asset
-	content io.ReadCloser
-	offset  int64
-	broken  int // connections in a row that gave nothing
-}
-
-func (d *download) open() (err error) {
-	d.content, err = d.store.Open(d.ctx, d.asset, d.offset)
-	return err
-}
-
-func (d *download) Read(p []byte) (int, error) {
-	const attempts = 3
-	n, err := d.content.Read(p)
-	d.offset += int64(n)
-	if n > 0 {
-		d.broken = 0
-	}
-	if err == nil || errors.Is(err, io.EOF) || d.ctx.Err() != nil {
-		return n, err
-	}
-	if d.broken++; d.broken == attempts {
-		return n, err
-	}
-	return n, errors.Join(d.content.Close(), d.open())
-}
-
-func (d *download) Close() error {
-	if d.content == nil { // it could not be opened
-		return nil
-	}
-	return d.content.Close()
-}
 
 // InFolder returns the files in a folder on this machine.
 func InFolder(dir string) Source { return folderSource(dir) }
@@ -124,7 +85,7 @@ func (s folderSource) isFile(name string) bool {
 
 func (s folderSource) Open(_ context.Context, name string) (io.ReadCloser, error) {
 	if info, err := os.Stat(filepath.Join(string(s), name)); errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s in %s: %w", name, string(s), forge.ErrNotFound)
+		return nil, fmt.Errorf("%s in %s: %w", name, string(s), release.ErrNotFound)
 	}
 	file, err := os.Open(filepath.Join(string(s), name))
 	if err != nil {
@@ -135,21 +96,12 @@ func (s folderSource) Open(_ context.Context, name string) (io.ReadCloser, error
 
 func (s folderSource) Whole() bool { return false }
 
-// readSmall returns the content of a file that a release has beside its images,
-// and refuses to read without end what someone may have put there instead.
+// readSmall returns the content of a file that a release has beside its images.
 func readSmall(ctx context.Context, source Source, name string) ([]byte, error) {
-	const limit = 16 << 20
 	file, err := source.Open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	if len(content) > limit {
-		return nil, fmt.Errorf("%s is larger than %d MiB; it is not what its name says", name, limit>>20)
-	}
-	return content, nil
+	return release.ReadSmall(name, file)
 }

@@ -14,7 +14,7 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -94,8 +94,8 @@ func Verify(ctx context.Context, r Request) (Report, error) {
 		return Report{}, err
 	}
 	report, err := r.compare(ctx)
-	var refused *forge.Error
-	if err == nil && report.Err() == nil || errors.As(err, &refused) && !errors.Is(err, forge.ErrNotFound) {
+	var refused *release.Error
+	if err == nil && report.Err() == nil || errors.As(err, &refused) && !errors.Is(err, release.ErrNotFound) {
 		return report, err
 	}
 	select {
@@ -113,7 +113,7 @@ func Verify(ctx context.Context, r Request) (Report, error) {
 func (r Request) proofs(ctx context.Context) (proofs [2]string, err error) {
 	for i, name := range []string{checksum.FileName, trust.SignatureFileName} {
 		content, err := readSmall(ctx, r.Source, name)
-		if err != nil && !errors.Is(err, forge.ErrNotFound) {
+		if err != nil && !errors.Is(err, release.ErrNotFound) {
 			return proofs, err
 		}
 		proofs[i] = string(content)
@@ -182,7 +182,7 @@ func (r Request) read(ctx context.Context) (published, error) {
 	}
 	sums, err := readSmall(ctx, r.Source, checksum.FileName)
 	switch {
-	case errors.Is(err, forge.ErrNotFound) && !r.Source.Whole() && r.Signers == nil && r.Rebuild != nil:
+	case errors.Is(err, release.ErrNotFound) && !r.Source.Whole() && r.Signers == nil && r.Rebuild != nil:
 		p.notes = append(p.notes, "there is no "+checksum.FileName+"; the files are compared with the rebuilt ones only")
 	case err != nil:
 		return p, err
@@ -191,7 +191,7 @@ func (r Request) read(ctx context.Context) (published, error) {
 		return p, err
 	}
 	content, err := readSmall(ctx, r.Source, trust.ProvenanceFileName)
-	if errors.Is(err, forge.ErrNotFound) {
+	if errors.Is(err, release.ErrNotFound) {
 		p.notes = append(p.notes, "there is no "+trust.ProvenanceFileName+": what the release was built from is not recorded")
 	} else if err != nil {
 		return p, err

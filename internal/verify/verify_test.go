@@ -25,7 +25,7 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
+	releases "every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/trust"
 	"every.channel/runner-images/internal/verify"
 )
@@ -271,7 +271,7 @@ func TestDownloadOnly(t *testing.T) {
 	t.Run("no sums", func(t *testing.T) {
 		t.Parallel()
 		_, err := verify.Verify(t.Context(), complete(verify.Request{Source: release(t).source(t)}))
-		require.ErrorIs(t, err, forge.ErrNotFound)
+		require.ErrorIs(t, err, releases.ErrNotFound)
 		assert.ErrorContains(t, err, "SHA256SUMS.txt")
 	})
 }
@@ -681,7 +681,7 @@ func TestSignatures(t *testing.T) {
 		"unsigned":          {files, tag, key.Allowed(), trust.ErrUnsigned},
 		"another key":       {files.signed(t, other, tag), tag, key.Allowed(), trust.ErrNotAllowed},
 		"under another tag": {good, "boot-v2026.03.07", key.Allowed(), trust.ErrWrongTag},
-		"no sums":           {good.without(checksum.FileName), tag, key.Allowed(), forge.ErrNotFound},
+		"no sums":           {good.without(checksum.FileName), tag, key.Allowed(), releases.ErrNotFound},
 	} {
 		_, err := verify.Verify(t.Context(), complete(verify.Request{Source: c.published.source(t), Tag: c.tag, Signers: c.signers}))
 		require.ErrorIs(t, err, c.want, name)

@@ -122,8 +122,8 @@ in
       (paths // { ringsFile = null; allowedSignersFile = null; });
   rings = full.ringsYAML;
   script = (commands { httpPort = 8080; }).embeddedScript;
-  # For a machine in QEMU's user network, where this is the loopback address.
-  scriptTo = httpPort: (commands { listenIP = "10.0.2.2"; inherit httpPort; }).embeddedScript;
+  # For tests that run it, which set options of their own.
+  scriptFor = overrides: (commands overrides).embeddedScript;
   scriptWithToken = full.embeddedScript;
 
   node = import ../modules/ec-node/command.nix (node {

@@ -39,6 +39,7 @@
         /bin/busybox mount -t proc proc /proc
         echo "boot test: generation ${generation} reached its init"
         echo "boot test: command line: $(/bin/busybox cat /proc/cmdline)"
+        echo boot test: files: $(/bin/busybox ls /) end of files
         /bin/busybox poweroff -f
       '';
 
@@ -54,7 +55,7 @@
       script = builtins.toFile "netboot.ipxe" ''
         #!ipxe
         # Use the cmdline variable to allow the user to specify custom kernel params
-        kernel bzImage init=/init initrd=initrd loglevel=4 console=ttyS0 panic=1 generation=${generation} ''${cmdline}
+        kernel bzImage init=/init initrd=initrd loglevel=4 console=ttyS0 panic=1 no_timer_check generation=${generation} ''${cmdline}
         initrd initrd
         boot
       '';

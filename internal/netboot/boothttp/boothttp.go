@@ -197,7 +197,7 @@ func (a *answer) script() error {
 	if err := a.begun.keep(which, hold); err != nil {
 		return err
 	}
-	script = ipxe.Bind(script, a.folder(which))
+	script = ipxe.FreeImages(ipxe.Bind(script, a.folder(which)))
 	if plainTag.MatchString(which.tag) {
 		script = ipxe.AddParameter(script, ipxe.TagParameter+"="+which.tag)
 	}

@@ -106,6 +106,23 @@ func TestBoot(t *testing.T) {
 		})
 	}
 
+	for name, e := range f.embedded(t) {
+		t.Run("UEFI iPXE with "+name, func(t *testing.T) { t.Parallel(); f.testEmbeddedUEFI(t, staged, e) })
+		t.Run("BIOS iPXE with "+name, func(t *testing.T) { t.Parallel(); f.testEmbeddedBIOS(t, e) })
+	}
+	for _, firmware := range []lab.Firmware{lab.BIOS, lab.UEFI} {
+		t.Run(string(firmware)+", a script of the site's own", func(t *testing.T) { t.Parallel(); f.testOwnScript(t, staged, firmware) })
+	}
+	for name, test := range map[string]struct {
+		machine  lab.Machine
+		bootfile string
+		script   string
+	}{
+		"BIOS, the script of a second request": {lab.Machine{Firmware: lab.BIOS}, "undionly.kpxe", halfWay + "exit 1\n"},
+		"UEFI, autoexec.ipxe":                  {lab.Machine{Firmware: lab.UEFI}, "ipxe.efi", halfWay + "exit 1\n"},
+	} {
+		t.Run(name+", the first try fails", func(t *testing.T) { t.Parallel(); f.testRetry(t, test.machine, test.bootfile, test.script) })
+	}
 	t.Run("nothing breaks the loop", func(t *testing.T) { t.Parallel(); f.testLoop(t, staged) })
 	t.Run("rollback", func(t *testing.T) { t.Parallel(); f.testRollback(t) })
 	t.Run("ring", func(t *testing.T) { t.Parallel(); f.testRing(t) })
@@ -172,6 +189,8 @@ func requireBoots(t *testing.T, machine *lab.VM, generation string) {
 	defer cancel()
 	require.NoError(t, machine.Wait(ctx, lab.InInit(generation)))
 	require.NoError(t, machine.Wait(ctx, "generation="+generation))
+	require.NoError(t, machine.Wait(ctx, "end of files"))
+	require.Contains(t, machine.Console(), lab.InitFiles)
 	machine.Stop()
 }
 

@@ -500,7 +500,7 @@ func TestSecondRequest(t *testing.T) {
 	}
 	assert.Equal(t, content, get("undionly.kpxe"))
 	script := get("/undionly.kpxe")
-	assert.True(t, strings.HasPrefix(script, "#!ipxe\nchain --autofree http://127.0.0.1/T/netboot.ipxe?mac=${netX/mac:hexhyp}&"), script)
+	assert.True(t, strings.HasPrefix(script, "#!ipxe\nimgfree\nchain --autofree http://127.0.0.1/T/netboot.ipxe?mac=${netX/mac:hexhyp}&"), script)
 	assert.Equal(t, content, get("undionly.kpxe"), "the script was sent: this is a new boot")
 
 	assert.Equal(t, "other", get("other.efi"), "another file is no second request")
@@ -546,7 +546,7 @@ func TestAutoexec(t *testing.T) {
 	for _, name := range []string{"autoexec.ipxe", "netboot.ipxe", "/autoexec.ipxe"} {
 		got, err := s.fetch(s.address.String(), name, 1432)
 		require.NoError(t, err)
-		assert.True(t, strings.HasPrefix(string(got), "#!ipxe\ndhcp || dhcp || exit 1\nchain --autofree http://127.0.0.1/T/netboot.ipxe?"), "%s", got)
+		assert.True(t, strings.HasPrefix(string(got), "#!ipxe\nimgfree\ndhcp || dhcp || exit 1\nchain --autofree http://127.0.0.1/T/netboot.ipxe?"), "%s", got)
 	}
 	own := s.put("autoexec.ipxe", 700)
 	for range 2 {

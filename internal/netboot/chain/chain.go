@@ -22,20 +22,23 @@ const (
 // a host, iPXE takes what is before a colon for the protocol.
 const identity = "?" + QueryMAC + "=${netX/mac:hexhyp}&" + QueryArchitecture + "=${buildarch}&" + QueryPlatform + "=${platform}"
 
-// magic is by what iPXE knows a script, whatever its name.
-const magic = "#!ipxe\n"
+// start is the start of every script: the line by which iPXE recognises one, and
+// the release of all images that are loaded. iPXE hands every image that it has
+// loaded to the kernel, in front of the initrd: an autoexec.ipxe that it found
+// beside itself, or the kernel of a try that failed.
+const start = "#!ipxe\nimgfree\n"
 
 // Autoexec returns the script that iPXE loads from beside itself when it is
 // started without one: it sets up the network, then goes on with the script at
 // the first of the addresses that answers.
 func Autoexec(addresses ...string) []byte {
-	return append([]byte(magic+"dhcp || dhcp || exit 1\n"), chainTo(addresses)...)
+	return append([]byte(start+"dhcp || dhcp || exit 1\n"), chainTo(addresses)...)
 }
 
 // Second returns the script for an iPXE that asks for what it is itself: it has
 // its network already.
 func Second(addresses ...string) []byte {
-	return append([]byte(magic), chainTo(addresses)...)
+	return append([]byte(start), chainTo(addresses)...)
 }
 
 // chainTo tries the addresses in turn, and all of them once more after a while:
@@ -43,7 +46,7 @@ func Second(addresses ...string) []byte {
 // to its next boot device.
 func chainTo(addresses []string) []byte {
 	var script bytes.Buffer
-	for _, wait := range []string{"echo Trying again in 5 seconds\nsleep 5\n", ""} {
+	for _, wait := range []string{"echo Trying again in 5 seconds\nsleep 5\nimgfree\n", ""} {
 		for _, address := range addresses {
 			fmt.Fprintf(&script, "chain --autofree %s ||\n", address+identity)
 		}
@@ -57,7 +60,7 @@ func chainTo(addresses []string) []byte {
 // script called name again, and says what machine it is. Whoever does not run
 // that line has the script as it was.
 func AskAgain(name string, script []byte) []byte {
-	again := fmt.Sprintf("%schain --replace --autofree %s ||\n", magic, name+identity)
+	again := fmt.Sprintf("%schain --replace --autofree %s ||\n", start, name+identity)
 	return append([]byte(again), script...)
 }
 

@@ -175,13 +175,14 @@ func TestTheFirstScriptHasIPXESayWhatItRunsOn(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, "boot-v1")
 	assert.Equal(t, "#!ipxe\n"+
+		"imgfree\n"+
 		"chain --replace --autofree netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||\n"+
-		"#!ipxe\n# a release\n"+
+		"#!ipxe\nimgfree\n# a release\n"+
 		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/kernel runner-images.release_tag=boot-v1 init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
 		"initrd r/boot-v1/x86_64/aaaaaaaaaaaa/initrd\n"+
 		"boot\n", s.mustGet("/netboot.ipxe"))
 	script := s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56&arch=i386&platform=pcbios")
-	assert.Equal(t, "#!ipxe\n# a release\n"+
+	assert.Equal(t, "#!ipxe\nimgfree\n# a release\n"+
 		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel runner-images.release_tag=boot-v1 init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
 		"initrd r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd\n"+
 		"boot\n", script)
@@ -225,12 +226,12 @@ func TestTFTP(t *testing.T) {
 	}
 	second := next(func(size int) bool { return size < len(ipxe) })
 	address := s.server.HTTPAddr().String()
-	assert.Contains(t, second, "#!ipxe\nchain --autofree http://"+address+"/netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||\n")
+	assert.Contains(t, second, "#!ipxe\nimgfree\nchain --autofree http://"+address+"/netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||\n")
 	next(func(size int) bool { return size == len(ipxe) })
 
 	autoexec, err := s.tftp("autoexec.ipxe")
 	require.NoError(t, err)
-	assert.Contains(t, autoexec, "#!ipxe\ndhcp ")
+	assert.Contains(t, autoexec, "#!ipxe\nimgfree\ndhcp ")
 
 	_, err = s.tftp("absent")
 	assert.ErrorContains(t, err, "no such file")

@@ -14,8 +14,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/release"
 )
 
 const (
@@ -27,7 +27,7 @@ const (
 )
 
 // download returns an asset's content as a file that has the checksum it shall have.
-func (s Stager) download(ctx context.Context, asset forge.Asset, sum string) (_ *os.File, err error) {
+func (s Stager) download(ctx context.Context, asset release.Asset, sum string) (_ *os.File, err error) {
 	folder := filepath.Join(s.Dir.Path(), downloadsFolder)
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func (s Stager) download(ctx context.Context, asset forge.Asset, sum string) (_ 
 }
 
 // complete downloads what a file has not yet of an asset.
-func (s Stager) complete(ctx context.Context, asset forge.Asset, file *os.File) error {
+func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File) error {
 	wait := backoff.NewExponentialBackOff()
 	for failed := 0; ; failed++ {
 		info, err := file.Stat()
@@ -132,7 +132,7 @@ func (b *brokenOff) Unwrap() error { return b.error }
 // fetch appends an asset's content from an offset to a file, and returns how many
 // bytes that were. Stores try again by themselves to begin a transfer, and end one
 // that stands still.
-func (s Stager) fetch(ctx context.Context, asset forge.Asset, file *os.File, offset int64) (int64, error) {
+func (s Stager) fetch(ctx context.Context, asset release.Asset, file *os.File, offset int64) (int64, error) {
 	body, err := s.Store.Open(ctx, asset, offset)
 	if err != nil {
 		return 0, err

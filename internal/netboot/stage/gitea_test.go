@@ -18,10 +18,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/forgejo"
 )
 
 // A line is what is between a boot server and a forge: it breaks off.
@@ -95,13 +96,13 @@ func (c *cutter) Write(p []byte) (int, error) {
 func TestFromAForge(t *testing.T) {
 	t.Parallel()
 	gitea := lab.StartGitea(t)
-	config := forge.Config{
+	config := forgejo.Config{
 		Repository: gitea.CreateRepository(t, "images", true), Token: gitea.Token(t, "write:repository"),
 		RetryBudget: time.Nanosecond,
 	}
 	line, address := newLine(t, gitea.URL)
 	config.URL = address
-	store, err := forge.Open(config)
+	store, err := forgejo.Open(config)
 	require.NoError(t, err)
 	s := &site{t: t, store: store, dir: newDir(t)}
 	partial := func() []string {
@@ -111,7 +112,7 @@ func TestFromAForge(t *testing.T) {
 	}
 
 	_, err = s.stager().Release(t.Context(), "")
-	require.ErrorIs(t, err, forge.ErrNotFound)
+	require.ErrorIs(t, err, release.ErrNotFound)
 
 	s.publish("boot-v1", state.X86_64, state.AArch64)
 	gitea.API(t, http.MethodPost, "/repos/"+config.Repository+"/releases", map[string]any{"tag_name": "boot-v9", "draft": true}, nil)

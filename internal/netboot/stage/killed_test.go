@@ -15,10 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/release/folder"
 )
 
 // The test's own program stages the latest release when these say so.
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 }
 
 func stageLatest(stateDir, releases string) (err error) {
-	store, err := forge.Open(forge.Config{URL: "file://" + releases})
+	store, err := folder.Open("file://"+releases, nil)
 	if err != nil {
 		return err
 	}

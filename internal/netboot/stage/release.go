@@ -4,56 +4,55 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/release"
 )
 
 // find returns the release of a tag, or the latest one for an empty tag.
-func (s Stager) find(ctx context.Context, tag string) (forge.Release, error) {
+func (s Stager) find(ctx context.Context, tag string) (release.Release, error) {
 	if s.Store == nil && tag != "" {
-		return forge.Release{}, fmt.Errorf("release %s is %w, and nothing says where to download it from: give --forge-url", tag, state.ErrNotStaged)
+		return release.Release{}, fmt.Errorf("release %s is %w, and nothing says where to download it from: give --forge-url", tag, state.ErrNotStaged)
 	}
 	if s.Store == nil {
-		return forge.Release{}, errors.New("nothing says where to look for the latest release: give --forge-url")
+		return release.Release{}, errors.New("nothing says where to look for the latest release: give --forge-url")
 	}
 	if tag == "" {
-		release, err := s.Store.Latest(ctx, TagPrefix)
-		if errors.Is(err, forge.ErrNotFound) {
-			return release, fmt.Errorf("no release with a tag %s… is published: %w", TagPrefix, err)
+		latest, err := s.Store.Latest(ctx, TagPrefix)
+		if errors.Is(err, release.ErrNotFound) {
+			return latest, fmt.Errorf("no release with a tag %s… is published: %w", TagPrefix, err)
 		}
-		return release, err
+		return latest, err
 	}
-	release, err := s.Store.Release(ctx, tag)
-	if err == nil && release.Draft {
+	found, err := s.Store.Release(ctx, tag)
+	if err == nil && found.Draft {
 		err = fmt.Errorf("release %s is a draft: it may not be whole yet; publish it first", tag)
 	}
-	return release, err
+	return found, err
 }
 
 // offer reads which bundles a release has, and which checksums they shall have.
-func (s Stager) offer(ctx context.Context, release forge.Release) (offer, error) {
-	assets, err := bundleAssets(release)
+func (s Stager) offer(ctx context.Context, of release.Release) (offer, error) {
+	assets, err := bundleAssets(of)
 	if err != nil {
 		return offer{}, err
 	}
-	content, err := s.small(ctx, release, checksum.FileName)
+	content, err := s.small(ctx, of, checksum.FileName)
 	if err != nil {
 		return offer{}, err
 	}
-	sums, proofs, err := s.believe(release.Tag, content, func(name string) ([]byte, error) {
-		return s.small(ctx, release, name)
+	sums, proofs, err := s.believe(of.Tag, content, func(name string) ([]byte, error) {
+		return s.small(ctx, of, name)
 	})
 	if err != nil {
 		return offer{}, err
 	}
 	offered := offer{
-		tag: release.Tag, source: release.URL, sums: sums, proofs: proofs, complete: true,
+		tag: of.Tag, source: of.URL, sums: sums, proofs: proofs, complete: true,
 		bundles: map[state.Architecture]bundle{},
 	}
 	for architecture, asset := range assets {
@@ -69,38 +68,24 @@ func (s Stager) offer(ctx context.Context, release forge.Release) (offer, error)
 }
 
 // small returns the content of a small asset.
-func (s Stager) small(ctx context.Context, release forge.Release, name string) ([]byte, error) {
-	const most = 4 << 20 // bytes
-	index := slices.IndexFunc(release.Assets, func(asset forge.Asset) bool { return asset.Name == name })
-	if index < 0 {
-		return nil, fmt.Errorf("it has no %s: %w", name, forge.ErrNotFound)
+func (s Stager) small(ctx context.Context, of release.Release, name string) ([]byte, error) {
+	if !slices.ContainsFunc(of.Assets, func(asset release.Asset) bool { return asset.Name == name }) {
+		return nil, fmt.Errorf("it has no %s: %w", name, release.ErrNotFound)
 	}
-	body, err := s.Store.Open(ctx, release.Assets[index], 0)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	content, err := io.ReadAll(io.LimitReader(body, most+1))
-	if err != nil {
-		return nil, fmt.Errorf("download %s: %w", name, err)
-	}
-	if len(content) > most {
-		return nil, fmt.Errorf("%s has more than %d bytes", name, most)
-	}
-	return content, nil
+	return s.Store.ReadSmall(ctx, of, name)
 }
 
 // bundleAssets finds the netboot bundles among a release's assets.
-func bundleAssets(release forge.Release) (map[state.Architecture]forge.Asset, error) {
-	found := map[state.Architecture][]forge.Asset{}
-	for _, asset := range release.Assets {
+func bundleAssets(of release.Release) (map[state.Architecture]release.Asset, error) {
+	found := map[state.Architecture][]release.Asset{}
+	for _, asset := range of.Assets {
 		if architecture, ok := architectureOf(asset.Name); ok {
 			found[architecture] = append(found[architecture], asset)
 		}
 	}
-	bundles := map[state.Architecture]forge.Asset{}
+	bundles := map[state.Architecture]release.Asset{}
 	for architecture, assets := range found {
-		own := slices.DeleteFunc(slices.Clone(assets), func(asset forge.Asset) bool {
+		own := slices.DeleteFunc(slices.Clone(assets), func(asset release.Asset) bool {
 			return !strings.HasPrefix(asset.Name, "ec-runner-"+string(architecture)+netboot)
 		})
 		if len(own) == 1 { // a repository may have other images than the fleet's
@@ -112,12 +97,12 @@ func bundleAssets(release forge.Release) (map[state.Architecture]forge.Asset, er
 		bundles[architecture] = assets[0]
 	}
 	if len(bundles) == 0 {
-		return nil, fmt.Errorf("it has no netboot bundle, such as ec-runner-x86_64-netboot-%s.tar.gz", release.Tag)
+		return nil, fmt.Errorf("it has no netboot bundle, such as ec-runner-x86_64-netboot-%s.tar.gz", of.Tag)
 	}
 	return bundles, nil
 }
 
-func names(assets []forge.Asset) []string {
+func names(assets []release.Asset) []string {
 	var names []string
 	for _, asset := range assets {
 		names = append(names, asset.Name)

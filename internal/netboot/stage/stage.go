@@ -23,8 +23,8 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/release"
 )
 
 // TagPrefix is what the tags of boot images begin with. Only such releases are
@@ -38,7 +38,7 @@ type Stager struct {
 	Dir *state.Dir
 
 	// Store has the releases; Tarball and Rollback need none.
-	Store forge.Store
+	Store *release.Store
 
 	// Keep is how many releases stay staged; the current one, the previous one,
 	// those of rings and those that machines are reading from stay in any case.

@@ -24,15 +24,16 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
 	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/folder"
 )
 
 // site is a boot server and the folder of releases that it stages from.
 type site struct {
 	t       *testing.T
-	store   forge.Store
+	store   *release.Store
 	folder  string // of the releases
 	dir     *state.Dir
 	told    []string
@@ -41,10 +42,10 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	folder := t.TempDir()
-	store, err := forge.Open(forge.Config{URL: "file://" + folder})
+	releases := t.TempDir()
+	store, err := folder.Open("file://"+releases, nil)
 	require.NoError(t, err)
-	return &site{t: t, store: store, folder: folder, dir: newDir(t)}
+	return &site{t: t, store: store, folder: releases, dir: newDir(t)}
 }
 
 func newDir(t *testing.T) *state.Dir {
@@ -66,24 +67,24 @@ func (s *site) stager() stage.Stager {
 // publish makes a release of bundles for these architectures, and of an ISO.
 func (s *site) publish(tag string, architectures ...state.Architecture) {
 	s.t.Helper()
-	publish(s.t, s.store, forge.Publication{Tag: tag}, bundles(s.t, tag, architectures...)...)
+	publish(s.t, s.store, tag, release.Content{}, bundles(s.t, tag, architectures...)...)
 }
 
-func publish(t *testing.T, store forge.Store, publication forge.Publication, files ...forge.File) {
+func publish(t *testing.T, store *release.Store, tag string, content release.Content, files ...release.File) {
 	t.Helper()
-	publication.Commit, publication.Title = "main", publication.Tag
-	publication.Files = append(files, newFile(t, "ec-runner-x86_64-iso.iso", []byte("an ISO")))
-	publication.Notes = func(forge.Release, []forge.File) string { return "notes" }
-	_, err := store.Publish(t.Context(), publication)
+	content.Commit = "main"
+	content.Files = append(files, newFile(t, "ec-runner-x86_64-iso.iso", []byte("an ISO")))
+	content.Notes = func([]release.File) string { return "notes" }
+	_, err := store.Update(t.Context(), tag, func(context.Context, release.Snapshot) (release.Content, error) { return content, nil })
 	require.NoError(t, err)
 }
 
-func bundles(t *testing.T, tag string, architectures ...state.Architecture) []forge.File {
+func bundles(t *testing.T, tag string, architectures ...state.Architecture) []release.File {
 	t.Helper()
 	if len(architectures) == 0 {
 		architectures = []state.Architecture{state.X86_64}
 	}
-	var files []forge.File
+	var files []release.File
 	for _, architecture := range architectures {
 		files = append(files, bundle(t, architecture, tag, contents(tag, architecture)))
 	}
@@ -107,7 +108,7 @@ func contents(tag string, architecture state.Architecture) map[string][]byte {
 	}
 }
 
-func bundle(t *testing.T, architecture state.Architecture, tag string, contents map[string][]byte) forge.File {
+func bundle(t *testing.T, architecture state.Architecture, tag string, contents map[string][]byte) release.File {
 	t.Helper()
 	var files []artifact.Member
 	for _, name := range slices.Sorted(maps.Keys(contents)) {
@@ -118,13 +119,13 @@ func bundle(t *testing.T, architecture state.Architecture, tag string, contents 
 	return newFile(t, bundleName(architecture, tag), packed.Bytes())
 }
 
-func newFile(t *testing.T, name string, content []byte) forge.File {
+func newFile(t *testing.T, name string, content []byte) release.File {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	require.NoError(t, os.WriteFile(path, content, 0o600))
 	sum, size, err := checksum.File(t.Context(), path)
 	require.NoError(t, err)
-	return forge.File{Name: name, Path: path, Size: size, SHA256: sum}
+	return release.File{Name: name, Path: path, Size: size, SHA256: sum}
 }
 
 // requireCurrent checks what is served down to its bytes.
@@ -188,7 +189,7 @@ func TestLatestIsStagedAndSwitchedTo(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	_, err := s.stager().Release(t.Context(), "")
-	require.ErrorIs(t, err, forge.ErrNotFound)
+	require.ErrorIs(t, err, release.ErrNotFound)
 
 	s.publish("boot-v1")
 	outcome, err := s.stager().Release(t.Context(), "")
@@ -199,7 +200,7 @@ func TestLatestIsStagedAndSwitchedTo(t *testing.T) {
 
 	s.publish("boot-v2")
 	s.publish("docs-v3")
-	publish(t, s.store, forge.Publication{Tag: "boot-v4", Prerelease: true}, bundles(t, "boot-v4")...)
+	publish(t, s.store, "boot-v4", release.Content{Prerelease: true}, bundles(t, "boot-v4")...)
 	outcome, err = s.stager().Release(t.Context(), "")
 	require.NoError(t, err)
 	assert.Equal(t, "boot-v1", outcome.Before)
@@ -417,12 +418,12 @@ func TestTheFleetsImageAmongOthers(t *testing.T) {
 	s := newSite(t)
 	other := bundle(t, state.X86_64, "boot-v1", contents("boot-v0", state.X86_64))
 	other.Name = "kiosk-x86_64-netboot-boot-v1.tar.gz"
-	publish(t, s.store, forge.Publication{Tag: "boot-v1"}, append(bundles(t, "boot-v1"), other)...)
+	publish(t, s.store, "boot-v1", release.Content{}, append(bundles(t, "boot-v1"), other)...)
 	_, err := s.stager().Release(t.Context(), "")
 	require.NoError(t, err)
 	requireCurrent(t, s.dir, "boot-v1")
 
-	publish(t, s.store, forge.Publication{Tag: "boot-v0"}, other)
+	publish(t, s.store, "boot-v0", release.Content{}, other)
 	_, err = s.stager().Release(t.Context(), "boot-v0")
 	require.NoError(t, err)
 	requireCurrent(t, s.dir, "boot-v0")
@@ -456,7 +457,7 @@ func TestCheck(t *testing.T) {
 	assert.Equal(t, stage.Comparison{Current: "boot-v1", Wanted: "boot-v2"}, check(""))
 	assert.Equal(t, stage.Comparison{Current: "boot-v1", Wanted: "boot-v1", Same: true}, check("boot-v1"))
 	_, err = s.stager().Check(t.Context(), "boot-v3")
-	require.ErrorIs(t, err, forge.ErrNotFound)
+	require.ErrorIs(t, err, release.ErrNotFound)
 }
 
 // Whatever is wrong with a release, what is served stays as it is.
@@ -503,7 +504,7 @@ func TestWrongReleasesChangeNothing(t *testing.T) {
 		"shorter":       {func(t *testing.T, s *site) { write(t, s, asset, []byte("short")) }, asset + " has the SHA-256"},
 		"not listed":    {func(t *testing.T, s *site) { write(t, s, checksum.FileName, nil) }, "does not list " + asset},
 		"sums nonsense": {func(t *testing.T, s *site) { write(t, s, checksum.FileName, []byte("nonsense\n")) }, "SHA256SUMS.txt line 1"},
-		"sums too long": {func(t *testing.T, s *site) { write(t, s, checksum.FileName, make([]byte, 4<<20+1)) }, "more than"},
+		"sums too long": {func(t *testing.T, s *site) { write(t, s, checksum.FileName, make([]byte, 16<<20+1)) }, "larger than 16 MiB"},
 		"no sums": {func(t *testing.T, s *site) {
 			require.NoError(t, os.Remove(filepath.Join(s.folder, tag, checksum.FileName)))
 		}, "it has no SHA256SUMS.txt"},
@@ -662,7 +663,7 @@ func TestVerify(t *testing.T) {
 	s := newSite(t)
 	sign := func(tag, signature string) {
 		t.Helper()
-		publish(t, s.store, forge.Publication{Tag: tag, Sign: func([]byte) (map[string][]byte, error) {
+		publish(t, s.store, tag, release.Content{Sign: func([]byte) (map[string][]byte, error) {
 			return map[string][]byte{"SHA256SUMS.txt.sig": []byte(signature)}, nil
 		}}, bundles(t, tag)...)
 	}

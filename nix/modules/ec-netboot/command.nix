@@ -155,9 +155,11 @@ in
 
   # The script inside iPXE. After a power cut the machines are up before the server,
   # so it goes on for some minutes before it leaves the machine to the next boot
-  # device. With a chain token the address of the release's script
-  # is a secret, which must not be in the Nix store: the server writes the token
-  # into the autoexec.ipxe that it has by TFTP.
+  # device. Each try begins without images: iPXE hands every image to the kernel, in
+  # front of the initrd, also the autoexec.ipxe that iPXE 2 loads from beside itself
+  # although it has a script, and the kernel of a try that failed. With a chain token
+  # the address of the release's script is a secret, which must not be in the Nix
+  # store: the server writes the token into the autoexec.ipxe that it has by TFTP.
   embeddedScript =
     let
       # As the server's own scripts say what machine asks.
@@ -169,12 +171,14 @@ in
       echo every.channel: booting from ${cfg.listenIP}
       set tries:int32 0
       :again
+      imgfree
       dhcp || goto wait
     ''
     + (
       if cfg.chainTokenFile == null then
         ''
           chain --autofree http://${cfg.listenIP}${port}/netboot.ipxe${identity} ||
+          imgfree
         ''
       else
         ""

@@ -17,7 +17,8 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/forge"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/forgejo"
 )
 
 func main() {
@@ -31,7 +32,7 @@ func run(ctx context.Context, arguments []string) error {
 	if len(arguments) < 4 {
 		return fmt.Errorf("usage: publish-known URL OWNER/NAME SHA256SUMS FILE…")
 	}
-	store, err := forge.Open(forge.Config{URL: arguments[0], Repository: arguments[1], Token: os.Getenv("TOKEN")})
+	store, err := forgejo.Open(forgejo.Config{URL: arguments[0], Repository: arguments[1], Token: os.Getenv("TOKEN")})
 	if err != nil {
 		return err
 	}
@@ -44,18 +45,20 @@ func run(ctx context.Context, arguments []string) error {
 	if err != nil {
 		return err
 	}
-	var files []forge.File
+	var files []release.File
 	for _, path := range arguments[3:] {
 		info, err := os.Stat(path)
 		if err != nil {
 			return err
 		}
 		name := filepath.Base(path)
-		files = append(files, forge.File{Name: name, Path: path, Size: info.Size(), SHA256: sums[name]})
+		files = append(files, release.File{Name: name, Path: path, Size: info.Size(), SHA256: sums[name]})
 	}
 	var uploads stopwatch
 	ctx = httptrace.WithClientTrace(ctx, uploads.trace())
-	_, err = store.Publish(ctx, forge.Publication{Tag: "bench", Files: files})
+	_, err = store.Update(ctx, "bench", func(context.Context, release.Snapshot) (release.Content, error) {
+		return release.Content{Files: files}, nil
+	})
 	fmt.Printf("%.3f\n", uploads.last.Sub(uploads.first).Seconds())
 	return err
 }

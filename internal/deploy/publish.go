@@ -1,0 +1,162 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/trust"
+)
+
+// A publication brings files into the plan's release.
+type publication struct {
+	report *report.Report
+	store  *release.Store
+	plan   plan.Plan
+	key    *trust.Key // nil for none
+
+	// files are the release's, given the provenance that it has, or nil.
+	files func(ctx context.Context, provenance []byte) ([]release.File, error)
+
+	// origin is what the notes tell of where the images came from, given what they
+	// tell now.
+	origin func(notes string) string
+}
+
+// Attach publishes files that were packaged elsewhere in the plan's release, and
+// signs that with the key if there is one. Its notes keep what the other files were
+// built from. Provenance among the files is added to the release's. With keepOld it
+// fails if the release has one of the files with other bytes.
+func Attach(ctx context.Context, r *report.Report, store *release.Store, p plan.Plan, files []release.File, key *trust.Key, keepOld bool) error {
+	attached := publication{report: r, store: store, plan: p, key: key, origin: originIn}
+	attached.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
+		return withProvenance(ctx, files, provenance, key)
+	}
+	published, err := attached.run(ctx, keepOld)
+	if err != nil {
+		return err
+	}
+	// Those that came without a checksum have one now.
+	listed := slices.DeleteFunc(published.Files, func(of release.File) bool {
+		return !slices.ContainsFunc(files, func(f release.File) bool { return f.Name == of.Name })
+	})
+	r.Result(Table(artifacts(listed)) + "Release " + published.Release.URL + "\n")
+	return nil
+}
+
+// withProvenance adds the provenance among files to what is published.
+func withProvenance(ctx context.Context, files []release.File, published []byte, key *trust.Key) ([]release.File, error) {
+	files = slices.Clone(files)
+	for i, file := range files {
+		if file.Name != trust.ProvenanceFileName {
+			continue
+		}
+		content, err := os.ReadFile(file.Path)
+		if err != nil {
+			return nil, err
+		}
+		if published != nil && !bytes.Equal(published, content) {
+			if content, err = merge(ctx, published, trust.ParseProvenance(content), key); err != nil {
+				return nil, err
+			}
+		}
+		files[i] = release.File{Name: file.Name, Content: content}
+	}
+	return files, nil
+}
+
+// merge adds lines to the published provenance.
+func merge(ctx context.Context, published []byte, lines []trust.Attestation, key *trust.Key) (merged []byte, err error) {
+	merged = published
+	for _, line := range lines {
+		if merged, err = trust.MergeProvenance(ctx, merged, line, key); err != nil {
+			return nil, err
+		}
+	}
+	return merged, nil
+}
+
+// run publishes.
+func (p publication) run(ctx context.Context, keepOld bool) (release.Published, error) {
+	where := strings.TrimSpace(p.plan.ForgeURL + " " + p.plan.Repository) // a folder has no repository
+	defer p.report.Group(fmt.Sprintf("Publish release %s at %s", p.plan.ReleaseTag, where))()
+	progress := p.report.Progress("upload")
+	defer progress.Close()
+	published, err := p.store.Update(ctx, p.plan.ReleaseTag, func(ctx context.Context, there release.Snapshot) (release.Content, error) {
+		content, err := p.compose(ctx, there)
+		content.KeepOld = keepOld
+		content.Progress = progress.Bytes
+		content.Status = func(what string) { progress.Status("%s", what) }
+		return content, err
+	})
+	if err != nil {
+		return release.Published{}, err
+	}
+	if p.key != nil {
+		p.report.Line("signed for %s with the key %s", p.plan.ReleaseTag, p.key.AuthorizedKey())
+	}
+	for _, what := range []struct {
+		done  string
+		names []string
+	}{{"uploaded", published.Uploaded}, {"replaced", published.Replaced}, {"unchanged", published.Unchanged}} {
+		if len(what.names) > 0 {
+			p.report.Line("%s: %s", what.done, strings.Join(what.names, ", "))
+		}
+	}
+	return published, nil
+}
+
+// compose decides what the release should be: with the provenance of all its files,
+// signed if that is allowed, and with notes.
+func (p publication) compose(ctx context.Context, there release.Snapshot) (release.Content, error) {
+	var provenance []byte
+	if hasAsset(there.Release, trust.ProvenanceFileName) {
+		contents, err := there.Contents(ctx, trust.ProvenanceFileName)
+		if err != nil {
+			return release.Content{}, err
+		}
+		provenance = contents[0]
+	}
+	files, err := p.files(ctx, provenance)
+	if err != nil {
+		return release.Content{}, err
+	}
+	if err := checkTrust(ctx, there, p.key, p.plan.ReleaseTag, files); err != nil {
+		return release.Content{}, err
+	}
+	origin, signed := p.origin(there.Release.Notes), p.key != nil || isSigned(there.Release)
+	return release.Content{
+		Commit:     p.plan.Commit,
+		Prerelease: p.plan.Prerelease,
+		Files:      files,
+		Sign:       signWith(p.key, p.plan.ReleaseTag),
+		Notes: func(assets []release.File) string {
+			return notes(p.plan, origin, artifacts(assets), signed)
+		},
+	}, nil
+}
+
+// artifacts returns files of a publication as what they are.
+func artifacts(files []release.File) []artifact.Artifact {
+	var found []artifact.Artifact
+	for _, f := range files {
+		found = append(found, artifact.Artifact{Name: f.Name, Path: f.Path, Size: f.Size, SHA256: f.SHA256})
+	}
+	return found
+}
+
+// toPublish returns artifacts as files of a publication.
+func toPublish(artifacts []artifact.Artifact) []release.File {
+	var files []release.File
+	for _, a := range artifacts {
+		files = append(files, release.File{Name: a.Name, Path: a.Path, Size: a.Size, SHA256: a.SHA256})
+	}
+	return files
+}

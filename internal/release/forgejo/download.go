@@ -1,0 +1,108 @@
+package forgejo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"every.channel/runner-images/internal/redact"
+	"every.channel/runner-images/internal/release"
+)
+
+// Open downloads an asset from offset on.
+func (s *server) Open(ctx context.Context, asset release.Asset, offset int64) (io.ReadCloser, error) {
+	return s.client().download(ctx, asset, asset.URL, offset)
+}
+
+func (c client) download(ctx context.Context, asset release.Asset, from string, offset int64) (content io.ReadCloser, err error) {
+	err = c.retry(ctx, func() (err error) {
+		content, err = c.open(ctx, asset.Name, from, offset)
+		return err
+	})
+	return content, err
+}
+
+func (c client) open(ctx context.Context, name, from string, offset int64) (io.ReadCloser, error) {
+	address, err := url.Parse(from)
+	if err != nil {
+		return nil, fmt.Errorf("download %s: invalid URL", name)
+	}
+	address = c.reachable(address)
+	failed := &release.Error{Operation: "download", Asset: name, URL: redact.URL(address)}
+	ctx, stall := watch(ctx, c.config.StallTimeout)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
+	if err != nil {
+		stall.stop()
+		return nil, fmt.Errorf("download %s: %w", name, err)
+	}
+	request.Header.Set("Accept-Encoding", "identity") // the bytes as they are stored
+	if offset > 0 {
+		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	response, err := c.http.Do(request)
+	if err := c.failure(ctx, err, *failed); err != nil {
+		stall.stop()
+		return nil, err
+	}
+	content := &download{ctx: ctx, body: response.Body, stall: stall, failed: failed}
+	switch {
+	case response.StatusCode == http.StatusPartialContent && offset > 0:
+		if !strings.HasPrefix(response.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
+			failed.Err = fmt.Errorf("asked for the bytes from %d on, the server sends %q", offset, response.Header.Get("Content-Range"))
+			return nil, errors.Join(failed, content.Close())
+		}
+		return content, nil
+	case response.StatusCode == http.StatusOK: // a server without ranges sends it all
+		if _, err := io.CopyN(io.Discard, content, offset); err != nil {
+			return nil, errors.Join(err, content.Close())
+		}
+		return content, nil
+	case response.StatusCode == http.StatusRequestedRangeNotSatisfiable && offset > 0:
+		// Nothing is left from there on.
+		return http.NoBody, content.Close()
+	}
+	failed.Err = fmt.Errorf("the server answers %s", response.Status)
+	return nil, errors.Join(failed, content.Close())
+}
+
+// reachable leads a download over the address that this store was given: a
+// forge writes its addresses for the public, and only its own get the token.
+// What leads elsewhere, as a link to another site does, stays.
+func (s *server) reachable(address *url.URL) *url.URL {
+	_, file, ok := strings.Cut(address.EscapedPath(), "/"+url.PathEscape(s.owner)+"/"+url.PathEscape(s.repository)+"/releases/download/")
+	if !ok {
+		return address
+	}
+	return s.base.JoinPath(url.PathEscape(s.owner), url.PathEscape(s.repository), "releases/download", file)
+}
+
+// uuidURL is the address of one very asset, also while another has its name.
+func (s *server) uuidURL(uuid string) string { return s.base.JoinPath("attachments", uuid).String() }
+
+// download is an answer's body that fails when it stands still.
+type download struct {
+	ctx    context.Context
+	body   io.ReadCloser
+	stall  *stall
+	failed *release.Error
+}
+
+func (d *download) Read(p []byte) (int, error) {
+	d.stall.moved()
+	n, err := d.body.Read(p)
+	d.stall.pause() // what the caller does between two reads is not a stall
+	if err != nil && !errors.Is(err, io.EOF) {
+		d.failed.Err = cause(d.ctx, networkError(err))
+		err = d.failed
+	}
+	return n, err
+}
+
+func (d *download) Close() error {
+	d.stall.stop()
+	return d.body.Close()
+}
