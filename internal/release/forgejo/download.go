@@ -32,8 +32,9 @@ func (c client) open(ctx context.Context, name, from string, offset int64) (io.R
 		return nil, fmt.Errorf("download %s: invalid URL", name)
 	}
 	address = c.reachable(address)
-	failed := &release.Error{Operation: "download", Asset: name, URL: redact.URL(address)}
+	failed := &release.Error{Operation: "download", Asset: name}
 	ctx, stall := watch(ctx, c.config.StallTimeout)
+	ctx, sent := withSent(ctx)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {
 		stall.stop()
@@ -44,10 +45,11 @@ func (c client) open(ctx context.Context, name, from string, offset int64) (io.R
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
 	response, err := c.http.Do(request)
-	if err := c.failure(ctx, err, *failed); err != nil {
+	if err := c.failure(ctx, err, sent, *failed); err != nil {
 		stall.stop()
 		return nil, err
 	}
+	failed.URL = redact.URL(sent.last)
 	content := &download{ctx: ctx, body: response.Body, stall: stall, failed: failed}
 	switch {
 	case response.StatusCode == http.StatusPartialContent && offset > 0:
@@ -67,17 +69,6 @@ func (c client) open(ctx context.Context, name, from string, offset int64) (io.R
 	}
 	failed.Err = fmt.Errorf("the server answers %s", response.Status)
 	return nil, errors.Join(failed, content.Close())
-}
-
-// reachable leads a download over the address that this store was given: a
-// forge writes its addresses for the public, and only its own get the token.
-// What leads elsewhere, as a link to another site does, stays.
-func (s *server) reachable(address *url.URL) *url.URL {
-	_, file, ok := strings.Cut(address.EscapedPath(), "/"+url.PathEscape(s.owner)+"/"+url.PathEscape(s.repository)+"/releases/download/")
-	if !ok {
-		return address
-	}
-	return s.base.JoinPath(url.PathEscape(s.owner), url.PathEscape(s.repository), "releases/download", file)
 }
 
 // uuidURL is the address of one very asset, also while another has its name.

@@ -15,6 +15,10 @@ import (
 var (
 	markup = regexp.MustCompile(`(?is)<title>(.*?)</title>`)
 	blanks = regexp.MustCompile(`\s+`)
+
+	// noTarget is what forges say of a commit that is not there. ("The target couldn't
+	// be found." is what Forgejo says of anything else.)
+	noTarget = regexp.MustCompile(`(?i)\btarget ".*" not found|object does not exist`)
 )
 
 // serverWords finds what an answer says to people: the message of the API's
@@ -73,7 +77,7 @@ func advice(status int, words string, fromForge, publishes bool) string {
 		}
 		return "the token's user needs permission to write to this repository's releases"
 	case http.StatusNotFound:
-		if has("target") || has("object does not exist") {
+		if noTarget.MatchString(words) {
 			return "push the commit to this repository, or its tag, before publishing"
 		}
 		return "it is not there, or the token cannot see it"
@@ -104,9 +108,6 @@ func advice(status int, words string, fromForge, publishes bool) string {
 			return "ask the forge's administrator to add this type to ALLOWED_TYPES in [repository.release]"
 		}
 	}
-	if status >= 300 && status < 400 {
-		return "use the address that the forge redirects to as the forge's address"
-	}
 	if status >= 500 && publishes {
 		return "run again later, what has been uploaded is kept; if it stays so, look whether the tag is protected (repository settings, Tags)"
 	}
@@ -125,6 +126,10 @@ func networkAdvice(err error) string {
 		return "the forge speaks plain HTTP at this address: use http:// or another port"
 	case errors.Is(err, errRedirects):
 		return "check the forge's address"
+	case errors.Is(err, errProxyWantsPassword):
+		return "give them in the proxy's address (https_proxy=http://user:password@host:port), or name the forge's host in no_proxy"
+	case isAny[*proxyError](err):
+		return "check the forge's address, and https_proxy and no_proxy in the environment"
 	case isAny[*net.OpError](err) || isAny[*net.DNSError](err):
 		return "check the forge's address and the network"
 	}

@@ -31,11 +31,13 @@ import (
 // server is a repository of a Forgejo or Gitea server.
 type server struct {
 	base       *url.URL // of the forge's start page
-	owner      string
-	repository string
 	config     Config
 	http       http.Client
-	multipart  atomic.Bool // this server takes uploads as forms only
+	repository atomic.Pointer[repository]
+	public     atomic.Pointer[url.URL] // host and path of the repository's page, as the forge writes them
+	accepted   atomic.Bool             // the token has been good for a request
+	multipart  atomic.Bool             // this server takes uploads as forms only
+	noExpect   atomic.Bool             // it does not take the header Expect
 }
 
 var _ release.Backend = (*server)(nil)
@@ -91,11 +93,13 @@ func (s *server) Begin(tag string) (release.Transaction, error) {
 }
 
 func (s *server) apiURL(path string) *url.URL {
-	return s.base.JoinPath("api", "v1", "repos", url.PathEscape(s.owner), url.PathEscape(s.repository), path)
+	named := s.repository.Load()
+	return s.base.JoinPath("api", "v1", "repos", url.PathEscape(named.owner), url.PathEscape(named.name), path)
 }
 
 // release is what the server has of a release. Tickets are not among its assets.
 func (s *server) release(r *gitea.Release) release.Release {
+	s.learnFromPage(r.HTMLURL)
 	found := release.Release{
 		Tag: r.TagName, Title: r.Title, Notes: r.Note, Draft: r.IsDraft, Prerelease: r.IsPrerelease,
 		Created: r.CreatedAt, URL: r.HTMLURL,
@@ -139,8 +143,8 @@ func (c client) releaseByTag(ctx context.Context, tag string) (*gitea.Release, e
 		return nil, &release.Error{Operation: operation, URL: address, Err: release.ErrNotFound, Advice: "give a tag"}
 	}
 	var found *gitea.Release
-	err := c.do(ctx, request{operation, "", func(api *gitea.Client) (err error) {
-		found, _, err = api.GetReleaseByTag(c.owner, c.repository, tag)
+	err := c.do(ctx, request{operation, "", func(api api) (err error) {
+		found, _, err = api.GetReleaseByTag(api.owner, api.name, tag)
 		return err
 	}})
 	if err != nil {
@@ -160,8 +164,8 @@ func (c client) releaseByTag(ctx context.Context, tag string) (*gitea.Release, e
 func (c client) listReleases(ctx context.Context, page int) (releases []*gitea.Release, err error) {
 	const pageSize = 50 // the most that forges give
 	no := false
-	err = c.do(ctx, request{"list the releases", "", func(api *gitea.Client) (err error) {
-		releases, _, err = api.ListReleases(c.owner, c.repository, gitea.ListReleasesOptions{
+	err = c.do(ctx, request{"list the releases", "", func(api api) (err error) {
+		releases, _, err = api.ListReleases(api.owner, api.name, gitea.ListReleasesOptions{
 			ListOptions: gitea.ListOptions{Page: page, PageSize: pageSize}, IsDraft: &no, IsPreRelease: &no,
 		})
 		return err
@@ -171,6 +175,6 @@ func (c client) listReleases(ctx context.Context, page int) (releases []*gitea.R
 
 // exists reports whether look finds something. A forge that cannot tell is no
 // reason to stop.
-func (c client) exists(ctx context.Context, name string, look func(api *gitea.Client) error) bool {
+func (c client) exists(ctx context.Context, name string, look func(api api) error) bool {
 	return !errors.Is(c.do(ctx, request{"look for", name, look}), release.ErrNotFound)
 }

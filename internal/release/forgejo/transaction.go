@@ -46,8 +46,8 @@ func (t *transaction) found(r *gitea.Release) release.Release {
 }
 
 func (t *transaction) releaseByID(ctx context.Context) (found *gitea.Release, err error) {
-	err = t.do(ctx, request{"look at the release", "", func(api *gitea.Client) (err error) {
-		found, _, err = api.GetRelease(t.owner, t.repository, t.id)
+	err = t.do(ctx, request{"look at the release", "", func(api api) (err error) {
+		found, _, err = api.GetRelease(api.owner, api.name, t.id)
 		return err
 	}})
 	return found, err
@@ -57,13 +57,14 @@ func (t *transaction) releaseByID(ctx context.Context) (found *gitea.Release, er
 // when the draft is published, after all uploads.
 func (t *transaction) Check(ctx context.Context, draft release.Draft) error {
 	var repository *gitea.Repository
-	err := t.do(ctx, request{"look at the repository", "", func(api *gitea.Client) (err error) {
-		repository, _, err = api.GetRepo(t.owner, t.repository)
+	err := t.do(ctx, request{"look at the repository", "", func(api api) (err error) {
+		repository, _, err = api.GetRepo(api.owner, api.name)
 		return err
 	}})
 	if err != nil {
 		return err
 	}
+	t.learn(repository.FullName)
 	failed := &release.Error{Operation: t.createOperation(), URL: redact.URL(t.apiURL("releases"))}
 	switch {
 	case repository.Archived:
@@ -83,22 +84,22 @@ func (t *transaction) createOperation() string { return "create the release " + 
 
 // isCommit reports whether the tag is there, or can be made at a commit or branch.
 func (t *transaction) isCommit(ctx context.Context, commit string) bool {
-	return t.exists(ctx, t.tag, func(api *gitea.Client) error {
-		_, _, err := api.GetTag(t.owner, t.repository, t.tag)
+	return t.exists(ctx, t.tag, func(api api) error {
+		_, _, err := api.GetTag(api.owner, api.name, t.tag)
 		return err
-	}) || t.exists(ctx, commit, func(api *gitea.Client) error {
-		_, _, err := api.GetSingleCommit(t.owner, t.repository, commit)
+	}) || t.exists(ctx, commit, func(api api) error {
+		_, _, err := api.GetSingleCommit(api.owner, api.name, commit)
 		return err
-	}) || t.exists(ctx, commit, func(api *gitea.Client) error {
-		_, _, err := api.GetRepoBranch(t.owner, t.repository, commit)
+	}) || t.exists(ctx, commit, func(api api) error {
+		_, _, err := api.GetRepoBranch(api.owner, api.name, commit)
 		return err
 	})
 }
 
 func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.Release, error) {
 	var created *gitea.Release
-	err := t.do(ctx, request{t.createOperation(), "", func(api *gitea.Client) (err error) {
-		created, _, err = api.CreateRelease(t.owner, t.repository, gitea.CreateReleaseOption{
+	err := t.do(ctx, request{t.createOperation(), "", func(api api) (err error) {
+		created, _, err = api.CreateRelease(api.owner, api.name, gitea.CreateReleaseOption{
 			TagName: t.tag, Title: draft.Title, Target: draft.Commit, IsDraft: true, IsPrerelease: draft.Prerelease,
 		})
 		return err
@@ -140,17 +141,17 @@ func (t *transaction) Switch(ctx context.Context, switches ...release.Switch) er
 	return nil
 }
 
-func (t *transaction) rename(id int64, name string) func(api *gitea.Client) error {
-	return func(api *gitea.Client) error {
-		_, _, err := api.EditReleaseAttachment(t.owner, t.repository, t.id, id, gitea.EditAttachmentOptions{Name: name})
+func (t *transaction) rename(id int64, name string) func(api api) error {
+	return func(api api) error {
+		_, _, err := api.EditReleaseAttachment(api.owner, api.name, t.id, id, gitea.EditAttachmentOptions{Name: name})
 		return err
 	}
 }
 
 func (t *transaction) Remove(ctx context.Context, asset release.Asset) error {
 	id, _ := idOf(asset)
-	err := t.do(ctx, request{"delete", asset.Name, func(api *gitea.Client) error {
-		_, err := api.DeleteReleaseAttachment(t.owner, t.repository, t.id, id)
+	err := t.do(ctx, request{"delete", asset.Name, func(api api) error {
+		_, err := api.DeleteReleaseAttachment(api.owner, api.name, t.id, id)
 		return err
 	}})
 	if errors.Is(err, release.ErrNotFound) {
@@ -179,8 +180,8 @@ func (t *transaction) Edit(ctx context.Context, edit release.Edit) error {
 		// word. That is not worth the long waits of a server in trouble.
 		c.budget = newBudget(min(20*time.Second, c.config.RetryBudget))
 	}
-	return c.do(ctx, request{operation, "", func(api *gitea.Client) error {
-		_, _, err := api.EditRelease(t.owner, t.repository, t.id, option)
+	return c.do(ctx, request{operation, "", func(api api) error {
+		_, _, err := api.EditRelease(api.owner, api.name, t.id, option)
 		return err
 	}})
 }
