@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -199,12 +201,21 @@ func passes(err error) bool {
 	}
 	switch failed.Status {
 	case 0:
-		return !isAny[*tls.CertificateVerificationError](err) && !errors.Is(err, http.ErrSchemeMismatch) && !errors.Is(err, errRedirects) && !isNotTheAPI(err) && !errors.Is(err, errProxyWantsPassword)
+		return !isAny[*tls.CertificateVerificationError](err) && !errors.Is(err, http.ErrSchemeMismatch) && !errors.Is(err, errRedirects) && !isNotTheAPI(err) && !errors.Is(err, errProxyWantsPassword) && !errors.Is(err, errKeepsName)
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return true
 	default:
-		return failed.Status >= 500 && !strings.Contains(failed.Words, "protected")
+		return failed.Status >= 500 && !isFinal.MatchString(failed.Words)
 	}
+}
+
+// isFinal is what forges say with 500 where they mean that they refuse.
+var isFinal = regexp.MustCompile(`protected|is archived`)
+
+// isRefused reports whether an error is an answer with one of these statuses.
+func isRefused(err error, statuses ...int) bool {
+	var failed *release.Error
+	return errors.As(err, &failed) && slices.Contains(statuses, failed.Status)
 }
 
 func isAny[T error](err error) bool {

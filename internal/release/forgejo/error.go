@@ -63,6 +63,9 @@ func advice(status int, words string, fromForge, publishes bool) string {
 	if has("protected") { // with 422, or with 500
 		return "this tag is protected: let the token's user create it (repository settings, Tags), or use another tag"
 	}
+	if has("is archived") { // with 403, 423, or with 500
+		return "take the repository out of the archive"
+	}
 	switch status {
 	case http.StatusUnauthorized:
 		return "give a token that this forge knows and that has not expired"
@@ -70,8 +73,6 @@ func advice(status int, words string, fromForge, publishes bool) string {
 		switch {
 		case has("scope"):
 			return "make a token with the scope write:repository"
-		case has("archived"):
-			return "take the repository out of the archive"
 		case !fromForge:
 			return "something before the forge, a proxy or a firewall, refuses this request"
 		}

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/url"
 	"slices"
@@ -38,6 +39,7 @@ type server struct {
 	accepted   atomic.Bool             // the token has been good for a request
 	multipart  atomic.Bool             // this server takes uploads as forms only
 	noExpect   atomic.Bool             // it does not take the header Expect
+	noSlash    atomic.Bool             // it does not take %2F in an address
 }
 
 var _ release.Backend = (*server)(nil)
@@ -51,33 +53,37 @@ func (s *server) Release(ctx context.Context, tag string) (release.Release, erro
 	return s.release(found), nil
 }
 
-// Latest reads the list of releases, which forges give newest first, page by
-// page until one has a release that fits.
+// Latest reads the whole list of releases: forges order it by dates of their own
+// choice, that of a release's commit for example.
 func (s *server) Latest(ctx context.Context, prefix string) (release.Release, error) {
-	c := s.client()
-	var first int64
-	for page := 1; ; page++ {
-		releases, err := c.listReleases(ctx, page)
+	var newest *gitea.Release
+	no := false
+	for found, err := range s.client().list(ctx, gitea.ListReleasesOptions{IsDraft: &no, IsPreRelease: &no}) {
 		if err != nil {
 			return release.Release{}, err
 		}
-		if len(releases) == 0 || releases[0].ID == first { // the latter from a server that knows no pages
-			break
+		fits := !found.IsDraft && !found.IsPrerelease && strings.HasPrefix(found.TagName, prefix)
+		if fits && (newest == nil || isNewer(found, newest)) {
+			newest = found
 		}
-		first = releases[0].ID
-		releases = slices.DeleteFunc(releases, func(r *gitea.Release) bool {
-			return r.IsDraft || r.IsPrerelease || !strings.HasPrefix(r.TagName, prefix)
-		})
-		if len(releases) > 0 {
-			newest := slices.MaxFunc(releases, func(a, b *gitea.Release) int { return a.CreatedAt.Compare(b.CreatedAt) })
-			return s.release(newest), nil
-		}
+	}
+	if newest != nil {
+		return s.release(newest), nil
 	}
 	return release.Release{}, &release.Error{
 		Operation: fmt.Sprintf("find the newest release with a tag that begins with %q", prefix),
 		URL:       redact.URL(s.apiURL("releases")), Err: release.ErrNotFound,
 		Advice: "publish one, or check the repository's name and what the token may see",
 	}
+}
+
+// isNewer compares when releases were published. A forge that does not tell has at
+// least numbered them; created_at may be the date of the commit.
+func isNewer(a, b *gitea.Release) bool {
+	if !a.PublishedAt.IsZero() && !b.PublishedAt.IsZero() && !a.PublishedAt.Equal(b.PublishedAt) {
+		return a.PublishedAt.After(b.PublishedAt)
+	}
+	return a.ID > b.ID
 }
 
 // Begin returns the verbs of one publication, which need a token.
@@ -116,7 +122,8 @@ func (s *server) release(r *gitea.Release) release.Release {
 			continue
 		}
 		asset := asAsset(attachment)
-		if times[asset.Name] > 1 { // the address by name may lead to the other one
+		// The address by name may lead to the other one, or nowhere.
+		if times[asset.Name] > 1 || s.noSlash.Load() && strings.Contains(r.TagName, "/") {
 			asset.URL = s.uuidURL(attachment.UUID)
 		}
 		found.Assets = append(found.Assets, asset)
@@ -147,6 +154,9 @@ func (c client) releaseByTag(ctx context.Context, tag string) (*gitea.Release, e
 		found, _, err = api.GetReleaseByTag(api.owner, api.name, tag)
 		return err
 	}})
+	if isRefused(err, http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound) && strings.Contains(tag, "/") {
+		return c.releaseInList(ctx, tag, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -159,18 +169,58 @@ func (c client) releaseByTag(ctx context.Context, tag string) (*gitea.Release, e
 	return found, nil
 }
 
-// listReleases returns a page, from 1 on, of the releases that are neither
-// drafts nor prereleases.
-func (c client) listReleases(ctx context.Context, page int) (releases []*gitea.Release, err error) {
-	const pageSize = 50 // the most that forges give
-	no := false
-	err = c.do(ctx, request{"list the releases", "", func(api api) (err error) {
-		releases, _, err = api.ListReleases(api.owner, api.name, gitea.ListReleasesOptions{
-			ListOptions: gitea.ListOptions{Page: page, PageSize: pageSize}, IsDraft: &no, IsPreRelease: &no,
-		})
-		return err
-	}})
-	return releases, err
+// releaseInList returns the release of a tag with a slash from the list of all
+// releases: some proxies do not pass on addresses with %2F. refused is what looking
+// by the tag has met.
+func (c client) releaseInList(ctx context.Context, tag string, refused error) (*gitea.Release, error) {
+	for found, err := range c.list(ctx, gitea.ListReleasesOptions{}) {
+		if err != nil {
+			return nil, refused
+		}
+		if found.TagName == tag {
+			if !c.noSlash.Swap(true) {
+				c.config.Log(fmt.Sprintf("something before the forge does not pass on addresses with %%2F, as %s has: "+
+					"allow them there (Apache: AllowEncodedSlashes NoDecode), or use tags without a slash; the release was found by listing", tag))
+			}
+			return found, nil
+		}
+	}
+	if errors.Is(refused, release.ErrNotFound) {
+		return nil, refused
+	}
+	return nil, &release.Error{
+		Operation: "find the release " + tag, URL: redact.URL(c.apiURL("releases")), Err: release.ErrNotFound,
+		Advice: "it is not in the list of releases, or the token cannot see it",
+	}
+}
+
+// list goes through the list of releases, page by page.
+func (c client) list(ctx context.Context, options gitea.ListReleasesOptions) iter.Seq2[*gitea.Release, error] {
+	return func(yield func(*gitea.Release, error) bool) {
+		const pageSize = 50 // the most that forges give
+		var first int64
+		for page := 1; ; page++ {
+			var releases []*gitea.Release
+			err := c.do(ctx, request{"list the releases", "", func(api api) (err error) {
+				options.ListOptions = gitea.ListOptions{Page: page, PageSize: pageSize}
+				releases, _, err = api.ListReleases(api.owner, api.name, options)
+				return err
+			}})
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if len(releases) == 0 || releases[0].ID == first { // the latter from a server that knows no pages
+				return
+			}
+			first = releases[0].ID
+			for _, found := range releases {
+				if !yield(found, nil) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // exists reports whether look finds something. A forge that cannot tell is no

@@ -58,7 +58,9 @@ func (s *server) reachable(address *url.URL) *url.URL {
 	}
 	named, public := s.repository.Load(), s.public.Load()
 	own := s.base.JoinPath(url.PathEscape(named.owner), url.PathEscape(named.name))
-	is := func(host, path string) bool { return strings.EqualFold(address.Host, host) && strings.EqualFold(start, path) }
+	is := func(host, path string) bool {
+		return strings.EqualFold(address.Host, host) && strings.EqualFold(start, path)
+	}
 	switch {
 	case is(own.Host, own.EscapedPath()):
 	case public != nil && is(public.Host, public.Path):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"code.gitea.io/sdk/gitea"
@@ -19,6 +20,8 @@ type transaction struct {
 	client
 	tag string
 	id  int64 // of the release, when it was found or created
+
+	noReleases bool // the repository says that it has none
 }
 
 var _ release.Transaction = (*transaction)(nil)
@@ -65,6 +68,7 @@ func (t *transaction) Check(ctx context.Context, draft release.Draft) error {
 		return err
 	}
 	t.learn(repository.FullName)
+	t.noReleases = !repository.HasReleases
 	failed := &release.Error{Operation: t.createOperation(), URL: redact.URL(t.apiURL("releases"))}
 	switch {
 	case repository.Archived:
@@ -108,8 +112,14 @@ func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.
 	if errors.As(err, &refused) && refused.Status == http.StatusConflict {
 		return t.Find(ctx) // another run, or an attempt whose answer was lost, has made it
 	}
+	if errors.Is(err, release.ErrNotFound) && t.noReleases {
+		refused.Advice = "releases are turned off: turn them on (repository settings, Units)"
+	}
 	if err != nil {
 		return release.Release{}, err
+	}
+	if strings.Contains(t.tag, "/") {
+		_, _ = t.releaseByTag(ctx, t.tag) // to know in time whether addresses may have the tag
 	}
 	return t.found(created), nil
 }
@@ -141,9 +151,15 @@ func (t *transaction) Switch(ctx context.Context, switches ...release.Switch) er
 	return nil
 }
 
+// errKeepsName is a forge that says that it has renamed an asset, and has not.
+var errKeepsName = errors.New("the server keeps another name")
+
 func (t *transaction) rename(id int64, name string) func(api api) error {
 	return func(api api) error {
-		_, _, err := api.EditReleaseAttachment(api.owner, api.name, t.id, id, gitea.EditAttachmentOptions{Name: name})
+		renamed, _, err := api.EditReleaseAttachment(api.owner, api.name, t.id, id, gitea.EditAttachmentOptions{Name: name})
+		if err == nil && renamed.Name != name {
+			return fmt.Errorf("%w, %q in place of %q", errKeepsName, renamed.Name, name)
+		}
 		return err
 	}
 }
