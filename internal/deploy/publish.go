@@ -25,8 +25,8 @@ type publication struct {
 	// files are the release's, given the provenance that it has, or nil.
 	files func(ctx context.Context, provenance []byte) ([]release.File, error)
 
-	// origin is what the notes tell of where the images came from, given what they
-	// tell now.
+	// origin is the line of the notes about where the images came from, given the
+	// notes of the release.
 	origin func(notes string) string
 }
 

@@ -111,8 +111,8 @@ func ipv6Advice(address string) string {
 	return ", or https://[2001:db8::1]:3000 for a host that is an IPv6 address"
 }
 
-// wrongAddress returns a value that should be an address and is none, as an error
-// may show it: what looks like a user is one, though no scheme is before it.
+// wrongAddress returns an invalid address as an error may show it: without a scheme,
+// text before an "@" may still be a user and a password.
 func wrongAddress(value string) string {
 	if strings.Contains(value, "@") && !strings.Contains(value, "://") {
 		return "***"
@@ -122,7 +122,7 @@ func wrongAddress(value string) string {
 
 var repositoryName = regexp.MustCompile(`^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$`)
 
-// isRepositoryName says whether a text is owner/name, and no path that leads
+// isRepositoryName reports whether a text is owner/name, and not a path that leads
 // elsewhere.
 func isRepositoryName(text string) bool {
 	owner, name, _ := strings.Cut(text, "/")

@@ -50,11 +50,21 @@ func (c client) do(ctx context.Context, r request) error {
 	return c.retry(ctx, func() error { return c.once(ctx, r) })
 }
 
+// ask is do for a request whose answer matters.
+func ask[T any](ctx context.Context, c client, operation string, send func(api api) (T, *gitea.Response, error)) (answer T, err error) {
+	err = c.do(ctx, request{operation, "", func(api api) (err error) {
+		answer, _, err = send(api)
+		return err
+	}})
+	return answer, err
+}
+
 // once sends a request once. Its whole time is limited: its answer is small.
 func (c client) once(ctx context.Context, r request) error {
 	ctx, stall := watch(ctx, c.config.StallTimeout)
 	defer stall.stop()
 	ctx, sent := withSent(ctx)
+	sent.isJSON = true
 	sdk, err := gitea.NewClient(c.base.String(), gitea.SetGiteaVersion(""), gitea.SetHTTPClient(&c.http), gitea.SetContext(ctx))
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.operation, err)

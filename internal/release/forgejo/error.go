@@ -21,7 +21,7 @@ var (
 	noTarget = regexp.MustCompile(`(?i)\btarget ".*" not found|object does not exist`)
 )
 
-// serverWords finds what an answer says to people: the message of the API's
+// serverWords finds the part of an answer that is for people: the message of the API's
 // JSON, the title of a page such as a proxy sends, or the text as it is; in one
 // line, so that it cannot pass for a command of Actions in a log.
 func serverWords(contentType string, body []byte, token string) string {
@@ -54,7 +54,7 @@ func serverWords(contentType string, body []byte, token string) string {
 	return text
 }
 
-// advice says what to do about an answer. fromForge is false for an answer that
+// advice is what to do about an answer. fromForge is false for an answer that
 // is not in the API's form: then something before the forge has given it.
 // publishes is true for the request that makes a tag.
 func advice(status int, words string, fromForge, publishes bool) string {
@@ -85,16 +85,7 @@ func advice(status int, words string, fromForge, publishes bool) string {
 	case http.StatusConflict:
 		return "another release holds this tag; run again, or look at the releases of this repository"
 	case http.StatusRequestEntityTooLarge:
-		switch {
-		case has("quota"):
-			return "delete old releases or packages, or ask the forge's administrator for a larger quota"
-		case fromForge && has("limit"):
-			return "ask the forge's administrator to raise FILE_MAX_SIZE in [repository.release]"
-		case fromForge:
-			return "the file is over the forge's size limit or the account's quota"
-		}
-		return "a proxy before the forge may be the one that limits (nginx: client_max_body_size), " +
-			"or the forge's limit or the account's quota is reached"
+		return tooLargeAdvice(lower, fromForge)
 	case http.StatusBadRequest:
 		if has("type") || has("extension") {
 			return "ask the forge's administrator to add this type to ALLOWED_TYPES in [repository.release]"
@@ -118,7 +109,20 @@ func advice(status int, words string, fromForge, publishes bool) string {
 	return ""
 }
 
-// networkAdvice says what to do about a request that got no answer.
+func tooLargeAdvice(words string, fromForge bool) string {
+	switch {
+	case strings.Contains(words, "quota"):
+		return "delete old releases or packages, or ask the forge's administrator for a larger quota"
+	case fromForge && strings.Contains(words, "limit"):
+		return "ask the forge's administrator to raise FILE_MAX_SIZE in [repository.release]"
+	case fromForge:
+		return "the file is over the forge's size limit or the account's quota"
+	}
+	return "a proxy before the forge may be the one that limits (nginx: client_max_body_size), " +
+		"or the forge's limit or the account's quota is reached"
+}
+
+// networkAdvice is what to do about a request that got no answer.
 func networkAdvice(err error) string {
 	switch {
 	case isAny[*tls.CertificateVerificationError](err):

@@ -57,8 +57,7 @@ func (s *server) Release(ctx context.Context, tag string) (release.Release, erro
 // choice, that of a release's commit for example.
 func (s *server) Latest(ctx context.Context, prefix string) (release.Release, error) {
 	var newest *gitea.Release
-	no := false
-	for found, err := range s.client().list(ctx, gitea.ListReleasesOptions{IsDraft: &no, IsPreRelease: &no}) {
+	for found, err := range s.client().list(ctx, gitea.ListReleasesOptions{IsDraft: new(bool), IsPreRelease: new(bool)}) {
 		if err != nil {
 			return release.Release{}, err
 		}
@@ -149,11 +148,9 @@ func (c client) releaseByTag(ctx context.Context, tag string) (*gitea.Release, e
 	if tag == "" {
 		return nil, &release.Error{Operation: operation, URL: address, Err: release.ErrNotFound, Advice: "give a tag"}
 	}
-	var found *gitea.Release
-	err := c.do(ctx, request{operation, "", func(api api) (err error) {
-		found, _, err = api.GetReleaseByTag(api.owner, api.name, tag)
-		return err
-	}})
+	found, err := ask(ctx, c, operation, func(api api) (*gitea.Release, *gitea.Response, error) {
+		return api.GetReleaseByTag(api.owner, api.name, tag)
+	})
 	if isRefused(err, http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound) && strings.Contains(tag, "/") {
 		return c.releaseInList(ctx, tag, err)
 	}
@@ -200,12 +197,10 @@ func (c client) list(ctx context.Context, options gitea.ListReleasesOptions) ite
 		const pageSize = 50 // the most that forges give
 		var first int64
 		for page := 1; ; page++ {
-			var releases []*gitea.Release
-			err := c.do(ctx, request{"list the releases", "", func(api api) (err error) {
-				options.ListOptions = gitea.ListOptions{Page: page, PageSize: pageSize}
-				releases, _, err = api.ListReleases(api.owner, api.name, options)
-				return err
-			}})
+			options.ListOptions = gitea.ListOptions{Page: page, PageSize: pageSize}
+			releases, err := ask(ctx, c, "list the releases", func(api api) ([]*gitea.Release, *gitea.Response, error) {
+				return api.ListReleases(api.owner, api.name, options)
+			})
 			if err != nil {
 				yield(nil, err)
 				return
@@ -223,7 +218,7 @@ func (c client) list(ctx context.Context, options gitea.ListReleasesOptions) ite
 	}
 }
 
-// exists reports whether look finds something. A forge that cannot tell is no
+// exists reports whether look finds something. A forge that cannot answer is no
 // reason to stop.
 func (c client) exists(ctx context.Context, name string, look func(api api) error) bool {
 	return !errors.Is(c.do(ctx, request{"look for", name, look}), release.ErrNotFound)

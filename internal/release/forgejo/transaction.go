@@ -48,22 +48,18 @@ func (t *transaction) found(r *gitea.Release) release.Release {
 	return t.release(r)
 }
 
-func (t *transaction) releaseByID(ctx context.Context) (found *gitea.Release, err error) {
-	err = t.do(ctx, request{"look at the release", "", func(api api) (err error) {
-		found, _, err = api.GetRelease(api.owner, api.name, t.id)
-		return err
-	}})
-	return found, err
+func (t *transaction) releaseByID(ctx context.Context) (*gitea.Release, error) {
+	return ask(ctx, t.client, "look at the release", func(api api) (*gitea.Release, *gitea.Response, error) {
+		return api.GetRelease(api.owner, api.name, t.id)
+	})
 }
 
 // Check makes sure that the draft's tag is there or can be made. Forges look only
 // when the draft is published, after all uploads.
 func (t *transaction) Check(ctx context.Context, draft release.Draft) error {
-	var repository *gitea.Repository
-	err := t.do(ctx, request{"look at the repository", "", func(api api) (err error) {
-		repository, _, err = api.GetRepo(api.owner, api.name)
-		return err
-	}})
+	repository, err := ask(ctx, t.client, "look at the repository", func(api api) (*gitea.Repository, *gitea.Response, error) {
+		return api.GetRepo(api.owner, api.name)
+	})
 	if err != nil {
 		return err
 	}
@@ -101,13 +97,11 @@ func (t *transaction) isCommit(ctx context.Context, commit string) bool {
 }
 
 func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.Release, error) {
-	var created *gitea.Release
-	err := t.do(ctx, request{t.createOperation(), "", func(api api) (err error) {
-		created, _, err = api.CreateRelease(api.owner, api.name, gitea.CreateReleaseOption{
+	created, err := ask(ctx, t.client, t.createOperation(), func(api api) (*gitea.Release, *gitea.Response, error) {
+		return api.CreateRelease(api.owner, api.name, gitea.CreateReleaseOption{
 			TagName: t.tag, Title: draft.Title, Target: draft.Commit, IsDraft: true, IsPrerelease: draft.Prerelease,
 		})
-		return err
-	}})
+	})
 	var refused *release.Error
 	if errors.As(err, &refused) && refused.Status == http.StatusConflict {
 		return t.Find(ctx) // another run, or an attempt whose answer was lost, has made it
@@ -196,8 +190,8 @@ func (t *transaction) Edit(ctx context.Context, edit release.Edit) error {
 		// word. That is not worth the long waits of a server in trouble.
 		c.budget = newBudget(min(20*time.Second, c.config.RetryBudget))
 	}
-	return c.do(ctx, request{operation, "", func(api api) error {
-		_, _, err := api.EditRelease(api.owner, api.name, t.id, option)
-		return err
-	}})
+	_, err := ask(ctx, c, operation, func(api api) (*gitea.Release, *gitea.Response, error) {
+		return api.EditRelease(api.owner, api.name, t.id, option)
+	})
+	return err
 }

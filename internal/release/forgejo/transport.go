@@ -127,23 +127,26 @@ type refusal struct {
 
 func (r *refusal) Error() string { return fmt.Sprintf("the server answers %d", r.status) }
 
+// longestAnswer is how many bytes an answer with JSON may have. A release with
+// thousands of assets has less.
+const longestAnswer = 64 << 20
+
 // errTooLong is the error of an answer of the API's that does not end.
 var errTooLong = errors.New("it is too long")
 
 var errRedirects = errors.New("it redirects again and again")
 
 func (t *refusing) RoundTrip(request *http.Request) (*http.Response, error) {
-	noteSent(request)
+	isJSON := noteSent(request)
 	response, err := t.next.RoundTrip(request)
 	if err != nil {
 		return nil, err
 	}
-	const longest = 64 << 20 // bytes of an answer of the API's
 	switch {
+	case response.StatusCode/100 == 2 && isJSON:
+		response.Body = &limited{response.Body, longestAnswer}
+		return response, nil
 	case response.StatusCode/100 == 2:
-		if strings.Contains(request.URL.Path, "/api/v1/") {
-			response.Body = &limited{response.Body, longest}
-		}
 		return response, nil
 	case isFollowed(request, response):
 		return response, nil
@@ -207,7 +210,10 @@ func (l *limited) Read(p []byte) (int, error) {
 
 // sent is the addresses of a request: the first, and the last that redirects have
 // led to.
-type sent struct{ first, last *url.URL }
+type sent struct {
+	first, last *url.URL
+	isJSON      bool // the answer is to be small, and JSON
+}
 
 // isElsewhere reports whether redirects have led to another server.
 func (s *sent) isElsewhere() bool { return s.first.Host != s.last.Host }
@@ -216,17 +222,19 @@ type sentKey struct{}
 
 // withSent returns a context whose request's addresses are noted in sent.
 func withSent(ctx context.Context) (context.Context, *sent) {
-	noted := &sent{&url.URL{}, &url.URL{}}
+	noted := &sent{first: &url.URL{}, last: &url.URL{}}
 	return context.WithValue(ctx, sentKey{}, noted), noted
 }
 
-func noteSent(request *http.Request) {
+// noteSent reports whether the answer is to be JSON.
+func noteSent(request *http.Request) (isJSON bool) {
 	noted, ok := request.Context().Value(sentKey{}).(*sent)
 	if !ok {
-		return
+		return false
 	}
 	if request.Response == nil {
 		noted.first = request.URL
 	}
 	noted.last = request.URL
+	return noted.isJSON
 }
