@@ -47,6 +47,7 @@ type Plan struct {
 	ForgeURL      string   `json:"-"`
 	Repository    string   `json:"-"`
 	Commit        string   `json:"-"`
+	CAFile        string   `json:"-"`
 	VerifyUploads string   `json:"-"`
 	NixCopyTo     string   `json:"-"`
 }
@@ -136,6 +137,7 @@ func (r *reader) release(c Context) Plan {
 		OutputDir:     r.value(OutputDir),
 		Prerelease:    r.boolean(Prerelease),
 		Commit:        c.SHA,
+		CAFile:        r.value(CAFile),
 		VerifyUploads: r.oneOf(VerifyUploads, "size", "sha256"),
 	}
 	p.ForgeURL, p.Repository = r.destination(c, p.Publish)

@@ -126,7 +126,7 @@ func tooLargeAdvice(words string, fromForge bool) string {
 func networkAdvice(err error) string {
 	switch {
 	case isAny[*tls.CertificateVerificationError](err):
-		return "give the certificate of the authority that the forge's certificate is from as ca_file"
+		return "give the certificate of the authority that the forge's certificate is from as ca_file, or add it to the system's certificates"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "the forge speaks plain HTTP at this address: use http:// or another port"
 	case errors.Is(err, errRedirects):
