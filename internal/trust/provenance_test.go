@@ -228,7 +228,7 @@ func TestOpenSSHVerifiesTheEnvelope(t *testing.T) {
 	const script = `
 		line=$(head -n 1 provenance.intoto.jsonl)
 		echo "$line" | sed 's/.*"payload":"\([^"]*\)".*/\1/' | base64 -d > statement.json
-		echo "$line" | sed 's/.*"sig":"\([^"]*\)".*/\1/' | base64 -d > statement.sig
+		echo "$line" | cut -d '"' -f 18 | base64 -d > statement.sig
 		{ printf 'DSSEv1 28 application/vnd.in-toto+json %d ' "$(stat -c %s statement.json)"; cat statement.json; } |
 			ssh-keygen -Y verify -f allowed_signers -I release@every.channel -n "runner-images/$1@every.channel" -s statement.sig`
 	run := func(tag string) (string, error) {
