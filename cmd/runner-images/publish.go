@@ -108,7 +108,7 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release
 			if err != nil {
 				fail(path, "%v", err)
 			}
-		case name == trust.SignatureFileName: // is made anew, for what the release then lists
+		case name == trust.SignatureFileName || name == trust.SnapshotFileName: // are made anew, for what the release then lists
 		default:
 			files = append(files, release.File{Name: name, Path: path, Size: info.Size()})
 		}

@@ -58,8 +58,8 @@ func (s Snapshot) Serial(sum string) int64 {
 	return serial
 }
 
-// newest returns the greatest serial.
-func (s Snapshot) newest() int64 {
+// Newest returns the greatest serial.
+func (s Snapshot) Newest() int64 {
 	var serial int64
 	for _, version := range s.Files {
 		serial = max(serial, version.Serial)
@@ -181,8 +181,9 @@ type Publication struct {
 	Signed []SignedSnapshot
 	Builds []Build
 
-	// After is a serial that new bytes come after, of another release; 0 for none.
-	After int64
+	// After, if set, returns a serial of another release that new bytes come after.
+	// It is called if there are new bytes.
+	After func() (int64, error)
 	Now   time.Time
 }
 
@@ -204,21 +205,25 @@ type SignedSnapshot struct {
 // is that of before.
 func (p Publication) Snapshot(ctx context.Context, key Key) ([]byte, error) {
 	next := Snapshot{Tag: p.Tag, Published: p.Now.UTC().Truncate(time.Second), Files: map[string]Version{}}
-	serial := max(p.Now.Unix(), p.newest()+1)
-	if serial < 1 || serial > lastSerial {
-		return nil, fmt.Errorf("%s: no serial is left after %d; is the clock right? (%s)", SnapshotFileName, p.newest(), p.Now.UTC().Format(time.RFC3339))
-	}
-	for name, sum := range p.Kept {
-		if known := p.serial(sum); known > 0 {
-			next.Files[name] = Version{sum, known}
+	for _, sums := range []checksum.Sums{p.Kept, p.New} {
+		for name, sum := range sums {
+			if known := p.serial(sum); known > 0 {
+				next.Files[name] = Version{sum, known}
+			}
 		}
 	}
+	var serial int64
 	for name, sum := range p.New {
-		known := p.serial(sum)
-		if known == 0 {
-			known = serial
+		if next.Files[name].SHA256 == sum {
+			continue
 		}
-		next.Files[name] = Version{sum, known}
+		if serial == 0 {
+			var err error
+			if serial, err = p.next(); err != nil {
+				return nil, err
+			}
+		}
+		next.Files[name] = Version{sum, serial}
 	}
 	if len(next.Files) == 0 {
 		return nil, nil
@@ -243,15 +248,25 @@ func (p Publication) serial(sum string) int64 {
 	return BuiltSerial(sum, p.Builds)
 }
 
-func (p Publication) newest() int64 {
-	newest := p.After
+// next returns the serial of new bytes.
+func (p Publication) next() (int64, error) {
+	var newest int64
+	if p.After != nil {
+		var err error
+		if newest, err = p.After(); err != nil {
+			return 0, err
+		}
+	}
 	for _, signed := range p.Signed {
-		newest = max(newest, signed.newest())
+		newest = max(newest, signed.Newest())
 	}
 	for _, build := range p.Builds {
 		newest = max(newest, build.serial())
 	}
-	return newest
+	if newest >= lastSerial {
+		return 0, fmt.Errorf("%s: no serial is left after %d", SnapshotFileName, newest)
+	}
+	return max(newest+1, min(p.Now.Unix(), lastSerial)), nil
 }
 
 // serial is that of files which were published before there were snapshots.

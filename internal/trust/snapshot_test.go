@@ -40,6 +40,10 @@ func snapshot(t *testing.T, key trust.Key, p trust.Publication) trust.SignedSnap
 	return trust.SignedSnapshot{Snapshot: signed, Content: content}
 }
 
+func after(serial int64) func() (int64, error) {
+	return func() (int64, error) { return serial, nil }
+}
+
 func TestSerials(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
@@ -71,7 +75,7 @@ func TestSerials(t *testing.T) {
 		t.Parallel()
 		other := snapshot(t, key, trust.Publication{New: checksum.Sums{bundle: otherSum}, Signed: published, Now: day(1, 1)})
 		assert.Equal(t, day(2, 1).Unix()+1, other.Serial(otherSum))
-		other = snapshot(t, key, trust.Publication{New: checksum.Sums{bundle: otherSum}, After: day(4, 1).Unix(), Now: day(1, 1)})
+		other = snapshot(t, key, trust.Publication{New: checksum.Sums{bundle: otherSum}, After: after(day(4, 1).Unix()), Now: day(1, 1)})
 		assert.Equal(t, day(4, 1).Unix()+1, other.Serial(otherSum))
 	})
 	t.Run("published before there were serials", func(t *testing.T) {
@@ -93,8 +97,8 @@ func TestSerials(t *testing.T) {
 		t.Parallel()
 		_, err := trust.Publication{Tag: tag, New: checksum.Sums{bundle: oneSum}, Now: time.Time{}}.Snapshot(t.Context(), key)
 		require.NoError(t, err, "it counts from 1")
-		_, err = trust.Publication{Tag: tag, New: checksum.Sums{bundle: oneSum}, After: 1<<53 - 1, Now: day(3, 1)}.Snapshot(t.Context(), key)
-		require.ErrorContains(t, err, "no serial is left after 9007199254740991; is the clock right?")
+		_, err = trust.Publication{Tag: tag, New: checksum.Sums{bundle: oneSum}, After: after(1<<53 - 1), Now: day(3, 1)}.Snapshot(t.Context(), key)
+		require.ErrorContains(t, err, "no serial is left after 9007199254740991")
 	})
 }
 
