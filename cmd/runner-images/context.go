@@ -12,8 +12,8 @@ import (
 	"every.channel/runner-images/internal/trust"
 )
 
-// surroundings returns what the run knows of where it runs: from the runner's
-// environment, or from git at a terminal.
+// surroundings describes where the run takes place: from the runner's environment,
+// or from git at a terminal.
 func surroundings(ctx context.Context) plan.Context {
 	c := plan.Context{
 		Ref:        os.Getenv("GITHUB_REF"),
@@ -36,8 +36,7 @@ func surroundings(ctx context.Context) plan.Context {
 	return c
 }
 
-// about returns what a run knows of itself at its beginning, for the provenance of
-// what it makes.
+// about describes the run at its beginning, for the provenance of what it makes.
 func about(given map[string]string, c plan.Context) trust.Build {
 	build := trust.Build{
 		Commit:   c.SHA,
@@ -75,8 +74,8 @@ func runURL(repository string) string {
 	return repository + "/actions/runs/" + run
 }
 
-// git returns what git prints, or nothing: outside of a repository, or without
-// git, there is nothing to know, and the plan says what is missing.
+// git returns what git prints, or "" outside of a repository or without git: the plan
+// then reports what is missing.
 func git(ctx context.Context, args ...string) string {
 	out, err := exec.CommandContext(ctx, "git", args...).Output()
 	if err != nil {

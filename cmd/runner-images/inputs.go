@@ -38,8 +38,8 @@ func addInputs(cmd *cobra.Command, names ...string) {
 	cmd.Flags().SortFlags = false
 }
 
-// booleanText is a flag that looks like a boolean and keeps what was typed:
-// what a boolean takes is said in one place, by the plan.
+// booleanText is a flag that looks like a boolean and keeps what was typed: only
+// the plan decides which values a boolean takes.
 type booleanText string
 
 func (b *booleanText) String() string         { return string(*b) }

@@ -17,16 +17,17 @@ import (
 // step knows neither the one before nor the one after it. One that is not
 // listed imports none of them.
 var imports = map[string][]string{
-	"artifact": {"checksum", "count", "disk", "interrupt", "ipxe"},
-	"checksum": {"count", "disk", "interrupt"},
-	"netboot":  {"artifact", "checksum", "disk", "interrupt", "ipxe", "netboot", "release"},
-	"nix":      {"artifact", "redact"},
-	"plan":     {"artifact", "redact"},
-	"release":  {"checksum", "count", "disk", "redact", "release"},
+	"artifact": {"checksum", "disk", "ipxe", "size", "transfer"},
+	"checksum": {"disk", "transfer"},
+	"netboot":  {"artifact", "checksum", "disk", "ipxe", "netboot", "release", "size", "transfer"},
+	"nix":      {"artifact", "redact", "size"},
+	"plan":     {"artifact", "redact", "release"},
+	"release":  {"checksum", "disk", "redact", "release", "transfer"},
+	"report":   {"size"},
 	"trust":    {"checksum", "redact"},
-	"verify":   {"artifact", "checksum", "interrupt", "ipxe", "release", "trust"},
+	"verify":   {"artifact", "checksum", "ipxe", "release", "transfer", "trust"},
 	// Strings the steps together.
-	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "trust", "verify"},
+	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "size", "trust", "verify"},
 }
 
 func TestLayers(t *testing.T) {

@@ -82,7 +82,7 @@ func named(results, names []string) ([]nix.Result, error) {
 	return built, nil
 }
 
-// modTime is the time that files in bundles get: what SOURCE_DATE_EPOCH says
+// modTime is the time that files in bundles get: that of SOURCE_DATE_EPOCH
 // (https://reproducible-builds.org/specs/source-date-epoch/), else a constant.
 func modTime() (time.Time, error) {
 	epoch := os.Getenv("SOURCE_DATE_EPOCH")

@@ -59,7 +59,7 @@ func describe(p plan.Plan) string {
 	for _, image := range p.Images {
 		fmt.Fprintf(table, "%s\t%s\n", image.Name, image.Installable)
 	}
-	table.Flush()
+	_ = table.Flush() // a strings.Builder takes everything
 	return text.String()
 }
 

@@ -17,7 +17,7 @@ import (
 	"every.channel/runner-images/internal/verify"
 )
 
-// trustFlag is the flag that says whose signature a release must have.
+// trustFlag is the flag for whose signature a release must have.
 type trustFlag struct {
 	file string
 }

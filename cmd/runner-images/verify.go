@@ -23,7 +23,7 @@ const (
 	kernelCommandLine = "/proc/cmdline"
 )
 
-// verifyOptions are what the flags of verify say, besides inputs.
+// verifyOptions are the flags of verify that are not inputs.
 type verifyOptions struct {
 	store        storeFlags
 	trust        trustFlag
@@ -67,20 +67,14 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 				return err
 			}
 			options.onlyImages = given[plan.Images] != ""
-			const enough = 3
-			for attempt := 1; ; attempt++ {
-				source, err := options.source(cmd, r, p, given[plan.Token])
-				if err != nil {
-					return err
-				}
-				err = options.verify(cmd.Context(), r, p, source)
-				if !errors.Is(err, verify.ErrChanged) || attempt == enough {
-					return err
-				}
-				r.Line("the release has changed meanwhile; verifying what it is now")
-			}
+			return options.run(cmd, r, p, given[plan.Token])
 		},
 	}
+	options.addFlags(cmd)
+	return cmd
+}
+
+func (o *verifyOptions) addFlags(cmd *cobra.Command) {
 	addInputs(cmd, plan.ReleaseTag, plan.Flake, plan.Images, plan.NixArgs, plan.ForgeURL, plan.Repository, plan.Token)
 	flags := cmd.Flags()
 	for flag, usage := range map[string]string{
@@ -91,13 +85,28 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 	} {
 		flags.Lookup(flag).Usage = usage
 	}
-	options.store.add(flags)
-	options.trust.addFlag(flags)
-	flags.BoolVar(&options.downloadOnly, "download-only", false, "compare the published files with SHA256SUMS.txt only; build nothing")
-	flags.StringVar(&options.against, "against", "", "compare with the files in this `folder`, all or some of a release's, instead of a release")
-	flags.BoolVar(&options.again, "rebuild", false, "have Nix build again what it has built here before, to see whether it is the same then")
-	flags.BoolVar(&options.asJSON, "json", false, "print the report as JSON")
-	return cmd
+	o.store.add(flags)
+	o.trust.addFlag(flags)
+	flags.BoolVar(&o.downloadOnly, "download-only", false, "compare the published files with SHA256SUMS.txt only; build nothing")
+	flags.StringVar(&o.against, "against", "", "compare with the files in this `folder`, all or some of a release's, instead of a release")
+	flags.BoolVar(&o.again, "rebuild", false, "have Nix build again what it has built here before, to see whether it is the same then")
+	flags.BoolVar(&o.asJSON, "json", false, "print the report as JSON")
+}
+
+// run verifies, and again if the release was changed meanwhile.
+func (o *verifyOptions) run(cmd *cobra.Command, r *report.Report, p plan.Plan, token string) error {
+	const attempts = 3
+	for attempt := 1; ; attempt++ {
+		source, err := o.source(cmd, r, p, token)
+		if err != nil {
+			return err
+		}
+		err = o.verify(cmd.Context(), r, p, source)
+		if !errors.Is(err, verify.ErrChanged) || attempt == attempts {
+			return err
+		}
+		r.Line("the release changed during the verification; verifying it again")
+	}
 }
 
 func (o verifyOptions) validate() error {
@@ -148,9 +157,11 @@ func (o verifyOptions) verify(ctx context.Context, r *report.Report, p plan.Plan
 		Now:      time.Now(),
 		Flake:    p.Flake,
 		Progress: func(message string) { r.Line("%s", message) },
+
+		OnlyImages: o.onlyImages,
 	}
 	if source.Whole() {
-		request.Settle = 2 * time.Second // a few requests of whoever publishes
+		request.Settle = 2 * time.Second // a few requests of a publication
 	}
 	var err error
 	if request.Signers, err = o.trust.signers(); err != nil {

@@ -15,6 +15,8 @@ import (
 	"unicode"
 
 	"github.com/klauspost/pgzip"
+
+	"every.channel/runner-images/internal/transfer"
 )
 
 // A Member is a file to put into a bundle.
@@ -24,12 +26,12 @@ type Member struct {
 	Content []byte
 }
 
-// These decide the bytes of a bundle and the memory it takes, and so depend on
-// nothing. Most of a bundle is an initrd that is compressed already: level 2
-// finds that out as quickly as level 1 does, and makes an uncompressed kernel
-// smaller in the same time; the levels from 5 on take twice as long for 7 % less.
-// Eight blocks at once keep eight cores busy, where hashing the result is the
-// limit already with two.
+// These constants determine the bytes of a bundle and the memory that it takes, so
+// they must not depend on the machine. Most of a bundle is an initrd that is already
+// compressed: level 2 detects that as quickly as level 1 and compresses an
+// uncompressed kernel better in the same time; levels 5 and above take twice as long
+// for 7 % less. Eight blocks at once keep eight cores busy; hashing the result is the
+// bottleneck from two on.
 const (
 	level     = 2
 	blockSize = 1 << 20
@@ -42,8 +44,8 @@ const (
 // by gzip (RFC 1952). The same names, contents and modTime (which counts in whole
 // seconds) give the same bytes. Memory is constant, about 30 MiB.
 //
-// progress, if not nil, is told how many bytes of all files have been read. After
-// an error, which may be the context's, what w was given is of no use.
+// progress, if not nil, is called with the number of bytes of all files that have
+// been read. After an error, which may be the context's, the output is useless.
 func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.Time, progress func(done, total int64)) error {
 	files = slices.SortedFunc(slices.Values(files), func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
 	sources := make([]source, len(files))
@@ -76,14 +78,7 @@ func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.
 	seconds := time.Unix(modTime.Unix(), 0)
 	compressor.ModTime = seconds
 
-	done := int64(0)
-	count := func(n int) error {
-		done += int64(n)
-		if progress != nil {
-			progress(done, total)
-		}
-		return ctx.Err()
-	}
+	var before int64 // bytes of the files before this one
 	bundle := tar.NewWriter(compressor)
 	buffer := make([]byte, blockSize)
 	for _, s := range sources {
@@ -91,13 +86,18 @@ func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.
 		if err := bundle.WriteHeader(header); err != nil {
 			return fmt.Errorf("put %s into the bundle: %w", s.name, err)
 		}
-		if _, err := io.CopyBuffer(onlyWriter{bundle}, countedReader{s, count}, buffer); err != nil {
+		content := transfer.WithContext(ctx, s)
+		if progress != nil {
+			content = transfer.WithProgress(content, func(read int64) { progress(before+read, total) })
+		}
+		if _, err := io.CopyBuffer(onlyWriter{bundle}, content, buffer); err != nil {
 			return fmt.Errorf("put %s into the bundle: %w", s.name, err)
 		}
-		// Says that the file was shorter than it was when it was opened.
+		// Fails if the file is shorter than it was when it was opened.
 		if err := bundle.Flush(); err != nil {
 			return fmt.Errorf("put %s into the bundle: %w", s.name, err)
 		}
+		before += s.size
 	}
 	if err := bundle.Close(); err != nil {
 		return err
@@ -137,20 +137,5 @@ func open(file Member) (source, error) {
 	return source{content, file.Name, info.Size()}, nil
 }
 
-// onlyWriter hides tar.Writer's ReadFrom, which has a buffer of its own that is
-// small.
+// onlyWriter hides tar.Writer's ReadFrom, which uses a small buffer of its own.
 type onlyWriter struct{ io.Writer }
-
-// countedReader reports what has been read, and fails when the count does.
-type countedReader struct {
-	io.Reader
-	count func(n int) error
-}
-
-func (r countedReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if failed := r.count(n); failed != nil {
-		return n, failed
-	}
-	return n, err
-}

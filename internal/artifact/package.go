@@ -10,9 +10,10 @@ import (
 	"syscall"
 	"time"
 
-	"every.channel/runner-images/internal/count"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/ipxe"
+	"every.channel/runner-images/internal/size"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // DefaultModTime is when the files in a bundle were modified, unless something
@@ -27,20 +28,21 @@ type Packager struct {
 	// ModTime is when the files in a bundle were modified; DefaultModTime if zero.
 	ModTime time.Time
 
-	// Progress, if set, is told how many bytes of an output have been read.
+	// Progress, if set, is called with the number of bytes of an output that have been
+	// read.
 	Progress func(done, total int64)
 
-	// Warn, if set, is told what may not work with an image, in a sentence.
+	// Warn, if set, is called with a sentence about what may not work with an image.
 	Warn func(text string)
 }
 
 // Package makes the artifact of an image's build output at result: a store path, or
 // a link to one. A netboot output becomes a bundle: a .tar.gz of kernel, initrd and
-// netboot.ipxe, in which the script has these names, and whose bytes depend on
-// nothing but the files and ModTime. Any other file is copied as it is.
+// netboot.ipxe, in which the script uses these names, and whose bytes depend only on
+// the files and ModTime. Any other file is copied unchanged.
 //
-// The file has its name when it is whole; after an error or the end of the
-// context nothing of it is left, and one of an earlier run is as it was.
+// The file gets its name when it is complete. After an error or a cancellation
+// nothing of it is left, and a file of an earlier run is unchanged.
 func (p Packager) Package(ctx context.Context, image Image, result string) (Artifact, error) {
 	if !ValidName(image.Name) {
 		return Artifact{}, fmt.Errorf("image name %q: use letters, digits and . _ + -, for example ec-runner-x86_64-netboot", image.Name)
@@ -59,7 +61,7 @@ func (p Packager) Package(ctx context.Context, image Image, result string) (Arti
 }
 
 func (p Packager) pack(ctx context.Context, image Image, result string) (made Artifact, err error) {
-	output, err := Recognise(result)
+	output, err := recognise(result)
 	if err != nil {
 		return made, err
 	}
@@ -68,7 +70,7 @@ func (p Packager) pack(ctx context.Context, image Image, result string) (made Ar
 	}
 	made = Artifact{Image: image, Name: FileName(image.Name, p.Tag, output.Extension)}
 	made.Path = filepath.Join(p.Dir, made.Name)
-	if output.Kind == Netboot {
+	if output.Kind == netbootKind {
 		made.SHA256, made.Size, err = p.bundle(ctx, output, made.Path)
 	} else {
 		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, made.Path)
@@ -77,7 +79,7 @@ func (p Packager) pack(ctx context.Context, image Image, result string) (made Ar
 }
 
 // bundle makes the bundle of a netboot output at path.
-func (p Packager) bundle(ctx context.Context, output Output, path string) (sum string, size int64, err error) {
+func (p Packager) bundle(ctx context.Context, output contents, path string) (sum string, size int64, err error) {
 	script, err := rewrittenScript(output)
 	if err != nil {
 		return "", 0, err
@@ -103,10 +105,10 @@ func (p Packager) bundle(ctx context.Context, output Output, path string) (sum s
 	})
 }
 
-// maxScriptSize is far more than the script of a person or of NixOS has.
+// maxScriptSize is far above the size of any script for iPXE.
 const maxScriptSize = 1 << 20
 
-func rewrittenScript(output Output) ([]byte, error) {
+func rewrittenScript(output contents) ([]byte, error) {
 	file, err := os.Open(output.Script)
 	if err != nil {
 		return nil, err
@@ -117,7 +119,7 @@ func rewrittenScript(output Output) ([]byte, error) {
 		return nil, err
 	}
 	if len(script) > maxScriptSize {
-		return nil, fmt.Errorf("%s: larger than %d bytes, which is no iPXE script", output.Script, maxScriptSize)
+		return nil, fmt.Errorf("%s: larger than %d bytes: not an iPXE script", output.Script, maxScriptSize)
 	}
 	script, err = ipxe.RewriteScript(script, output.names)
 	if err != nil {
@@ -126,13 +128,13 @@ func rewrittenScript(output Output) ([]byte, error) {
 	return script, nil
 }
 
-// maxInitrdSize is about where iPXE, which loads an initrd below 4 GiB in memory
-// beside what devices take of that, is known to fail
+// maxInitrdSize is the size above which iPXE is known to fail, since it loads an
+// initrd below 4 GiB, where devices use a part of the address space
 // (https://github.com/NixOS/nixpkgs/issues/203593).
 const maxInitrdSize = 2_000_000_000
 
-func largeInitrd(size int64) string {
-	return fmt.Sprintf("The initrd has %.1f GB, and iPXE fails to load one of about 2 GB: it may not boot on every machine. Make the system smaller, or fetch the store after booting.", float64(size)/1e9)
+func largeInitrd(bytes int64) string {
+	return fmt.Sprintf("The initrd has %s, and iPXE fails to load one of about %s: it may not boot on every machine. Make the system smaller, or fetch the store after booting.", size.Text(bytes), size.Text(maxInitrdSize))
 }
 
 // copyFile copies an output that is a file to path.
@@ -149,7 +151,7 @@ func (p Packager) copyFile(ctx context.Context, source, path string) (sum string
 	return disk.Create(ctx, path, func(w io.Writer) error {
 		content := io.Reader(file)
 		if p.Progress != nil {
-			content = count.Reader(file, func(done int64) { p.Progress(done, info.Size()) })
+			content = transfer.WithProgress(file, func(done int64) { p.Progress(done, info.Size()) })
 		}
 		_, err := io.CopyBuffer(w, content, make([]byte, 1<<20))
 		return err

@@ -9,33 +9,34 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"every.channel/runner-images/internal/ipxe"
 )
 
-// A Kind is what an image is for.
-type Kind string
+// A kind is what an image is for.
+type kind string
 
-// The kinds of images. Anything else that is one file is a File.
+// The kinds of images. Anything else that is one file is fileKind.
 const (
-	Netboot Kind = "netboot"
-	ISO     Kind = "iso"
-	SDImage Kind = "sd-image"
-	File    Kind = "file"
+	netbootKind kind = "netboot"
+	isoKind     kind = "iso"
+	sdImageKind kind = "sd-image"
+	fileKind    kind = "file"
 )
 
-// An Output is what is in the output of a build. Paths have no symlinks.
-type Output struct {
-	Kind Kind
+// contents is what is in the output of a build. Paths have no symlinks.
+type contents struct {
+	Kind kind
 
-	// Extension is what the asset's name ends in: ".tar.gz" for Netboot, else what
+	// Extension is what the asset's name ends in: ".tar.gz" for a netboot image, else what
 	// the file's name does.
 	Extension string
 
-	// File is the image, unless this is Netboot.
+	// File is the image, unless it is a netboot image.
 	File string
 
-	// Kernel, Initrd and Script are the files of Netboot.
+	// Kernel, Initrd and Script are the files of a netboot image.
 	Kernel, Initrd, Script string
 
 	// names maps what these files are called in the output, which may be more
@@ -43,8 +44,7 @@ type Output struct {
 	names map[string]string
 }
 
-// ErrUnrecognised says that a build's output holds no image, or more than one.
-// Test for it with errors.Is.
+// ErrUnrecognised means that a build's output holds no image, or more than one.
 var ErrUnrecognised = errors.New("not the output of an image's build")
 
 // A role is what a file of an output is for.
@@ -70,7 +70,7 @@ var (
 	// distributions and people do, with a version or a compression behind it.
 	kernelName = regexp.MustCompile(`^(bzImage|zImage|uImage|Image|vmlinuz|vmlinux|linux|kernel)([-._].*)?$`)
 	initrdName = regexp.MustCompile(`^(initrd|initramfs)([-._].*)?$`)
-	// What lies beside a kernel or an initrd, is called after it, and is none.
+	// Files that are named after a kernel or an initrd and are neither.
 	aside = regexp.MustCompile(`(?i)([-._](params|cmdline|modules|config|version|secrets)|\.(ipxe|json|nix|txt|sh|map|sig|asc|sha256|sha256sum|sha512|md5))$`)
 )
 
@@ -86,9 +86,9 @@ func suffix(suffixes ...string) func(string) bool {
 	}
 }
 
-// Recognise returns what is in the output of a build at path (a store path, or a
+// recognise returns what is in the output of a build at path (a store path, or a
 // link to one such as result): a folder with a kernel, an initrd and an iPXE
-// script is Netboot; an ISO is in the folder iso, and an SD image in the folder
+// script is a netboot image; an ISO is in the folder iso, and an SD image in the folder
 // sd-image, as NixOS makes them, perhaps compressed by zstd; else one regular
 // file is taken as it is. Links are followed, and names that lead to the same
 // file are one candidate. What else there is, such as nix-support or the kexec
@@ -96,24 +96,24 @@ func suffix(suffixes ...string) func(string) bool {
 //
 // Where a role has two candidates or none, the error wraps ErrUnrecognised and
 // lists what is wanted and what is there.
-func Recognise(path string) (Output, error) {
+func recognise(path string) (contents, error) {
 	dir, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return Output{}, fmt.Errorf("build output %s: %w (give a store path, or the link that nix build has left)", path, err)
+		return contents{}, fmt.Errorf("build output %s: %w (give a store path, or the link that nix build has left)", path, err)
 	}
 	info, err := os.Stat(dir)
 	if err != nil {
-		return Output{}, fmt.Errorf("build output %s: %w", path, err)
+		return contents{}, fmt.Errorf("build output %s: %w", path, err)
 	}
 	switch {
 	case info.Mode().IsRegular():
-		output, err := single(File, file{filepath.Base(path), dir, info})
+		output, err := single(fileKind, file{filepath.Base(path), dir, info})
 		if err != nil {
-			return Output{}, fmt.Errorf("%s: %w: %w", path, ErrUnrecognised, err)
+			return contents{}, fmt.Errorf("%s: %w: %w", path, ErrUnrecognised, err)
 		}
 		return output, nil
 	case !info.IsDir():
-		return Output{}, fmt.Errorf("%s: %w, neither a file nor a folder", path, ErrUnrecognised)
+		return contents{}, fmt.Errorf("%s: %w, neither a file nor a folder", path, ErrUnrecognised)
 	}
 	var there listing
 	for _, part := range []struct {
@@ -121,12 +121,12 @@ func Recognise(path string) (Output, error) {
 		files  *[]file
 	}{{".", &there.top}, {"iso", &there.iso}, {"sd-image", &there.sdImage}} {
 		if *part.files, err = there.list(dir, part.folder); err != nil {
-			return Output{}, fmt.Errorf("build output %s: %w", path, err)
+			return contents{}, fmt.Errorf("build output %s: %w", path, err)
 		}
 	}
 	output, err := there.recognise()
 	if err != nil {
-		return Output{}, fmt.Errorf("%s: %w: %w; there is %s", path, ErrUnrecognised, err, there.all())
+		return contents{}, fmt.Errorf("%s: %w: %w; there is %s", path, ErrUnrecognised, err, there.all())
 	}
 	return output, nil
 }
@@ -148,7 +148,12 @@ type listing struct {
 // folder.
 func (l *listing) list(output, folder string) ([]file, error) {
 	dir := filepath.Join(output, folder)
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+	switch info, err := os.Stat(dir); {
+	case leadsNowhere(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case !info.IsDir():
 		return nil, nil
 	}
 	entries, err := os.ReadDir(dir)
@@ -158,12 +163,15 @@ func (l *listing) list(output, folder string) ([]file, error) {
 	var files []file
 	for _, entry := range entries {
 		name := filepath.Join(folder, entry.Name())
-		path, err := filepath.EvalSymlinks(filepath.Join(output, name))
-		if err != nil {
+		info, err := os.Stat(filepath.Join(output, name))
+		if leadsNowhere(err) {
 			l.names = append(l.names, name+" (a link to nothing)")
 			continue
 		}
-		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		path, err := filepath.EvalSymlinks(filepath.Join(output, name))
 		if err != nil {
 			return nil, err
 		}
@@ -178,47 +186,53 @@ func (l *listing) list(output, folder string) ([]file, error) {
 	return files, nil
 }
 
+// leadsNowhere reports whether an error of os.Stat means that there is no file, or
+// a link that leads to none. Any other error may hide a file.
+func leadsNowhere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENOTDIR)
+}
+
 // all lists what is there, for people.
 func (l *listing) all() string {
-	const most = 30
+	const listed = 30
 	switch {
 	case len(l.names) == 0:
 		return "nothing"
-	case len(l.names) > most:
-		return fmt.Sprintf("%s and %d more", strings.Join(l.names[:most], ", "), len(l.names)-most)
+	case len(l.names) > listed:
+		return fmt.Sprintf("%s and %d more", strings.Join(l.names[:listed], ", "), len(l.names)-listed)
 	}
 	return strings.Join(l.names, ", ")
 }
 
-func (l *listing) recognise() (Output, error) {
+func (l *listing) recognise() (contents, error) {
 	kernels, initrds, scripts := candidates(l.top, kernel), candidates(l.top, initrd), candidates(l.top, script)
 	isos, sdImages := candidates(l.iso, iso), candidates(l.sdImage, sdImage)
-	var kinds []Kind
+	var kinds []kind
 	if len(scripts) > 0 || (len(kernels) > 0 && len(initrds) > 0) {
-		kinds = append(kinds, Netboot)
+		kinds = append(kinds, netbootKind)
 	}
 	if len(isos) > 0 {
-		kinds = append(kinds, ISO)
+		kinds = append(kinds, isoKind)
 	}
 	if len(sdImages) > 0 {
-		kinds = append(kinds, SDImage)
+		kinds = append(kinds, sdImageKind)
 	}
 	switch {
 	case len(kinds) > 1:
-		return Output{}, fmt.Errorf("want one image, not both %s and %s", kinds[0], kinds[1])
+		return contents{}, fmt.Errorf("want one image, not both %s and %s", kinds[0], kinds[1])
 	case len(kinds) == 0:
 		files := candidates(l.top, anyFile)
 		if len(files) != 1 {
-			return Output{}, fmt.Errorf("want a %s, an %s and an %s, or %s, or %s, or one file",
+			return contents{}, fmt.Errorf("want a %s, an %s and an %s, or %s, or %s, or one file",
 				kernel.described(), initrd.described(), script.described(), iso.like, sdImage.like)
 		}
-		return single(File, files[0][0])
-	case kinds[0] == Netboot:
+		return single(fileKind, files[0][0])
+	case kinds[0] == netbootKind:
 		return netboot(kernels, initrds, scripts)
-	case kinds[0] == ISO:
-		return one(ISO, iso, isos)
+	case kinds[0] == isoKind:
+		return one(isoKind, iso, isos)
 	default:
-		return one(SDImage, sdImage, sdImages)
+		return one(sdImageKind, sdImage, sdImages)
 	}
 }
 
@@ -260,8 +274,8 @@ func (r role) only(found [][]file) ([]file, error) {
 	return found[0], nil
 }
 
-func netboot(kernels, initrds, scripts [][]file) (Output, error) {
-	output := Output{Kind: Netboot, Extension: ".tar.gz", names: map[string]string{}}
+func netboot(kernels, initrds, scripts [][]file) (contents, error) {
+	output := contents{Kind: netbootKind, Extension: ".tar.gz", names: map[string]string{}}
 	parts := []struct {
 		role
 		found    [][]file
@@ -275,15 +289,15 @@ func netboot(kernels, initrds, scripts [][]file) (Output, error) {
 	for _, part := range parts {
 		files, err := part.only(part.found)
 		if err != nil {
-			return Output{}, err
+			return contents{}, err
 		}
 		*part.path = files[0].path
 		for _, f := range files {
 			output.names[f.name] = part.inBundle
 		}
 	}
-	// An output that links to the files by names of its own leaves the script as it
-	// was beside them, with the names that they have there.
+	// In an output that links to the files under other names, the script still uses
+	// the names of the files themselves.
 	for _, part := range parts {
 		linked := filepath.Base(*part.path)
 		if _, taken := output.names[linked]; !taken {
@@ -293,24 +307,24 @@ func netboot(kernels, initrds, scripts [][]file) (Output, error) {
 	return output, nil
 }
 
-func one(kind Kind, r role, found [][]file) (Output, error) {
+func one(k kind, r role, found [][]file) (contents, error) {
 	files, err := r.only(found)
 	if err != nil {
-		return Output{}, err
+		return contents{}, err
 	}
-	return single(kind, files[0])
+	return single(k, files[0])
 }
 
-func single(kind Kind, f file) (Output, error) {
+func single(k kind, f file) (contents, error) {
 	if f.info.Size() == 0 {
-		return Output{}, fmt.Errorf("the file %s is empty", f.name)
+		return contents{}, fmt.Errorf("the file %s is empty", f.name)
 	}
 	extension := extensionOf.FindString(f.name)
 	if extension == "" {
 		extension = extensionOf.FindString(filepath.Base(f.path))
 	}
-	if kind == File && (extension == ".iso" || extension == ".iso.zst") {
-		kind = ISO
+	if k == fileKind && (extension == ".iso" || extension == ".iso.zst") {
+		k = isoKind
 	}
-	return Output{Kind: kind, Extension: extension, File: f.path}, nil
+	return contents{Kind: k, Extension: extension, File: f.path}, nil
 }

@@ -219,6 +219,15 @@ func TestRecogniseEmptyAndSpecialFiles(t *testing.T) {
 	_, err = artifact.Recognise(pipe)
 	require.ErrorIs(t, err, artifact.ErrUnrecognised)
 
+	// What cannot be looked at is not taken for what is not there.
+	tooLong := "/" + strings.Repeat("x", 300)
+	for _, name := range []string{"iso", "initrd"} {
+		unreadable := plant(t, tree{"bzImage": "k", "netboot.ipxe": "s", name: "-> " + tooLong})
+		_, err = artifact.Recognise(unreadable)
+		require.ErrorIs(t, err, syscall.ENAMETOOLONG)
+		assert.NotErrorIs(t, err, artifact.ErrUnrecognised)
+	}
+
 	_, err = artifact.Recognise(filepath.Join(root, "absent"))
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.NotErrorIs(t, err, artifact.ErrUnrecognised)

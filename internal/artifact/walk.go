@@ -10,22 +10,22 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
-	"every.channel/runner-images/internal/interrupt"
+	"every.channel/runner-images/internal/transfer"
 )
 
-// Limits are what WalkBundle takes of a bundle at most. The zero value means
-// DefaultLimits.
+// Limits bound what WalkBundle accepts. The zero value means DefaultLimits.
 type Limits struct {
-	Files     int   // how many
+	Files     int   // number of files
 	FileSize  int64 // bytes of each of them
 	TotalSize int64 // bytes of all of them together
 }
 
-// DefaultLimits let through what iPXE can boot, and more than that.
+// DefaultLimits are more than iPXE can boot.
 var DefaultLimits = Limits{Files: 16, FileSize: 4 << 30, TotalSize: 8 << 30}
 
-// framing is how many bytes of a bundle's tar may be other than file contents:
-// headers and the zeros at its end (GNU tar pads to 10 KiB, with -b to more).
+// framing is the number of bytes of a bundle's tar that may be other than file
+// contents: headers, and the zeros at its end (GNU tar pads to 10 KiB, or more
+// with -b).
 const framing = 1 << 20
 
 // An Entry is a file in a bundle.
@@ -34,22 +34,22 @@ type Entry struct {
 	Size int64  // bytes
 }
 
-// WalkBundle reads a bundle from r and gives each file in it, in order, to visit, which
-// need not read all of the content; a content that it does read to its end is
-// whole. Memory is constant.
+// WalkBundle reads a bundle from r and calls visit for each file in it, in order.
+// visit need not read all of the content; content that it reads to io.EOF is
+// complete. Memory is constant.
 //
-// Nothing in r is trusted. An entry that is no regular file (a link, a folder, a
-// device), a name that is not plain or comes a second time, more than the limits
-// allow, a truncated or damaged file, and anything behind the bundle's end are
-// errors. `tar -C FOLDER .` puts "./" before its names and has an entry for the
-// folder itself: that much is forgiven. As in any stream, damage that the gzip
-// checksum shows is found at the end, so use nothing of the bundle before Walk
-// returns nil. Errors of visit and of the context are returned as they are.
+// Nothing in r is trusted. It is an error if an entry is not a regular file (a link,
+// a folder, a device), if a name is not plain or occurs twice, if a limit is
+// exceeded, if the file is truncated or damaged, and if data follows the end of the
+// bundle. The names and the folder entry of `tar -C FOLDER .` ("./kernel", "./") are
+// accepted. Damage that only the gzip checksum shows is found at the end, so the
+// caller must not use anything of the bundle before WalkBundle returns nil. Errors of
+// visit and of the context are returned unchanged.
 func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entry Entry, content io.Reader) error) error {
 	if limits == (Limits{}) {
 		limits = DefaultLimits
 	}
-	decompressor, err := gzip.NewReader(interrupt.Reader(ctx, r))
+	decompressor, err := gzip.NewReader(transfer.WithContext(ctx, r))
 	if err != nil {
 		return broken(ctx, err)
 	}
@@ -59,7 +59,7 @@ func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entr
 	var total int64
 	for {
 		header, err := bundle.Next()
-		if err == io.EOF {
+		if err == io.EOF { // not errors.Is: a download that was cut short may wrap it
 			return atEnd(ctx, limited)
 		}
 		if err != nil {
@@ -76,7 +76,7 @@ func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entr
 			return err
 		}
 		if seen[entry.Name] {
-			return fmt.Errorf("bundle: %q is in it twice", entry.Name)
+			return fmt.Errorf("bundle: %q occurs twice", entry.Name)
 		}
 		seen[entry.Name] = true
 		total += entry.Size
@@ -94,14 +94,14 @@ func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entr
 	}
 }
 
-// atEnd reads what follows the tar's end: zeros, and the gzip checksum of it all.
+// atEnd reads what follows the end of the tar: zeros, and the gzip checksum.
 func atEnd(ctx context.Context, r io.Reader) error {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := r.Read(buffer)
 		for _, b := range buffer[:n] {
 			if b != 0 {
-				return errors.New("bundle: something follows its end")
+				return errors.New("bundle: data follows its end")
 			}
 		}
 		if err == io.EOF {
@@ -117,13 +117,13 @@ func broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err == io.EOF { // of an empty file
+	if errors.Is(err, io.EOF) { // before the end of the bundle
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("bundle: not a whole .tar.gz: %w", err)
 }
 
-// contentReader says of a file's content that it is broken as WalkBundle says it.
+// contentReader returns the errors of a file's content as WalkBundle returns its own.
 type contentReader struct {
 	ctx context.Context
 	io.Reader
@@ -131,13 +131,13 @@ type contentReader struct {
 
 func (r contentReader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = broken(r.ctx, err)
 	}
 	return n, err
 }
 
-// limitedReader fails where io.LimitReader would pretend to be at the end.
+// limitedReader fails where io.LimitReader would return io.EOF.
 type limitedReader struct {
 	io.Reader
 	left int64
@@ -149,7 +149,7 @@ func (r *limitedReader) Read(p []byte) (int, error) {
 	}
 	n, err := r.Reader.Read(p)
 	if r.left -= int64(n); r.left < 0 {
-		return 0, errors.New("it unpacks to more than is allowed")
+		return 0, errors.New("it unpacks to more than the limit")
 	}
 	return n, err
 }

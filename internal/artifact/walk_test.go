@@ -6,11 +6,13 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"testing/iotest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -138,16 +140,16 @@ func TestWalkRefuses(t *testing.T) {
 		"a backslash":            {tarball(tar.Header{Name: `..\kernel`}), "plain file name"},
 		"the folder as a file":   {tarball(tar.Header{Name: "./."}), "plain file name"},
 		"a control character":    {tarball(tar.Header{Name: "ker\nnel"}), "plain file name"},
-		"the same name twice":    {tarball(tar.Header{Name: "kernel"}, tar.Header{Name: "./kernel"}), `"kernel" is in it twice`},
+		"the same name twice":    {tarball(tar.Header{Name: "kernel"}, tar.Header{Name: "./kernel"}), `"kernel" occurs twice`},
 		"too many files":         {tarball(tar.Header{Name: "a"}, tar.Header{Name: "b"}, tar.Header{Name: "c"}, tar.Header{Name: "d"}), "more than 3 files"},
 		"too large a file":       {tarball(tar.Header{Name: "initrd", Size: 101}), "initrd has 101 bytes, more than the 100 allowed"},
 		"too much together":      {tarball(tar.Header{Name: "initrd", Size: 80}, tar.Header{Name: "kernel", Size: 80}), "more than 150 bytes"},
-		"headers without end":    {tarball(many...), "unpacks to more than is allowed"},
+		"headers without end":    {tarball(many...), "unpacks to more than the limit"},
 		"an empty file":          {nil, "not a whole .tar.gz: unexpected EOF"},
 		"no gzip":                {[]byte("<html>404 not found</html>"), "not a whole .tar.gz"},
 		"no tar":                 {gzipped(bytes.Repeat([]byte("no tar "), 1000)), "not a whole .tar.gz"},
-		"more files behind it":   {append(bytes.Clone(whole), gzipped([]byte("more"))...), "something follows its end"},
-		"zeros without end":      {append(bytes.Clone(whole), gzipped(make([]byte, 2<<20))...), "unpacks to more than is allowed"},
+		"more files behind it":   {append(bytes.Clone(whole), gzipped([]byte("more"))...), "data follows its end"},
+		"zeros without end":      {append(bytes.Clone(whole), gzipped(make([]byte, 2<<20))...), "unpacks to more than the limit"},
 		"junk behind the stream": {append(bytes.Clone(whole), "junk behind it"...), "not a whole .tar.gz"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -171,6 +173,26 @@ func TestWalkFindsEveryTruncation(t *testing.T) {
 	for _, length := range []int{100, 600, 1000, 1600} {
 		_, err := contents(gzipped(plain[:length]), artifact.Limits{})
 		assert.Error(t, err, "tar cut to %d of %d bytes", length, len(plain))
+	}
+}
+
+// A reader may wrap the io.EOF of a connection that ended too early.
+func TestWalkFindsAWrappedEnd(t *testing.T) {
+	t.Parallel()
+	whole := bundle(t, []artifact.Member{{Name: "initrd", Content: bytes.Repeat([]byte("i"), 700)}})
+	var compressed bytes.Buffer
+	w, err := gzip.NewWriterLevel(&compressed, gzip.NoCompression)
+	require.NoError(t, err)
+	_, err = w.Write(gunzipped(t, whole)[:512+700+324]) // a header, and the content in whole blocks
+	require.NoError(t, err)
+	require.NoError(t, w.Flush())
+	for _, cut := range []int{0, 5, compressed.Len() - 400, compressed.Len()} {
+		source := io.MultiReader(bytes.NewReader(compressed.Bytes()[:cut]), iotest.ErrReader(fmt.Errorf("the connection is closed: %w", io.EOF)))
+		err := artifact.WalkBundle(t.Context(), source, artifact.Limits{}, func(_ artifact.Entry, content io.Reader) error {
+			_, err := io.Copy(io.Discard, content)
+			return err
+		})
+		require.Error(t, err, "cut to %d of %d bytes", cut, compressed.Len())
 	}
 }
 

@@ -19,9 +19,8 @@ import (
 	"strings"
 	"unicode"
 
-	"every.channel/runner-images/internal/count"
 	"every.channel/runner-images/internal/disk"
-	"every.channel/runner-images/internal/interrupt"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // FileName is the name of the checksum file in an output folder and in a release.
@@ -96,8 +95,8 @@ func File(ctx context.Context, path string) (sum string, size int64, err error) 
 	return FileWithProgress(ctx, path, func(int64) {})
 }
 
-// FileWithProgress is File, and tells progress again and again how many bytes it
-// has hashed.
+// FileWithProgress is File, and calls progress with the number of bytes hashed so
+// far.
 func FileWithProgress(ctx context.Context, path string, progress func(done int64)) (sum string, size int64, err error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -105,7 +104,7 @@ func FileWithProgress(ctx context.Context, path string, progress func(done int64
 	}
 	defer file.Close()
 	hash := sha256.New()
-	size, err = io.CopyBuffer(hash, count.Reader(interrupt.Reader(ctx, file), progress), make([]byte, 1<<20))
+	size, err = io.CopyBuffer(hash, transfer.WithProgress(transfer.WithContext(ctx, file), progress), make([]byte, 1<<20))
 	if err != nil {
 		return "", 0, fmt.Errorf("hash %s: %w", path, err)
 	}

@@ -12,14 +12,13 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
-	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/trust"
 )
 
-// attest says where the files came from.
+// attest makes the provenance of the files.
 func (d Deployment) attest(ctx context.Context, source nix.Metadata, artifacts []artifact.Artifact) (trust.Attestation, error) {
 	build, err := d.describe(ctx, source, artifacts)
 	if err != nil {
@@ -82,9 +81,8 @@ func (d Deployment) describe(ctx context.Context, source nix.Metadata, artifacts
 	return build, nil
 }
 
-// flakeOf returns a flake in the words of provenance. One in a folder of this
-// machine that is a checkout of the build's repository is named as others can
-// get it.
+// flakeOf returns a flake as provenance records it. A checkout of the build's
+// repository on this machine gets the URL under which others find it.
 func flakeOf(source nix.Metadata, build trust.Build) trust.Flake {
 	flake := trust.Flake{URL: lasting(source.LockedURL), Revision: source.Revision, NARHash: source.NARHash}
 	local := strings.HasPrefix(source.LockedURL, "git+file:") || strings.HasPrefix(source.LockedURL, "path:")
@@ -111,8 +109,8 @@ func inRepository(locked string, build trust.Build) string {
 	return address + "rev=" + build.Commit
 }
 
-// lasting leaves out of a flake's locked address what is said elsewhere, or
-// differs from one copy of the same source to the next.
+// lasting leaves out of a flake's locked URL what other fields have, or what differs
+// from one copy of the same source to the next.
 func lasting(locked string) string {
 	address, parameters, ok := strings.Cut(locked, "?")
 	if !ok {
@@ -155,6 +153,5 @@ func writeSums(ctx context.Context, folder, tag string, files []artifact.Artifac
 			return err
 		}
 	}
-	_, err = disk.WriteFile(ctx, filepath.Join(folder, checksum.FileName), sums.Bytes())
-	return err
+	return sums.WriteFile(ctx, folder)
 }

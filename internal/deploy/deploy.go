@@ -1,4 +1,4 @@
-// Package deploy strings the steps of a run together: build the images of a
+// Package deploy connects the steps of a run: build the images of a
 // plan, package them, publish them as a release, and report. It is the only
 // package that knows all of the steps; none of them knows another.
 package deploy
@@ -23,7 +23,7 @@ import (
 
 // Nix is what a deployment needs of the nix command; nix.Nix has it.
 type Nix interface {
-	// Version also finds out whether Nix is installed and new enough.
+	// Version also checks that Nix is installed and new enough.
 	Version(ctx context.Context) (string, error)
 	FlakeMetadata(ctx context.Context, dir, flake string) (nix.Metadata, error)
 	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
@@ -46,33 +46,33 @@ type Deployment struct {
 	About trust.Build
 }
 
-// Run does what the plan says. Whatever fails, nothing is published unless all
-// images were built and packaged.
+// Run carries out the plan. Nothing is published unless all images were built and
+// packaged.
 func (d Deployment) Run(ctx context.Context) error {
 	if d.Plan.Skipped {
 		d.Report.Notice("skipped: %s", d.Plan.Reason)
 		d.Report.Summary("Skipped: " + d.Plan.Reason + ".\n")
 		return d.setOutputs(nil, release.Release{})
 	}
-	begun, err := d.deploy(ctx)
+	started, err := d.deploy(ctx)
 	if err != nil && ctx.Err() == nil {
 		what := "Nothing was published."
-		if begun {
-			what = "The release was not completed: a new one is a draft at most, and of one that was there some may be changed. Run again to complete it."
+		if started {
+			what = "The release was not completed: a new one is still a draft, an existing one may be partly changed. Run again to complete it."
 		}
 		d.Report.Summary(fmt.Sprintf("## Boot images %s: failed\n\n%s\n\n```\n%s\n```\n", d.Plan.ReleaseTag, what, err))
 	}
 	return err
 }
 
-// deploy also reports whether it has begun to publish.
-func (d Deployment) deploy(ctx context.Context) (begun bool, err error) {
+// deploy also reports whether it started to publish.
+func (d Deployment) deploy(ctx context.Context) (started bool, err error) {
 	if err := d.check(ctx); err != nil {
 		return false, err
 	}
 	defer os.RemoveAll(d.linkDir())
-	// Before anything is written, which may be into the flake's folder. What is
-	// wrong with a flake, the build says better.
+	// Before anything is written, which may be into the flake's folder. The build
+	// reports better what is wrong with a flake.
 	source, sourceErr := d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
 	built, err := d.build(ctx)
 	if err != nil {
@@ -97,22 +97,22 @@ func (d Deployment) deploy(ctx context.Context) (begun bool, err error) {
 		published release.Release
 	)
 	if d.Plan.Publish {
-		begun = true
+		started = true
 		files, published, err = d.publish(ctx, packaged, line, source.Revision)
 	} else {
 		files, err = d.keepLocally(ctx, packaged, line)
 	}
 	if err != nil {
-		return begun, err
+		return started, err
 	}
 	addresses(files, published)
-	d.tell(files, published)
-	return begun, d.setOutputs(files, published)
+	d.summarise(files, published)
+	return started, d.setOutputs(files, published)
 }
 
 const checkTimeout = 10 * time.Second
 
-// check finds out what would make a run of hours fail at its end.
+// check finds what would make a run fail after hours of building.
 func (d Deployment) check(ctx context.Context) error {
 	if _, err := d.Nix.Version(ctx); err != nil {
 		return err
@@ -120,9 +120,9 @@ func (d Deployment) check(ctx context.Context) error {
 	if !d.Plan.Publish {
 		return nil
 	}
-	// A forge that does not answer now is not waited for as one is after a build
-	// of hours.
-	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no good answer within %s", checkTimeout))
+	// Before the build there is no reason to wait for a forge that does not answer;
+	// after it there is.
+	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no valid answer within %s", checkTimeout))
 	defer cancel()
 	if _, err := d.Store.Release(ctx, d.Plan.ReleaseTag); err != nil && !errors.Is(err, release.ErrNotFound) {
 		return fmt.Errorf("before anything is built: %w", err)
@@ -150,7 +150,7 @@ func (d Deployment) build(ctx context.Context) ([]nix.Result, error) {
 	})
 }
 
-// show tells how far a build is. Its log lines are not shown: those of a build
+// show reports how far a build is. Its log lines are not shown: those of a build
 // that fails come with the error.
 func show(r *report.Report, progress *report.Progress, e nix.Event) {
 	if e.Kind == nix.Warning {
@@ -161,7 +161,7 @@ func show(r *report.Report, progress *report.Progress, e nix.Event) {
 	}
 }
 
-// copy gives what was built to a store from which others can substitute it.
+// copy copies what was built to a store from which others can substitute it.
 func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 	if d.Plan.NixCopyTo == "" {
 		return nil
@@ -215,9 +215,9 @@ func (d Deployment) keepLocally(ctx context.Context, packaged []artifact.Artifac
 	return d.list(ctx, packaged, proofs)
 }
 
-// tell shows the outcome: a table at a terminal and in the log, the same in
+// summarise shows the outcome: a table at a terminal and in the log, the same in
 // Markdown in the job's summary.
-func (d Deployment) tell(files []artifact.Artifact, published release.Release) {
+func (d Deployment) summarise(files []artifact.Artifact, published release.Release) {
 	where := "Files in " + d.Plan.OutputDir
 	if d.Plan.Publish {
 		where = "Release " + published.URL

@@ -24,6 +24,7 @@ import (
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/release/folder"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/size"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -218,11 +219,11 @@ func TestDeployOutputsAndSummary(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(outputs["assets"]), &assets))
 	require.Len(t, assets, 3)
 	for i, name := range []string{"x-boot-v1.iso", "y-boot-v1.iso", trust.ProvenanceFileName} {
-		sum, size, err := checksum.File(t.Context(), filepath.Join(l.Plan.OutputDir, name))
+		sum, length, err := checksum.File(t.Context(), filepath.Join(l.Plan.OutputDir, name))
 		require.NoError(t, err)
-		want := artifact.Artifact{Name: name, Size: size, SHA256: sum, URL: "file://" + l.releases + "/boot-v1/" + name}
+		want := artifact.Artifact{Name: name, Size: length, SHA256: sum, URL: "file://" + l.releases + "/boot-v1/" + name}
 		assert.Equal(t, want, assets[i])
-		assert.Contains(t, l.read(t, l.summary), fmt.Sprintf("| [`%s`](%s) | %s | `%s` |\n", name, want.URL, report.Size(size), sum))
+		assert.Contains(t, l.read(t, l.summary), fmt.Sprintf("| [`%s`](%s) | %s | `%s` |\n", name, want.URL, size.Text(length), sum))
 		assert.Contains(t, l.log.String(), sum)
 	}
 	assert.True(t, strings.HasPrefix(l.read(t, l.summary), "## Boot images boot-v1\n\nRelease file://"))
@@ -284,7 +285,7 @@ func TestDeployFailureBeforePublishing(t *testing.T) {
 				after, released := l.release(t)
 				assert.Equal(t, older, released)
 				assert.Equal(t, before, after)
-				if method != "FlakeMetadata" && method != "Package" { // what is wrong with a flake, the build says better
+				if method != "FlakeMetadata" && method != "Package" { // the build reports better what is wrong with a flake
 					last := l.nix.calls[len(l.nix.calls)-1]
 					assert.True(t, strings.HasPrefix(last, method), "%s comes after %s", last, method)
 				}

@@ -7,7 +7,7 @@ import (
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/plan"
-	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/size"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -114,7 +114,7 @@ func assetTable(assets []artifact.Artifact) string {
 		if asset.URL != "" {
 			name = "[" + name + "](" + asset.URL + ")"
 		}
-		fmt.Fprintf(&b, "| %s | %s | `%s` |\n", name, report.Size(asset.Size), asset.SHA256)
+		fmt.Fprintf(&b, "| %s | %s | `%s` |\n", name, size.Text(asset.Size), asset.SHA256)
 	}
 	return b.String()
 }

@@ -16,10 +16,11 @@ import (
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/size"
 )
 
 // Package packages what was built into the plan's folder, for the plan's tag,
-// and writes SHA256SUMS.txt beside it. Files in bundles get modTime.
+// and writes SHA256SUMS.txt next to it. Files in bundles get modTime.
 func Package(ctx context.Context, r *report.Report, built []nix.Result, p plan.Plan, modTime time.Time) ([]artifact.Artifact, error) {
 	defer r.Group("Package into " + p.OutputDir)()
 	progress := r.Progress("package")
@@ -55,8 +56,8 @@ func Table(artifacts []artifact.Artifact) string {
 	var text strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	for _, a := range artifacts {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", a.Name, report.Size(a.Size), a.SHA256)
+		fmt.Fprintf(table, "%s\t%s\t%s\n", a.Name, size.Text(a.Size), a.SHA256)
 	}
-	table.Flush()
+	_ = table.Flush() // a strings.Builder takes everything
 	return text.String()
 }

@@ -31,8 +31,8 @@ type publication struct {
 	// proves them.
 	kept func(ctx context.Context, files []release.File) error
 
-	// origin is what the notes tell of where the images came from, given what they
-	// tell now.
+	// origin is the line of the notes about where the images came from, given the
+	// notes of the release.
 	origin func(notes string) string
 
 	left int // lines of provenance that the key did not vouch for, and that are gone

@@ -77,7 +77,7 @@ func (o outcomes) without(images []artifact.Image) []artifact.Image {
 	})
 }
 
-// build builds the images that can be built here, and says in outcomes why the
+// build builds the images that can be built here, and records in outcomes why the
 // others are not.
 func (b Rebuild) build(ctx context.Context, images []verify.Image, outcomes outcomes) ([]nix.Result, error) {
 	defer b.Report.Group("Rebuild " + count(len(images), "image"))()

@@ -27,9 +27,10 @@ func signWith(key *trust.Key, tag string) func(sums []byte) (map[string][]byte, 
 
 // proved is what a release has that a publication may build upon.
 type proved struct {
-	lists      []checksum.Sums // that the key has signed
-	provenance []byte          // nil: none
-	left       int             // lines of provenance that the key does not vouch for
+	lists, signatures [][]byte // of SHA256SUMS.txt, with what a run that died has left
+
+	provenance []byte // nil: none
+	left       int    // lines of provenance that the key does not vouch for
 	builds     []trust.Build
 	snapshots  []trust.SignedSnapshot
 }
@@ -48,17 +49,14 @@ func prove(ctx context.Context, there release.Snapshot, key *trust.Key, tag stri
 	if key == nil {
 		return p, nil
 	}
-	lists, err := there.Contents(ctx, checksum.FileName)
-	if err != nil {
+	if p.lists, err = there.Contents(ctx, checksum.FileName); err != nil {
 		return p, err
 	}
-	signatures, err := there.Contents(ctx, trust.SignatureFileName)
-	if err != nil {
+	if p.signatures, err = there.Contents(ctx, trust.SignatureFileName); err != nil {
 		return p, err
 	}
-	p.lists = key.SignedLists(tag, lists, signatures)
 	if p.provenance != nil {
-		p.provenance, p.left = key.KeepProvenance(ctx, tag, p.provenance, p.lists)
+		p.provenance, p.left = key.KeepProvenance(ctx, tag, p.provenance, key.SignedLists(tag, p.lists, p.signatures))
 		p.builds = key.Builds(ctx, tag, p.provenance)
 	}
 	snapshots, err := there.Contents(ctx, trust.SnapshotFileName)
@@ -124,7 +122,7 @@ func checkTrust(ctx context.Context, there release.Snapshot, known proved, key *
 	if key == nil {
 		return checkStays(ctx, there, tag, files)
 	}
-	return trust.MaySign(tag, there.Others(files), known.lists)
+	return key.MaySign(tag, there.Others(files), known.lists, known.signatures)
 }
 
 // checkStays makes sure that a publication without the key changes nothing of a

@@ -11,7 +11,7 @@ import (
 	"every.channel/runner-images/internal/artifact"
 )
 
-// A Request says what to build.
+// A Request is what to build, and how.
 type Request struct {
 	Images []artifact.Image
 
@@ -37,7 +37,7 @@ type Request struct {
 	// one leaves the disk unchecked.
 	MinFree int64
 
-	// Events is told what happens, one event at a time. Nix waits while it runs.
+	// Events is called for each event, one at a time. Nix waits while it runs.
 	Events func(Event)
 }
 

@@ -169,7 +169,7 @@ func TestNeedsRoom(t *testing.T) {
 	var tooLittle *nix.DiskError
 	require.ErrorAs(t, err, &tooLittle)
 	assert.Equal(t, filepath.Join(b.folder, "store"), tooLittle.Path)
-	assert.Regexp(t, `^there is too little room to build: /.*/store has [0-9.]+ GiB free and 1073741824\.0 GiB are wanted; nix-collect-garbage frees`, err.Error())
+	assert.Regexp(t, `^there is too little room to build: /.*/store has [0-9.]+ [KMGT]iB free and 1\.0 EiB are wanted; nix-collect-garbage frees`, err.Error())
 	assert.Empty(t, b.of(nix.Started))
 
 	request.MinFree = -1

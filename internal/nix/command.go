@@ -25,7 +25,7 @@ func (n Nix) command(folder string, args ...string) *exec.Cmd {
 }
 
 // output runs nix and returns what it prints on stdout. An error has what it
-// said on stderr.
+// printed on stderr.
 func (n Nix) output(ctx context.Context, folder string, args ...string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	command := n.command(folder, args...)
@@ -39,8 +39,8 @@ func (n Nix) output(ctx context.Context, folder string, args ...string) ([]byte,
 	return stdout.Bytes(), nil
 }
 
-// errorText returns what nix says from its first error on: before it, there
-// are warnings.
+// errorText returns what nix printed from its first error on, without the warnings
+// before it.
 func errorText(stderr string) string {
 	stderr = plain(stderr)
 	if at := strings.Index(stderr, "error:"); at >= 0 {
@@ -61,7 +61,8 @@ func (n Nix) run(ctx context.Context, command *exec.Cmd) error {
 	// hold the pipes for longer than nix runs.
 	command.WaitDelay = time.Second
 
-	started, ended := make(chan error, 1), make(chan error, 1)
+	started, ended := make(chan error, 1), make(chan struct{})
+	var result error // of the command, once it has ended
 	go func() {
 		// What ends the child at its parent's death is bound to the thread that
 		// started it, so this one stays with it.
@@ -72,18 +73,19 @@ func (n Nix) run(ctx context.Context, command *exec.Cmd) error {
 			return
 		}
 		started <- nil
-		ended <- command.Wait()
+		result = command.Wait()
+		close(ended)
 	}()
 	if err := <-started; err != nil {
 		return err
 	}
 
 	select {
-	case err := <-ended:
-		if errors.Is(err, exec.ErrWaitDelay) {
-			err = nil // nix itself succeeded
+	case <-ended:
+		if errors.Is(result, exec.ErrWaitDelay) {
+			return nil // nix itself succeeded
 		}
-		return err
+		return result
 	case <-ctx.Done():
 	}
 	group := command.Process.Pid
@@ -105,11 +107,11 @@ func (n Nix) run(ctx context.Context, command *exec.Cmd) error {
 }
 
 // awaitGroup waits for what a process has left of its group, such as a git that
-// was told to end and does not listen, and kills that when the time is up.
+// ignores the signal to end, and kills that when the time is up.
 func awaitGroup(group int, timeUp <-chan time.Time) {
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for syscall.Kill(-group, 0) == nil { // fails when nobody is left
+	for syscall.Kill(-group, 0) == nil { // fails when no process is left
 		select {
 		case <-look.C:
 		case <-timeUp:

@@ -7,14 +7,16 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"every.channel/runner-images/internal/size"
 )
 
 // DefaultMinFree is the free space, in bytes, below which a build does not
-// begin: 4 GiB, a guess at the least that a netboot bundle and an ISO of a small
-// system take together with what they are made of.
+// begin: 4 GiB, an estimate of what a netboot bundle and an ISO of a small system
+// take together with their inputs.
 const DefaultMinFree = 4 << 30
 
-// A DiskError tells of too little room on a disk.
+// A DiskError means that there is too little free space on a disk.
 type DiskError struct {
 	Path   string // what lies on the disk
 	Free   int64  // bytes
@@ -23,10 +25,8 @@ type DiskError struct {
 
 func (e *DiskError) Error() string {
 	return fmt.Sprintf("there is too little room to build: %s has %s free and %s are wanted; nix-collect-garbage frees what nothing needs any more",
-		e.Path, gigabytes(e.Free), gigabytes(e.Wanted))
+		e.Path, size.Text(e.Free), size.Text(e.Wanted))
 }
-
-func gigabytes(bytes int64) string { return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30)) }
 
 // checkDisk looks at the disks of the store, if there is something to build, and
 // of the links, where what is made of the outputs goes too.

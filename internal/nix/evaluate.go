@@ -15,8 +15,8 @@ import (
 	"every.channel/runner-images/internal/artifact"
 )
 
-// An EvaluationError tells why images cannot be built before anything is: their
-// flake or their attribute is not there, or it has a mistake.
+// An EvaluationError is why images cannot be evaluated: their flake or their
+// attribute does not exist, or it has a mistake. Nothing has been built.
 type EvaluationError struct {
 	Problems []Problem
 }
@@ -25,8 +25,8 @@ type EvaluationError struct {
 type Problem struct {
 	Images []string // their names
 	Kind   ProblemKind
-	Reason string // a sentence; what NixOS says, such as failed assertions, may have several lines
-	Detail string // all that Nix said, with where it happened; may be empty
+	Reason string // a sentence; messages of NixOS, such as failed assertions, may have several lines
+	Detail string // all that Nix printed, with positions; may be empty
 }
 
 // A ProblemKind groups problems by what they ask of the user.
@@ -34,7 +34,7 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
-	NoFlake     ProblemKind = "no flake"     // there is no flake there
+	NoFlake     ProblemKind = "no flake"     // the flake does not exist
 	NoAttribute ProblemKind = "no attribute" // the flake has no such output, or it is nothing to build
 	Mistake     ProblemKind = "mistake"      // anything else, such as a failed assertion or a wrong argument
 )
@@ -75,7 +75,7 @@ func (t target) installable(v version) string {
 }
 
 // evaluate returns a target for each image, in their order. It evaluates them
-// in one go, and only if that fails each by itself, to tell all that is wrong.
+// together, and only if that fails one by one, to report everything that is wrong.
 func (n Nix) evaluate(ctx context.Context, request Request) ([]target, error) {
 	if len(request.Images) == 0 {
 		return nil, errors.New("there is no image to build")
@@ -147,7 +147,7 @@ func (n Nix) evaluateTogether(ctx context.Context, request Request) ([]target, *
 func readTargets(images []artifact.Image, output []byte) ([]target, error) {
 	var entries []json.RawMessage
 	if err := json.Unmarshal(output, &entries); err != nil {
-		return nil, fmt.Errorf("nix build --json prints something else: %w", err)
+		return nil, fmt.Errorf("unexpected output of nix build --json: %w", err)
 	}
 	if len(entries) != len(images) {
 		return nil, fmt.Errorf("nix evaluates %d installables where there are %d images: leave installables out of the arguments to nix", len(entries), len(images))
@@ -162,7 +162,7 @@ func readTargets(images []artifact.Image, output []byte) ([]target, error) {
 				Path    string            `json:"path"`
 			}
 			if err := json.Unmarshal(entry, &built); err != nil {
-				return nil, fmt.Errorf("nix build --json prints something else: %w", err)
+				return nil, fmt.Errorf("unexpected output of nix build --json: %w", err)
 			}
 			t.derivation, t.outputs, t.output = built.DrvPath, built.Outputs, built.Path
 		}
@@ -190,72 +190,83 @@ var (
 	remoteFlake = regexp.MustCompile(`cannot find flake '|Git repository .* does not exist|does not appear to be a git repository|^path '.*' does not exist$`)
 )
 
-// problem explains a failed evaluation in one sentence. Nix tells errors apart
-// by their words only; one that is not known is told in Nix's own.
+// problem explains a failed evaluation in one sentence. Only their text tells the
+// errors of Nix apart; an error that is not known here keeps Nix's text.
 func (s *stream) problem(request Request, failure error) Problem {
-	image := request.Images[0]
 	p := Problem{Images: names(request.Images), Kind: Mistake}
 	if len(s.errors) == 0 {
-		p.Reason = "Nix failed without telling why: " + failure.Error()
+		p.Reason = "Nix failed and gave no reason: " + failure.Error()
 		if len(s.other.lines) > 0 {
 			p.Reason = strings.Join(s.other.lines, "\n")
 		}
 		return p
 	}
-	text := s.errors[len(s.errors)-1].text
-	p.Detail = s.errors[len(s.errors)-1].full
-	flake, _, _ := strings.Cut(image.Installable, "#")
-	// Of an input that is locked and cannot be fetched, Nix says only that it is not there.
-	fetching := strings.Contains(p.Detail, "while fetching the input") || strings.HasPrefix(text, "Cannot find Git revision")
-	if match := noAttribute.FindStringSubmatch(text); match != nil {
-		p.Kind = NoAttribute
-		p.Reason = "the flake " + match[1] + " has no attribute"
-		// The last of the places where Nix looked for it is the one as written.
-		if attribute := lastQuoted.FindStringSubmatch(strings.SplitN(match[2], "\n", 2)[0]); attribute != nil {
-			p.Reason += " " + attribute[1]
-		}
-		if match := suggestion.FindStringSubmatch(p.Detail); match != nil {
-			p.Reason += "; did you mean " + match[1] + "?"
-		}
+	last := s.errors[len(s.errors)-1]
+	p.Detail = last.full
+	if reason := attributeProblem(last); reason != "" {
+		p.Kind, p.Reason = NoAttribute, reason
 		return p
 	}
-	if match := notToBuild.FindStringSubmatch(text); match != nil {
-		p.Kind = NoAttribute
-		p.Reason = "the attribute " + match[1] + " is nothing that can be built"
-		if match[3] != "" {
-			p.Reason += ", but " + match[3]
-		}
-		return p
-	}
-	if match := noDaemon.FindStringSubmatch(text); match != nil {
+	if match := noDaemon.FindStringSubmatch(last.text); match != nil {
 		p.Reason = fmt.Sprintf("the Nix daemon does not answer at %s (%s): start it with `systemctl start nix-daemon`", match[1], match[2])
 		return p
 	}
-	folder, local := localFlake(request.Dir, flake)
-	if local && untracked.MatchString(text) {
-		p.Kind = NoFlake
-		p.Reason = fmt.Sprintf("there is no flake %q for Nix: in a git repository it sees only what git tracks, so `git add` the flake.nix in %s", flake, folder)
-		return p
+	p.Kind, p.Reason = s.flakeProblem(request, last)
+	return p
+}
+
+// attributeProblem explains that an attribute does not exist or cannot be built. It
+// returns "" for another error.
+func attributeProblem(e nixError) (reason string) {
+	if match := noAttribute.FindStringSubmatch(e.text); match != nil {
+		reason = "the flake " + match[1] + " has no attribute"
+		// The last of the places where Nix looked for it is the one as written.
+		if attribute := lastQuoted.FindStringSubmatch(firstLine(match[2])); attribute != nil {
+			reason += " " + attribute[1]
+		}
+		if match := suggestion.FindStringSubmatch(e.full); match != nil {
+			reason += "; did you mean " + match[1] + "?"
+		}
+		return reason
 	}
-	for _, line := range s.other.lines { // git's own words are clearer than what Nix makes of them
+	if match := notToBuild.FindStringSubmatch(e.text); match != nil {
+		reason = "the attribute " + match[1] + " is nothing that can be built"
+		if match[3] != "" {
+			reason += ", but " + match[3]
+		}
+	}
+	return reason
+}
+
+// flakeProblem explains that a flake does not exist or cannot be fetched. Any other
+// error keeps the text of Nix.
+func (s *stream) flakeProblem(request Request, e nixError) (kind ProblemKind, reason string) {
+	flake, _, _ := strings.Cut(request.Images[0].Installable, "#")
+	folder, local := localFlake(request.Dir, flake)
+	text := e.text
+	if local && untracked.MatchString(text) {
+		return NoFlake, fmt.Sprintf("there is no flake %q for Nix: in a git repository it sees only what git tracks, so `git add` the flake.nix in %s", flake, folder)
+	}
+	// For an input that is locked and cannot be fetched, Nix reports only that it is
+	// missing.
+	fetching := strings.Contains(e.full, "while fetching the input") || strings.HasPrefix(text, "Cannot find Git revision")
+	for _, line := range s.other.lines { // git's own message is clearer than that of Nix
 		if fatal, found := strings.CutPrefix(line, "fatal: "); found && fetching {
 			text = fatal
 			break
 		}
 	}
+	kind, reason = Mistake, text
 	switch {
 	case !local && remoteFlake.MatchString(text) && (fetching || !strings.HasPrefix(text, "path ")):
-		p.Kind = NoFlake
-		p.Reason = fmt.Sprintf("there is no flake %q: %s", flake, firstLine(text))
+		kind, reason = NoFlake, fmt.Sprintf("there is no flake %q: %s", flake, firstLine(text))
 	case fetching:
-		p.Reason = fmt.Sprintf("the flake %q or one of its inputs cannot be fetched: %s", flake, text)
-	default:
-		p.Reason = text
+		reason = fmt.Sprintf("the flake %q or one of its inputs cannot be fetched: %s", flake, text)
 	}
 	if noSpace.MatchString(text) {
-		p.Reason += "; " + fullDisk
+		reason += "; " + fullDisk
 	}
-	return p
+	return kind, reason
 }
 
 func names(images []artifact.Image) []string {
@@ -271,8 +282,8 @@ func firstLine(text string) string {
 	return line
 }
 
-// missingFlakes looks for the flakes that are folders, which it can tell better
-// than Nix and before it runs.
+// missingFlakes looks for the flakes that are folders. It can explain better than Nix
+// that one is missing, and before Nix runs.
 func missingFlakes(request Request) error {
 	var problems []Problem
 	for _, image := range request.Images {

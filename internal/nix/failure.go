@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// A BuildError tells what was not built and why.
+// A BuildError is what was not built, and why.
 type BuildError struct {
 	Failures []Failure
 	Built    []string // the names of the images that were built nevertheless
@@ -47,7 +47,7 @@ func (e *BuildError) Error() string {
 	return strings.Join(texts, "\n")
 }
 
-// Unwrap gives each failure to errors.As and to whoever reports them one by one.
+// Unwrap returns the failures, for errors.As and to report them one by one.
 func (e *BuildError) Unwrap() []error {
 	failures := make([]error, len(e.Failures))
 	for i, f := range e.Failures {
@@ -165,7 +165,7 @@ func addFailure(failures []Failure, image string, r reason) []Failure {
 	return append(failures, Failure{Images: []string{image}, Derivation: r.derivation, Reason: r.text})
 }
 
-// describe completes a failure whose reason is still in Nix's words.
+// describe completes a failure whose reason is still the text of Nix.
 func (n Nix) describe(ctx context.Context, f *Failure, targets []target, s *stream) {
 	f.Dependency = !slices.ContainsFunc(targets, func(t target) bool { return !t.part && cmp.Or(t.derivation, t.output) == f.Derivation })
 	if log := s.logs[f.Derivation]; log != nil {
@@ -183,7 +183,7 @@ func (n Nix) describe(ctx context.Context, f *Failure, targets []target, s *stre
 
 var noSpace = regexp.MustCompile(`(?i)no space left on device|ENOSPC|disk quota exceeded|database or disk is full`)
 
-// A reason is why a derivation was not built, in Nix's words.
+// A reason is why a derivation was not built, in the text of Nix.
 type reason struct{ derivation, text string }
 
 var (
@@ -193,7 +193,7 @@ var (
 	consequence = regexp.MustCompile(`^[0-9]+ dependenc(y|ies) of |^build of '|Reason: [0-9]+ dependenc(y|ies) failed`)
 )
 
-// reasons returns the derivations that Nix says failed by themselves.
+// reasons returns the derivations that failed by themselves, according to Nix.
 func (s *stream) reasons() []reason {
 	var found []reason
 	for _, e := range s.errors {
@@ -262,11 +262,11 @@ var (
 const (
 	otherMachine = "name such a machine with --builders, or build it there and publish the files"
 	fullDisk     = "the disk of the store, or of the folder for builds, is full; nix-collect-garbage frees what nothing needs any more"
-	killed       = "the kernel kills builders when memory runs out; its log tells: dmesg"
+	killed       = "the kernel kills builders when memory runs out; see its log with dmesg"
 )
 
-// reword says in plain words why a derivation was not built, of what kind that
-// is, and what to do about it. Words of Nix that it does not know stay.
+// reword returns in plain words why a derivation was not built, of what kind that
+// is, and what to do about it. Text of Nix that it does not know stays.
 func reword(text string) (kind FailureKind, reason, hint string) {
 	if match := exitCode.FindStringSubmatch(text); match != nil {
 		return BuilderFailed, "the builder ended with exit code " + match[1], ""
@@ -329,7 +329,7 @@ func (n Nix) closure(ctx context.Context, derivation string) map[string]bool {
 	return needs
 }
 
-// valid tells whether what an installable stands for is in the store.
+// valid reports whether the path of an installable is in the store.
 func (n Nix) valid(ctx context.Context, installable string) bool {
 	_, err := n.output(ctx, "", "path-info", "--offline", "--", installable)
 	return err == nil

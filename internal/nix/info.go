@@ -14,7 +14,7 @@ import (
 	"every.channel/runner-images/internal/redact"
 )
 
-// Metadata says which source a flake is.
+// Metadata identifies the source of a flake.
 type Metadata struct {
 	URL          string // as given, made absolute: "git+file:///srv/images"
 	ResolvedURL  string // after the flake registry
@@ -34,7 +34,7 @@ type Input struct {
 	NARHash  string // "sha256-…"
 }
 
-// FlakeMetadata tells which source a flake is, such as "." or
+// FlakeMetadata identifies the source of a flake, such as "." or
 // "git+https://forge.example/owner/name". A relative one starts from the folder
 // dir, or this process's working directory if that is empty.
 func (n Nix) FlakeMetadata(ctx context.Context, dir, flake string) (Metadata, error) {
@@ -57,7 +57,7 @@ func (n Nix) FlakeMetadata(ctx context.Context, dir, flake string) (Metadata, er
 		} `json:"locks"`
 	}
 	if err := json.Unmarshal(output, &m); err != nil {
-		return Metadata{}, fmt.Errorf("nix flake metadata --json prints something else: %w", err)
+		return Metadata{}, fmt.Errorf("unexpected output of nix flake metadata --json: %w", err)
 	}
 	metadata := Metadata{
 		URL:         m.OriginalURL,
@@ -153,7 +153,7 @@ func (n Nix) pathInfo(ctx context.Context, v version, paths ...string) (map[stri
 		return nil, nil
 	}
 	args := []string{"path-info", "--json"}
-	if !v.before(version{major: 2, minor: 34}) { // from then on, it warns if not told the format
+	if !v.before(version{major: 2, minor: 34}) { // since then, it warns if no format is given
 		args = append(args, "--json-format", "1")
 	}
 	output, err := n.output(ctx, "", append(append(args, "--"), paths...)...)
@@ -162,7 +162,7 @@ func (n Nix) pathInfo(ctx context.Context, v version, paths ...string) (map[stri
 	}
 	known, err := readPathInfo(output)
 	if err != nil {
-		return nil, fmt.Errorf("nix path-info --json prints something else: %w", err)
+		return nil, fmt.Errorf("unexpected output of nix path-info --json: %w", err)
 	}
 	infos := map[string]PathInfo{}
 	for _, path := range paths {

@@ -48,7 +48,7 @@ func (n Nix) Foreign(ctx context.Context, request Request) (map[string]string, e
 	return foreign, nil
 }
 
-// setsMachines says whether arguments to nix build are about where it builds.
+// setsMachines reports whether arguments to nix build are about where it builds.
 func setsMachines(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
 		for _, part := range []string{"builders", "system", "platforms", "store", "eval-store"} {
@@ -76,7 +76,7 @@ func (n Nix) systems(ctx context.Context, v version) ([]string, error) {
 		Builders       struct{ Value string }   `json:"builders"`
 	}
 	if err := json.Unmarshal(output, &config); err != nil {
-		return nil, fmt.Errorf("nix %s prints something else: %w", strings.Join(command, " "), err)
+		return nil, fmt.Errorf("unexpected output of nix %s: %w", strings.Join(command, " "), err)
 	}
 	systems := append([]string{config.System.Value}, config.ExtraPlatforms.Value...)
 	return append(systems, builderSystems(config.Builders.Value, config.System.Value)...), nil
@@ -120,7 +120,7 @@ func (n Nix) systemOf(ctx context.Context, v version, derivation string) (string
 	}
 	system, ok := readSystem(output)
 	if !ok {
-		return "", fmt.Errorf("nix %s prints something else than a derivation", strings.Join(command, " "))
+		return "", fmt.Errorf("unexpected output of nix %s: not a derivation", strings.Join(command, " "))
 	}
 	return system, nil
 }

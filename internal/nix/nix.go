@@ -1,7 +1,7 @@
 // Package nix builds images with the nix command: it evaluates and builds all
-// of them in one call, tells of its progress, and explains a failure by the
-// derivation that failed and the end of its log. It also reads what a release's
-// provenance needs to know of flakes and store paths.
+// of them in one call, reports progress, and explains a failure by the derivation
+// that failed and the end of its log. It also reads what a release's provenance
+// records of flakes and store paths.
 //
 // It works with Nix 2.8 to 2.34, and does not depend on the user's configuration
 // to allow flakes.
@@ -77,7 +77,7 @@ type version struct {
 func parseVersion(line string) (version, error) {
 	match := versionLine.FindStringSubmatch(line)
 	if match == nil {
-		return version{}, fmt.Errorf("nix --version says %q, which is no version of Nix", line)
+		return version{}, fmt.Errorf("nix --version printed %q, which is not a version of Nix", line)
 	}
 	v := version{text: match[1]}
 	v.major, _ = strconv.Atoi(match[2]) // they are digits

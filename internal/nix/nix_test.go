@@ -114,7 +114,7 @@ func TestVersion(t *testing.T) {
 	_, err = nix.Nix{Program: "false"}.Version(t.Context())
 	require.Error(t, err)
 	_, err = nix.Nix{Program: "echo"}.Version(t.Context())
-	require.ErrorContains(t, err, "which is no version of Nix")
+	require.ErrorContains(t, err, "which is not a version of Nix")
 }
 
 func TestFlakesNeedNotBeEnabledByTheUser(t *testing.T) {

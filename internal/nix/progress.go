@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// An EventKind says what happened.
+// An EventKind is what happened.
 type EventKind string
 
 // The kinds of events.
 const (
 	Evaluating EventKind = "evaluating" // an installable is being evaluated: Text is it
-	Started    EventKind = "started"    // a derivation began to be built
+	Started    EventKind = "started"    // the build of a derivation started
 	Line       EventKind = "line"       // a builder wrote a line: Text
-	Ended      EventKind = "ended"      // a derivation is built no longer, whether it succeeded or not
-	Warning    EventKind = "warning"    // Nix, or a program that it ran, says something: Text
+	Ended      EventKind = "ended"      // the build of a derivation ended, whether it succeeded or not
+	Warning    EventKind = "warning"    // Nix, or a program that it ran, printed a message: Text
 	Changed    EventKind = "changed"    // only Progress changed
 )
 
@@ -32,7 +32,7 @@ type Event struct {
 	Progress   Progress
 }
 
-// Progress tells how far Nix is. The slices are not changed afterwards, so a
+// Progress is how far Nix is. The slices are not changed afterwards, so a
 // Progress can be kept.
 type Progress struct {
 	Evaluating string  // the installable that is being evaluated, if one is
@@ -50,7 +50,7 @@ type Progress struct {
 type Build struct {
 	Derivation string // its store path
 	Machine    string // the remote builder; empty if it is this machine
-	Phase      string // "buildPhase", if the builder says so
+	Phase      string // "buildPhase", if the builder reports it
 	Since      time.Time
 }
 
@@ -61,7 +61,7 @@ type Copy struct {
 	Since    time.Time
 }
 
-// String says what goes on now in a few words that change only when that does,
+// String describes the current work in a few words that change only when it does,
 // for example "building initrd-linux-6.12 (buildPhase) and 2 more, 3 of 12 done".
 // It is empty if nothing is known to go on.
 func (p Progress) String() string {
@@ -109,15 +109,15 @@ func Name(storePath string) string {
 type stream struct {
 	events   func(Event) // may be nil
 	progress Progress
-	logs     map[string]*tail // the end of the log of every derivation that was begun, by its store path
-	errors   []nixError       // in the order in which Nix told them
+	logs     map[string]*tail // the end of the log of every derivation that was started, by its store path
+	errors   []nixError       // in the order in which Nix reported them
 	other    tail             // lines that are no JSON
 
 	pending    []byte // of a line that is not complete
 	activities map[uint64]*activity
 }
 
-// A nixError is an error as Nix tells it.
+// A nixError is an error as Nix reports it.
 type nixError struct {
 	text string // the message alone, which may have several lines
 	full string // with where it happened
@@ -230,7 +230,7 @@ func (s *stream) start(id uint64, kind int, text string, raw json.RawMessage) {
 			return
 		}
 		a.field = fields[0]
-		if s.logs[a.field] == nil { // a build on another machine may be begun twice
+		if s.logs[a.field] == nil { // a build on another machine may start twice
 			s.logs[a.field] = &tail{}
 		}
 		s.progress.Evaluating = ""

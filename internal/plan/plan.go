@@ -14,21 +14,22 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/redact"
+	"every.channel/runner-images/internal/release"
 )
 
 // TagPrefix begins the tags whose push makes a release.
 const TagPrefix = "boot-v"
 
-// A Context is what a run knows of its surroundings, as the runner tells in
-// GITHUB_... or as git tells at a terminal. All of it may be empty.
+// A Context describes where a run takes place: from the runner's GITHUB_...
+// variables, or from git at a terminal. Each field may be empty.
 type Context struct {
 	Ref        string // "refs/tags/boot-v2026.02.28"
 	SHA        string // of the commit that the run is about
 	ServerURL  string // "https://forge.example"
 	Repository string // "owner/name"
 
-	// NeedToken makes a plan that publishes to a server without a token an
-	// error. Whoever only shows a plan does not need one.
+	// NeedToken makes it an error to publish to a server without a token. A plan
+	// that is only shown needs none.
 	NeedToken bool
 }
 
@@ -52,12 +53,12 @@ type Plan struct {
 	NixCopyTo     string   `json:"-"`
 }
 
-// Make decides. Inputs that are missing or empty take their defaults: a push
-// hands a workflow's dispatch inputs on as empty strings. All inputs that cannot
-// be used come back as one InputErrors.
+// Make returns the plan for the given inputs. Inputs that are missing or empty take
+// their defaults: a push passes the inputs of a workflow's dispatch as empty strings.
+// The error is an InputErrors with every input that cannot be used.
 //
-// On a host that only mirrors the plan is skipped whatever the other inputs
-// say, so that a mirror's runs stay green.
+// On a host that only mirrors, the plan is skipped whatever the other inputs are, so
+// that a mirror's runs succeed.
 func Make(given map[string]string, c Context) (Plan, error) {
 	r := reader{given: given}
 	p := r.release(c)
@@ -79,19 +80,18 @@ func Make(given map[string]string, c Context) (Plan, error) {
 	return p, r.err()
 }
 
-// ForFiles is Make for commands that are handed files, and so neither look at a
-// flake nor mind a mirror.
+// ForFiles is Make for commands that take files: they read no flake, and work on a
+// mirror too.
 func ForFiles(given map[string]string, c Context) (Plan, error) {
 	r := reader{given: given}
 	p := r.release(c)
 	return p, r.err()
 }
 
-// ForVerify is Make for the comparison with a published release, which may have
-// any of the images, whichever of them a run here would build, and which is also
-// done where the repository is only mirrored. Files in a folder may be of a
-// release that is not known yet: then the tag is not needed, and nothing but a
-// given one will do.
+// ForVerify is Make for the comparison with a published release. The release may have
+// any of the images, so all are selected, and it can be compared on a mirror too.
+// Without needTag the tag may stay unknown, as for files in a folder: it is empty
+// then, unless one is given.
 func ForVerify(given map[string]string, c Context, needTag bool) (Plan, error) {
 	all := map[string]string{}
 	maps.Copy(all, given)
@@ -117,7 +117,7 @@ func ForVerify(given map[string]string, c Context, needTag bool) (Plan, error) {
 	return p, r.err()
 }
 
-// reader turns what was given into values and collects what is wrong with it.
+// reader turns the given inputs into values and collects their errors.
 type reader struct {
 	given  map[string]string
 	errors InputErrors
@@ -130,7 +130,7 @@ func (r *reader) err() error {
 	return r.errors
 }
 
-// release reads what concerns the release and the files in it.
+// release reads the inputs about the release and its files.
 func (r *reader) release(c Context) Plan {
 	p := Plan{
 		ReleaseTag:    r.releaseTag(c),
@@ -148,8 +148,8 @@ func (r *reader) fail(input, value, why string, args ...any) {
 	r.errors = append(r.errors, &InputError{Input: input, Value: redact.Text(value), Why: fmt.Sprintf(why, args...)})
 }
 
-// wrongAddress returns a value that should be an address and is none, as an error
-// may show it: what looks like a user is one, though no scheme is before it.
+// wrongAddress returns an invalid address as an error may show it: without a scheme,
+// text before an "@" may still be a user and a password.
 func wrongAddress(value string) string {
 	if strings.Contains(value, "@") && !strings.Contains(value, "://") {
 		return "***"
@@ -190,7 +190,7 @@ func (r *reader) oneOf(name string, allowed ...string) string {
 	return strings.ToLower(value)
 }
 
-// nixArgs refuses what would only be noticed after the build.
+// nixArgs refuses arguments that would only fail after the build.
 func (r *reader) nixArgs() []string {
 	value := r.value(NixArgs)
 	words, err := splitWords(value)
@@ -250,8 +250,8 @@ func (r *reader) releaseTag(c Context) string {
 		r.fail(ReleaseTag, "", "there is no commit to name the release after; give a tag, for example boot-v2026.02.28")
 		return ""
 	}
-	if why := refusedByGit(tag); why != "" {
-		r.fail(ReleaseTag, tag, "git does not allow %s in a tag; use for example boot-v2026.02.28", why)
+	if err := release.CheckTag(tag); err != nil {
+		r.fail(ReleaseTag, tag, "%v", err)
 	}
 	return tag
 }
@@ -265,47 +265,6 @@ func defaultTag(c Context) string {
 	}
 	if len(c.SHA) >= shortSHA {
 		return "boot-" + c.SHA[:shortSHA]
-	}
-	return ""
-}
-
-// refusedByGit names what git would not take in a tag, by the rules of
-// git-check-ref-format(1), and of git-tag(1) for names on its command line.
-func refusedByGit(tag string) string {
-	for _, c := range tag {
-		switch {
-		case c == ' ':
-			return "spaces"
-		case c < ' ' || c == 0x7f:
-			return "control characters"
-		case strings.ContainsRune(`~^:?*[\`, c):
-			return fmt.Sprintf("%q", string(c))
-		}
-	}
-	for _, sequence := range []string{"..", "@{", "//"} {
-		if strings.Contains(tag, sequence) {
-			return fmt.Sprintf("%q", sequence)
-		}
-	}
-	switch {
-	case strings.HasPrefix(tag, "-"):
-		return `a leading "-"`
-	case strings.HasPrefix(tag, "/"):
-		return `a leading "/"`
-	case strings.HasSuffix(tag, "/"):
-		return `a trailing "/"`
-	case strings.HasSuffix(tag, "."):
-		return `a trailing "."`
-	case tag == "HEAD":
-		return `the name "HEAD"`
-	}
-	for component := range strings.SplitSeq(tag, "/") {
-		if strings.HasPrefix(component, ".") {
-			return `a component with a leading "."`
-		}
-		if strings.HasSuffix(component, ".lock") {
-			return `a component that ends with ".lock"`
-		}
 	}
 	return ""
 }
@@ -338,12 +297,12 @@ func (r *reader) images(flake string) []artifact.Image {
 	return images
 }
 
-// maxName is how many bytes an image's name and the tag may have with the hyphen
-// between them: forges and folders take 255 of a file's name, which has an
-// extension, and more around it while it is uploaded.
+// maxName is the number of bytes that an image's name and the tag may have with the
+// hyphen between them: forges and file systems allow 255 for a file name, which also
+// has an extension, and a prefix during an upload.
 const maxName = 180
 
-// checkNames finds before the build what could not be released after it.
+// checkNames finds names that are too long before the build.
 func (r *reader) checkNames(p Plan) {
 	for _, image := range p.Images {
 		if len(image.Name)+len("-")+len(p.ReleaseTag) > maxName {
@@ -391,7 +350,7 @@ func inFlake(installable, flake string) string {
 
 var repositoryName = regexp.MustCompile(`^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$`)
 
-// isRepositoryName says whether a text is owner/name, and no path that leads
+// isRepositoryName reports whether a text is owner/name, and not a path that leads
 // elsewhere.
 func isRepositoryName(text string) bool {
 	owner, name, _ := strings.Cut(text, "/")
@@ -446,7 +405,7 @@ func (r *reader) checkForgeURL(address string) {
 	}
 }
 
-// mirror says whether the server of the run is one that only mirrors.
+// mirror reports whether the server of the run only mirrors, and its host.
 func (r *reader) mirror(serverURL string) (string, bool) {
 	host := hostOf(serverURL)
 	if host == "" {

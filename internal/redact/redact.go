@@ -48,8 +48,8 @@ func Recorded(text string) string {
 	return strings.ReplaceAll(Text(text), "://"+hidden+"@", "://")
 }
 
-// secretParameter is a parameter in an address whose name says that its value is
-// secret: https://cache.example?secret-key=…, …?access_token=….
+// secretParameter is a parameter in an address with a name for secrets:
+// https://cache.example?secret-key=…, …?access_token=….
 var secretParameter = regexp.MustCompile(`(?i)([?&][^=&\s#]*(?:token|secret|passw)[^=&\s#]*=)[^&\s#]+`)
 
 // anyUser is what an address may have before its host, up to the last "@": it is

@@ -57,7 +57,7 @@ type Transaction interface {
 	// Remove makes sure that an asset is gone.
 	Remove(ctx context.Context, asset Asset) error
 
-	// Edit changes what the release says, and publishes it, in one step.
+	// Edit changes the release's description, and publishes it, in one step.
 	Edit(ctx context.Context, edit Edit) error
 }
 

@@ -23,7 +23,7 @@ func mergeNotes(notes, block string) string {
 	return strings.TrimRight(notes, "\r\n") + "\n\n" + block + "\n"
 }
 
-// hasNotes tells whether notes hold this very block already. Web forms write
+// hasNotes reports whether notes have this very block already. Web forms write
 // newlines in their own way.
 func hasNotes(notes, block string) bool {
 	_, _, found := cutBlock(notes)

@@ -26,7 +26,7 @@
 //     compose ends the run here.
 //  3. Upload each file that is not there yet under a temporary name that holds
 //     the beginning of its SHA-256, so that a run that dies here leaves work
-//     that the next one can tell and use.
+//     that the next one recognises and uses.
 //  4. If a file with other bytes has a line in SHA256SUMS.txt, replace
 //     SHA256SUMS.txt by one without these lines, and with it the files that sign
 //     it: first all uploads, then all renames, then all deletions, so that sums
@@ -204,9 +204,9 @@ func isReserved(name string) bool {
 	return strings.HasPrefix(name, temporaryPrefix) || strings.HasPrefix(name, LeasePrefix)
 }
 
-// temporaryName is the name of an upload of these bytes. It tells a later run
-// what they are, and ends as the asset's name does, because forges judge the
-// type of a file by that.
+// temporaryName is the name of an upload of these bytes, by which a later run
+// recognises them. It ends as the asset's name does, because forges judge the type
+// of a file by that.
 func temporaryName(asset, sha256 string) string {
 	const digits = 16
 	return temporaryPrefix + sha256[:min(digits, len(sha256))] + "-" + asset

@@ -175,8 +175,8 @@ func hash(ctx context.Context, file *File) error {
 	return err
 }
 
-// listed reports whether SHA256SUMS.txt and the sizes tell that the one asset of
-// this name is this file.
+// listed reports whether the one asset of this name is this file, by SHA256SUMS.txt
+// and its size.
 func (s state) listed(file File) bool {
 	assets := s.byName[file.Name]
 	return len(assets) == 1 && assets[0].Size == file.Size && file.SHA256 != "" && s.sums[file.Name] == file.SHA256

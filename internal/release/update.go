@@ -377,7 +377,7 @@ func (u *update) note(name string, replaced bool) {
 }
 
 // find returns the one of these assets that holds the file's bytes, or nil.
-// Backends have no checksums: an upload's temporary name tells, and so does a
+// Backends have no checksums: an upload's temporary name decides, and so does a
 // line with another sum; else the asset is read back, which costs less than
 // to send it again and proves more.
 func (u *update) find(ctx context.Context, now state, file File, assets []Asset) (*Asset, error) {
@@ -465,7 +465,7 @@ func (u *update) uploadFile(ctx context.Context, move *move) error {
 		return err
 	}
 	if err := unchanged(file.Path, before); err != nil {
-		// Its name tells what it is not: the next run must not take it for that.
+		// Its name has the checksum of other bytes: the next run must not use it.
 		return errors.Join(err, u.Remove(ctx, uploaded))
 	}
 	move.Upload = uploaded
@@ -475,7 +475,7 @@ func (u *update) uploadFile(ctx context.Context, move *move) error {
 
 // withdrawLines takes the lines out of SHA256SUMS.txt that the next step would
 // make wrong. What is left is signed, too: a run that goes on from there must be
-// able to tell that no other hand has written it.
+// able to check that no other hand has written it.
 func (u *update) withdrawLines(ctx context.Context, now state, kept checksum.Sums) error {
 	if lists := now.byName[checksum.FileName]; len(lists) > 1 {
 		// The name may lead to any of them, and the older ones are about to be wrong.

@@ -10,11 +10,13 @@ import (
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	"every.channel/runner-images/internal/size"
 )
 
-// A Progress shows that something long lives: bars at a terminal, elsewhere a
-// line now and then. It is safe for use by several goroutines. Whoever made it
-// calls Close.
+// A Progress shows the progress of a long operation: as bars at a terminal, elsewhere
+// as a line now and then. It is safe for use by several goroutines. The caller must
+// close it.
 type Progress struct {
 	report *Report
 	verb   string
@@ -49,14 +51,13 @@ func (s *status) String() string {
 
 type item struct {
 	done, total int64
-	begun       time.Time
+	started     time.Time
 	shown       time.Time
 	finished    bool
 	bar         *mpb.Bar
 }
 
-// Progress begins to show the progress of what verb says, for example
-// "uploading".
+// Progress begins to show the progress of an operation, for example "upload".
 func (r *Report) Progress(verb string) *Progress {
 	p := &Progress{
 		report: r,
@@ -89,9 +90,8 @@ func (r *Report) Progress(verb string) *Progress {
 	return p
 }
 
-// Status says what is being done right now. It stays until the next one, and is
-// said again, with how long it has lasted, when nothing else was to be said for
-// a while.
+// Status sets what is being done now. It stays until the next one, and is printed
+// again, with its duration, after a while without other output.
 func (p *Progress) Status(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	p.mu.Lock()
@@ -105,14 +105,14 @@ func (p *Progress) Status(format string, args ...any) {
 	}
 }
 
-// Bytes says how many bytes of something have been done, of how many. It begins
-// with 0 bytes done and is finished when all are.
+// Bytes sets how many bytes of an item are done, of how many. An item begins with 0
+// bytes done and is finished when all are.
 func (p *Progress) Bytes(name string, done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	it := p.items[name]
 	if it == nil {
-		it = &item{begun: time.Now(), shown: time.Now()}
+		it = &item{started: time.Now(), shown: time.Now()}
 		p.items[name] = it
 		if p.bars != nil {
 			it.bar = p.bar(name, total)
@@ -125,14 +125,14 @@ func (p *Progress) Bytes(name string, done, total int64) {
 		it.bar.SetCurrent(done)
 	case done == total && !it.finished:
 		it.finished = true
-		p.print("%s %s: %s in %s", p.verb, name, Size(total), age(it.begun))
+		p.print("%s %s: %s in %s", p.verb, name, size.Text(total), age(it.started))
 	case time.Since(it.shown) >= p.report.interval:
 		it.shown = time.Now()
-		p.print("%s %s: %s of %s (%d%%)", p.verb, name, Size(done), Size(total), percent(done, total))
+		p.print("%s %s: %s of %s (%d%%)", p.verb, name, size.Text(done), size.Text(total), percent(done, total))
 	}
 }
 
-// Close ends the showing.
+// Close ends the display.
 func (p *Progress) Close() {
 	close(p.closed)
 	p.ticker.Stop()
@@ -163,7 +163,7 @@ func (p *Progress) bar(name string, total int64) *mpb.Bar {
 	)
 }
 
-// tick speaks up after a quiet time.
+// tick prints the progress after a time without output.
 func (p *Progress) tick() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -182,7 +182,7 @@ func (p *Progress) tick() {
 	slices.Sort(names)
 	for _, name := range names {
 		it := p.items[name]
-		p.print("%s %s: %s of %s (%d%%)", p.verb, name, Size(it.done), Size(it.total), percent(it.done, it.total))
+		p.print("%s %s: %s of %s (%d%%)", p.verb, name, size.Text(it.done), size.Text(it.total), percent(it.done, it.total))
 	}
 }
 
@@ -205,17 +205,4 @@ func percent(done, total int64) int64 {
 		return 100
 	}
 	return 100 * done / total
-}
-
-// Size writes a number of bytes for people, for example "1.4 GiB".
-func Size(bytes int64) string {
-	const unit = 1024
-	if bytes < unit {
-		return fmt.Sprintf("%d B", bytes)
-	}
-	value, units := float64(bytes)/unit, "KMGTPE"
-	for value >= unit {
-		value, units = value/unit, units[1:]
-	}
-	return fmt.Sprintf("%.1f %ciB", value, units[0])
 }

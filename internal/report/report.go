@@ -1,6 +1,6 @@
-// Package report tells people what a run does: in Actions as plain lines with
+// Package report shows what a run does: in Actions as plain lines with
 // groups, annotations, outputs and a job summary, at a terminal as short lines
-// with progress bars. The words are the same in both. It is the only package
+// with progress bars. The text is the same in both. It is the only package
 // that knows of Actions.
 package report
 
@@ -16,7 +16,7 @@ import (
 	"golang.org/x/term"
 )
 
-// Options say where a report goes.
+// Options are where a report goes.
 type Options struct {
 	Out    io.Writer           // results, and in Actions everything
 	Log    io.Writer           // at a terminal: what happens meanwhile
@@ -40,7 +40,7 @@ type Report struct {
 	secrets []string
 }
 
-// New returns a report for Actions if the environment says GITHUB_ACTIONS=true,
+// New returns a report for Actions if the environment has GITHUB_ACTIONS=true,
 // as Forgejo's and Gitea's runners do, else one for a terminal.
 func New(o Options) *Report {
 	if o.Getenv == nil {
@@ -74,7 +74,7 @@ func (r *Report) write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Mask keeps a secret out of everything that is reported from now on.
+// Mask hides a secret in everything that is reported from now on.
 func (r *Report) Mask(secret string) {
 	if secret == "" {
 		return
@@ -144,7 +144,7 @@ func (r *Report) Group(title string) (end func()) {
 	return r.action.EndGroup
 }
 
-// Notice reports something that whoever looks at the run should see.
+// Notice reports something that readers of the run should see.
 func (r *Report) Notice(format string, args ...any) {
 	if r.action == nil {
 		r.Line("note: "+format, args...)
@@ -182,8 +182,8 @@ func (r *Report) Error(err error) {
 	r.action.Errorf("%s", text)
 }
 
-// Output sets an output of the action's step. At a terminal there is nobody to
-// read it.
+// Output sets an output of the action's step. At a terminal it does
+// nothing.
 func (r *Report) Output(name, value string) {
 	if r.action != nil && r.getenv("GITHUB_OUTPUT") != "" {
 		r.action.SetOutput(name, value)

@@ -168,11 +168,3 @@ func TestBarsAtATerminal(t *testing.T) {
 	assert.Contains(t, string(out), "a line above the bars\r\n")
 	assert.Contains(t, string(out), "after\r\n")
 }
-
-func TestSize(t *testing.T) {
-	for bytes, want := range map[int64]string{
-		0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 600 << 20: "600.0 MiB", 3 << 29: "1.5 GiB", 5 << 40: "5.0 TiB",
-	} {
-		assert.Equal(t, want, report.Size(bytes))
-	}
-}

@@ -246,9 +246,9 @@ func (a AllowedSigners) find(key ssh.PublicKey, namespace string, at time.Time) 
 	return Signer{}, err
 }
 
-// matchPatternList says whether s matches a comma-separated list of patterns,
+// matchPatternList reports whether s matches a comma-separated list of patterns,
 // with * for any characters, ? for one, and ! before a pattern that rules s out
-// whatever the others say (ssh_config(5), PATTERNS).
+// whatever the others are (ssh_config(5), PATTERNS).
 func matchPatternList(s, list string) bool {
 	matched := false
 	for pattern := range strings.SplitSeq(list, ",") {

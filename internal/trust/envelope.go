@@ -17,7 +17,7 @@ import (
 	"every.channel/runner-images/internal/checksum"
 )
 
-// payloadType says that an envelope holds an in-toto statement.
+// payloadType is the type of an envelope with an in-toto statement.
 const payloadType = "application/vnd.in-toto+json"
 
 // An Attestation is one line of the file: a build, and who signed the line.
@@ -125,7 +125,7 @@ func verifyEnvelope(ctx context.Context, envelope *dsse.Envelope, tag string, al
 		return Signer{}, err
 	}
 	if _, err := verifier.Verify(ctx, envelope); err != nil {
-		// The library says only that nothing was accepted; the reason is here.
+		// The library reports only that nothing was accepted; the reason is here.
 		return Signer{}, cmp.Or(errors.Join(check.refused...), fmt.Errorf("%w for a tag: it has no signature as ssh-keygen -Y sign writes it", ErrUnsigned))
 	}
 	return check.signer, nil
@@ -217,7 +217,7 @@ func MergeProvenance(ctx context.Context, published []byte, added Attestation, k
 	return append(bytes.Join(lines, []byte("\n")), '\n'), nil
 }
 
-// covers says whether every file of some is in all with the same sum.
+// covers reports whether every file of some is in all with the same sum.
 func covers(all, some checksum.Sums) bool {
 	for name, sum := range some {
 		if all[name] != sum {
@@ -236,7 +236,7 @@ func namesWithin(names, all checksum.Sums) bool {
 	return true
 }
 
-// madeWith says whether the line is about the tag and, if there is a key, signed
+// madeWith reports whether the line is about the tag and, if there is a key, signed
 // with it.
 func (a Attestation) madeWith(ctx context.Context, tag string, key *Key) bool {
 	if key == nil {

@@ -27,7 +27,7 @@ const ProvenanceFileName = "provenance.intoto.jsonl"
 const (
 	// predicateType is that of SLSA provenance, version 1.
 	predicateType = "https://slsa.dev/provenance/v1"
-	// buildType names what the parameters below mean; docs/VERIFY.md tells.
+	// buildType names the meaning of the parameters below, which docs/VERIFY.md describes.
 	buildType = "https://every.channel/runner-images/build/v1"
 	// builderByHand is the builder of files that a person made at a terminal.
 	builderByHand = "https://every.channel/runner-images/by-hand"
@@ -51,7 +51,7 @@ type Build struct {
 	Run        Run
 }
 
-// A Flake is the source that was built, as `nix flake metadata` tells.
+// A Flake is the source that was built, as `nix flake metadata` prints it.
 type Flake struct {
 	URL      string // locked: "git+https://forge.example/owner/name?rev=…"
 	Revision string // empty for a folder without git, or with changes

@@ -33,14 +33,14 @@ func (k Key) SignedLists(tag string, lists, signatures [][]byte) []checksum.Sums
 
 // MaySign returns an error if a new signature of the release of tag would vouch
 // for files that this key has not signed. Others are the lines of SHA256SUMS.txt
-// that a publication keeps, and signed the lists that the key has signed: whoever
-// can write to the forge can write there, too, so without this check the next run
-// of the publisher would sign what nobody of his has made.
-func MaySign(tag string, others checksum.Sums, signed []checksum.Sums) error {
+// that a publication keeps: whoever can write to the forge can write there, too, so
+// without this check the next run of the publisher would sign what nobody of his
+// has made. Lists and signatures are those of SignedLists.
+func (k Key) MaySign(tag string, others checksum.Sums, lists, signatures [][]byte) error {
 	if len(others) == 0 { // as in a new release
 		return nil
 	}
-	if slices.ContainsFunc(signed, func(sums checksum.Sums) bool { return covers(sums, others) }) {
+	if slices.ContainsFunc(k.SignedLists(tag, lists, signatures), func(sums checksum.Sums) bool { return covers(sums, others) }) {
 		return nil
 	}
 	return fmt.Errorf("the release %s has files that are not signed with this key, and a new signature would vouch for them: %q; check them and publish them with the key, too, or delete them from the release",

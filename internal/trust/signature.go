@@ -19,14 +19,14 @@ import (
 // SHA256SUMS.txt.
 const SignatureFileName = checksum.FileName + ".sig"
 
-// ErrUnsigned says that a signature was asked for and there is none.
+// ErrUnsigned is the error of a release without the signature that it must have.
 var ErrUnsigned = errors.New("not signed")
 
-// ErrWrongTag says that a signature was made for another tag than the one it is
+// ErrWrongTag is the error of a signature that was made for another tag than the one it is
 // shown for: an old release served again, or a file in the wrong place.
 var ErrWrongTag = errors.New("signed for another tag")
 
-// ErrNotAllowed says that a signature was made by a key that the allowed signers
+// ErrNotAllowed is the error of a signature that was made by a key that the allowed signers
 // do not list, or do not list for this use or this day.
 var ErrNotAllowed = errors.New("not signed by an allowed signer")
 

@@ -1,6 +1,6 @@
 // Package trust decides what a release proves: it signs a release's small files
-// and checks such signatures, records where the files came from, and says what
-// a publisher may sign.
+// and checks such signatures, records where the files came from, and
+// decides what a publisher may sign.
 //
 // # Signatures
 //

@@ -16,7 +16,8 @@ import (
 	"strings"
 	"time"
 
-	"every.channel/runner-images/internal/interrupt"
+	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // A Difference is one way in which a published and a rebuilt file differ.
@@ -32,7 +33,7 @@ type Difference struct {
 	Reason string `json:"reason"` // in words
 }
 
-// comparison is what one pass over a published and a rebuilt file tells.
+// comparison is the result of one pass over a published and a rebuilt file.
 type comparison struct {
 	publishedSum  string // SHA-256, lower-case hexadecimal
 	publishedSize int64
@@ -40,7 +41,7 @@ type comparison struct {
 	offset        int64 // of the first differing byte, -1 if there is none
 }
 
-// same says whether both had the same bytes.
+// same reports whether both had the same bytes.
 func (c comparison) same() bool { return c.offset < 0 }
 
 const blockSize = 1 << 20
@@ -89,15 +90,15 @@ func compare(ctx context.Context, published, rebuilt io.Reader) (comparison, err
 	return c, nil
 }
 
-// readFull fills the buffer unless the file ends before. It is not io.ReadFull,
-// which gives the end of a file and a download that was cut short one name.
+// readFull fills the buffer unless the file ends before. It is not io.ReadFull, which
+// returns the same error for the end of a file and for a truncated download.
 func readFull(r io.Reader, buffer []byte) (n int, end bool, err error) {
 	for n < len(buffer) && err == nil {
 		var m int
 		m, err = r.Read(buffer[n:])
 		n += m
 	}
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF { // not errors.Is: a download that was cut short may wrap it
 		return n, true, nil
 	}
 	return n, false, err
@@ -118,10 +119,6 @@ func firstDifference(a, b []byte, start int64) int64 {
 	return start + int64(min(len(a), len(b)))
 }
 
-// mostFiles is how many files of a published bundle are looked at: more than one
-// has, and few enough for whatever someone may have put in its place.
-const mostFiles = 16
-
 // bundleDifferences compares two bundles file by file, in one pass over the
 // published one, whatever the order of the files in them.
 func bundleDifferences(ctx context.Context, published io.Reader, rebuiltPath string) ([]Difference, error) {
@@ -139,12 +136,12 @@ func bundleDifferences(ctx context.Context, published io.Reader, rebuiltPath str
 			break
 		}
 		if seen[header.Name] {
-			err = fmt.Errorf("%q is in it twice", header.Name)
+			err = fmt.Errorf("%q occurs twice", header.Name)
 			break
 		}
 		seen[header.Name] = true
-		if len(seen) > mostFiles {
-			err = fmt.Errorf("it has more than %d files", mostFiles)
+		if len(seen) > artifact.DefaultLimits.Files {
+			err = fmt.Errorf("it has more than %d files", artifact.DefaultLimits.Files)
 			break
 		}
 		counterpart, ok := rebuilt[header.Name]
@@ -218,21 +215,23 @@ type bundleReader struct {
 }
 
 func newBundleReader(ctx context.Context, r io.Reader) (bundleReader, error) {
-	unzipped, err := gzip.NewReader(bufio.NewReaderSize(interrupt.Reader(ctx, r), blockSize))
+	unzipped, err := gzip.NewReader(bufio.NewReaderSize(transfer.WithContext(ctx, r), blockSize))
 	if err != nil {
 		return bundleReader{}, err
 	}
 	return bundleReader{tar.NewReader(unzipped), unzipped}, nil
 }
 
-// Next goes to the next file. io.EOF says that there is none and that what came
-// before is whole.
+// Next advances to the next file. io.EOF means that there is none and that the bundle
+// is complete.
 func (b bundleReader) Next() (*tar.Header, error) {
 	header, err := b.Reader.Next()
-	if errors.Is(err, io.EOF) {
-		if _, rest := io.Copy(io.Discard, b.unzipped); rest != nil {
-			return nil, rest
+	if err == io.EOF { // not errors.Is: a download that was cut short may wrap it
+		if _, err := io.Copy(io.Discard, b.unzipped); err != nil {
+			return nil, err
 		}
+	} else if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
 	}
 	return header, err
 }

@@ -22,21 +22,21 @@ type Proof struct {
 	Builds []trust.Build
 
 	// Built is when the newest of the listed files was built, by the clock of the
-	// machine that built it; zero if no signed statement tells.
+	// machine that built it; zero if no signed statement has a time.
 	Built time.Time
 
-	// Notes say in words which statements were passed over, and why.
+	// Notes are which statements are not used, and why, a sentence each.
 	Notes []string
 }
 
 // Prove checks that the content of SHA256SUMS.txt is signed for the tag by an
-// allowed signer, and collects what signed provenance says of the files that it
-// lists. file returns the content of a further file of the release, or an error
-// that wraps release.ErrNotFound or fs.ErrNotExist.
+// allowed signer, and collects the signed provenance of the files that it lists. file
+// returns the content of a further file of the release, or an error that wraps
+// release.ErrNotFound or fs.ErrNotExist.
 //
 // The error wraps trust.ErrUnsigned, ErrWrongTag or ErrNotAllowed where that
-// is the reason. Provenance that is missing, or that nobody allowed signed, is no
-// error: the list vouches for the bytes.
+// is the reason. Provenance that is missing, or that no allowed signer signed, is not
+// an error: the signed list identifies the bytes.
 func Prove(ctx context.Context, tag string, sums []byte, file func(name string) ([]byte, error), signers trust.AllowedSigners, now time.Time) (Proof, error) {
 	armored, err := file(trust.SignatureFileName)
 	if isMissing(err) {
@@ -95,7 +95,7 @@ func buildsOf(tag string, listed checksum.Sums, lines []trust.Attestation, check
 	return builds, notes
 }
 
-// madeAny says whether the build made one of the listed files as it is listed.
+// madeAny reports whether the build made one of the listed files as it is listed.
 func madeAny(build trust.Build, listed checksum.Sums) bool {
 	for name, sum := range build.Subjects {
 		if listed[name] == sum {

@@ -16,7 +16,7 @@ type Verdict string
 const (
 	Same        Verdict = "same"         // bit for bit
 	Different   Verdict = "different"    // or missing, or not listed
-	NotCompared Verdict = "not compared" // the reason says why
+	NotCompared Verdict = "not compared" // see the reason
 	Failed      Verdict = "failed"       // it could not be built
 )
 
@@ -29,12 +29,11 @@ type Report struct {
 	// Signer is who signed SHA256SUMS.txt; nil if no signature was asked for.
 	Signer *trust.Signer `json:"signer"`
 
-	// Origins are the builds that made the release's files, as its provenance
-	// tells; only signed provenance if a signature was asked for.
+	// Origins are the builds that made the release's files, according to its
+	// provenance; only signed provenance if a signature was asked for.
 	Origins []Origin `json:"origins"`
 
-	// OtherFlake says in words how the flake here is another one than the
-	// release's. It is empty if they are the same, or if one is not known.
+	// OtherFlake describes how the flake here differs from the release's. It is empty if they are the same, or if one is not known.
 	OtherFlake string   `json:"other_flake"`
 	Flake      *Flakes  `json:"flake"`
 	Assets     []Asset  `json:"assets"`
@@ -134,8 +133,8 @@ func (r Report) Err() error {
 	}
 }
 
-// compareFlakes says how the flake of this machine differs from the release's:
-// whoever wonders about other bytes wants to know this first.
+// compareFlakes describes how the flake of this machine differs from the release's,
+// the most likely reason for other bytes.
 func (r *Report) compareFlakes(request Request, p published) {
 	if request.Rebuild == nil {
 		return
@@ -165,8 +164,8 @@ func flakeOf(f trust.Flake) Flake {
 	return Flake{URL: f.URL, Revision: f.Revision, NARHash: f.NARHash}
 }
 
-// otherFlake says how the flake here is another one than the release's, or
-// nothing if it is the same or that cannot be told.
+// otherFlake describes how the flake here differs from the release's. It returns ""
+// if they are the same or if that is unknown.
 func otherFlake(theirs, ours trust.Flake) string {
 	var how string
 	switch {
@@ -200,7 +199,7 @@ func (r Report) Text() string {
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", oneLine(asset.Name), short(asset.Published), short(asset.Rebuilt), verdict)
 	}
-	table.Flush()
+	_ = table.Flush() // a strings.Builder takes everything
 	for _, asset := range r.Assets {
 		asset.explain(&text)
 	}
@@ -256,7 +255,7 @@ func (d Difference) String() string {
 	return line
 }
 
-// short is the beginning of a sum, enough for a table.
+// short is the beginning of a sum, for a table.
 func short(sum string) string {
 	const digits = 12
 	if sum == "" {
@@ -265,9 +264,9 @@ func short(sum string) string {
 	return sum[:min(len(sum), digits)]
 }
 
-// oneLine keeps what a release says, such as a name or an address, within its
-// place in the report: whatever is no letter, sign or space becomes a �, so that
-// nothing begins a line, moves the cursor or turns the direction of writing.
+// oneLine makes text of a release, such as a name or an address, safe to print: each
+// character that is not printable becomes a �, so that the text cannot begin a line,
+// move the cursor or change the direction of writing.
 func oneLine(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -18,14 +18,14 @@ import (
 	"every.channel/runner-images/internal/trust"
 )
 
-// ErrDifferent says that something published is not what it should be.
+// ErrDifferent means that something published is not what it should be.
 var ErrDifferent = errors.New("the release differs")
 
-// ErrChanged says that the release was changed while it was being read, so that
-// what differs may be no more than that: verify what it is now.
+// ErrChanged means that the release was changed while it was being read, which may
+// explain the differences: the caller should verify it again.
 var ErrChanged = errors.New("the release has changed while it was being verified; verify it again")
 
-// ErrNothingComparable says that there was nothing that could be compared.
+// ErrNothingComparable means that nothing could be compared.
 var ErrNothingComparable = errors.New("nothing could be compared")
 
 // A Request is what to compare with what.
@@ -41,15 +41,14 @@ type Request struct {
 	Signers trust.AllowedSigners
 	Now     time.Time // when the signers must be valid
 
-	// Flake is what this machine builds from: what `nix build` is given before
-	// the #, and what `nix flake metadata` tells of it. Without Rebuild it is
-	// not used.
+	// Flake is what this machine builds from, the part before the # of an
+	// installable, and Metadata its source. Without Rebuild they are not used.
 	Flake    string
 	Metadata trust.Flake
 
-	// Images are those of the flake that the release may have, for files of which
-	// its provenance does not tell. With OnlyImages they are all that is built,
-	// whatever the provenance tells.
+	// Images are those of the flake that the release may have, for files that its
+	// provenance does not describe. With OnlyImages nothing else is built, whatever
+	// the provenance describes.
 	Images     []Image
 	OnlyImages bool
 
@@ -57,11 +56,11 @@ type Request struct {
 	// the published files with SHA256SUMS.txt only.
 	Rebuild func(ctx context.Context, tag string, images []Image) ([]Rebuilt, error)
 
-	// Settle is for how long a release may be half-way while it is published. What
-	// differs counts only if the release is still the same after that.
+	// Settle is how long a publication may leave a release incomplete. A difference
+	// counts only if the release is unchanged after that time.
 	Settle time.Duration
 
-	// Progress, if set, is told in words what is found and done on the way.
+	// Progress, if set, is called with what is being done, in words.
 	Progress func(message string)
 }
 
@@ -77,13 +76,13 @@ type Rebuilt struct {
 	Path string // of the packaged file; empty if it was not built
 	File string // its name, which is the asset's
 
-	// Reason says why it was not built: its system is not this machine's. Err is
-	// what went wrong when it was tried.
+	// Reason is why it was not built: its system is not this machine's. Err is why
+	// the build failed.
 	Reason string
 	Err    error
 }
 
-// Verify compares. The error says why that was not possible at all, or that the
+// Verify compares. The error is why that was not possible at all, or that the
 // signature was refused: then it wraps trust.ErrUnsigned, ErrWrongTag or
 // ErrNotAllowed where that is the reason; or it wraps ErrChanged. What the
 // comparison found is in the report; see its Err.
@@ -135,7 +134,7 @@ func (r Request) compare(ctx context.Context) (Report, error) {
 	}
 	report.compareFlakes(r, published)
 	if report.OtherFlake != "" {
-		r.say(report.OtherFlake) // before hours are spent on building
+		r.progress(report.OtherFlake) // before hours are spent on building
 	}
 	report.Notes = append(report.Notes, r.otherAttributes(published)...)
 	rebuilt, err := r.rebuild(ctx, published)
@@ -153,7 +152,7 @@ func (r Request) compare(ctx context.Context) (Report, error) {
 	return report, nil
 }
 
-// published is what the source says of itself.
+// published is what the source contains and claims.
 type published struct {
 	tag    string
 	sums   checksum.Sums
@@ -163,7 +162,7 @@ type published struct {
 	notes  []string
 }
 
-func (r Request) say(message string) {
+func (r Request) progress(message string) {
 	if r.Progress != nil {
 		r.Progress(message)
 	}
@@ -233,7 +232,7 @@ func (r Request) tag(lines []trust.Attestation) (string, error) {
 	for _, line := range lines {
 		return line.Build.Tag, nil
 	}
-	return "", errors.New("which release these files are of is not known, since there is no " + trust.ProvenanceFileName + " beside them; say it with --release-tag")
+	return "", errors.New("the release of these files is unknown, since there is no " + trust.ProvenanceFileName + " among them; give it with --release-tag")
 }
 
 // buildOf returns the build that made an asset, by its name and sum.
@@ -274,7 +273,7 @@ func (r Request) rebuild(ctx context.Context, p published) (map[string]Rebuilt, 
 			byName[result.File] = result
 			continue
 		}
-		// It was not built, so nothing has told its file's name.
+		// It was not built, so the name of its file is unknown.
 		for _, name := range p.names() {
 			if isFileOf(name, result.Name, p.tag) {
 				byName[name] = result
@@ -284,7 +283,7 @@ func (r Request) rebuild(ctx context.Context, p published) (map[string]Rebuilt, 
 	return byName, nil
 }
 
-// isFileOf says whether an asset's name is that of an image in a tag's release,
+// isFileOf reports whether an asset's name is that of an image in a tag's release,
 // with any extension.
 func isFileOf(asset, name, tag string) bool {
 	return strings.HasPrefix(asset, artifact.FileName(name, tag, "."))
@@ -311,11 +310,11 @@ func (r Request) otherAttributes(p published) (notes []string) {
 		return nil
 	}
 	for _, name := range p.names() {
-		told, isBuilt := r.imageOf(p, name)
+		recorded, isBuilt := r.imageOf(p, name)
 		own, hasName := r.ownImage(p, name)
-		if isBuilt && hasName && told.Installable != own.Installable {
+		if isBuilt && hasName && recorded.Installable != own.Installable {
 			notes = append(notes, oneLine(fmt.Sprintf("%s is compared with %s, as %s says, and not with %s, which has its name here",
-				name, told.Installable, trust.ProvenanceFileName, own.Installable)))
+				name, recorded.Installable, trust.ProvenanceFileName, own.Installable)))
 		}
 	}
 	return notes
@@ -343,7 +342,7 @@ func (r Request) ownImage(p published, asset string) (Image, bool) {
 }
 
 // fromOwnFlake takes the attribute from the provenance and the flake from this
-// machine: nobody else may say what is fetched and built here.
+// machine: a release must not decide what is fetched and built here.
 func (r Request) fromOwnFlake(image trust.Image, modTime time.Time) (Image, bool) {
 	_, attribute, ok := strings.Cut(image.Installable, "#")
 	return Image{artifact.Image{Name: image.Name, Installable: r.Flake + "#" + attribute}, modTime}, ok
@@ -365,7 +364,7 @@ func (r Request) compareAsset(ctx context.Context, p published, name string, reb
 		asset.Verdict, asset.Reason = Different, "in the release, but not listed in "+checksum.FileName
 		return asset, nil
 	}
-	r.say("reading " + oneLine(name))
+	r.progress("reading " + oneLine(name))
 	counterpart := rebuilt[name]
 	if asset.Listed == "" && counterpart.Path == "" {
 		asset.Verdict, asset.Reason = NotCompared, "not listed in "+checksum.FileName
@@ -422,7 +421,7 @@ func (a *Asset) judgeAlone(r Request, listed bool, counterpart Rebuilt) {
 	case counterpart.Reason != "":
 		a.Verdict, a.Reason = NotCompared, counterpart.Reason
 	case a.Name == trust.ProvenanceFileName:
-		a.Verdict, a.Reason = NotCompared, "it tells of the build, it is not built"
+		a.Verdict, a.Reason = NotCompared, "it describes the build and is not built itself"
 	default:
 		a.Verdict, a.Reason = NotCompared, "no image of the flake makes a file of this name"
 	}

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 	"unicode"
 
@@ -106,7 +107,7 @@ func (f folder) write(t *testing.T, dir *string) map[string]string {
 	return paths
 }
 
-// with returns the folder with other files in place of, or beside, its own.
+// with returns the folder with other files in place of, or besides, its own.
 func (f folder) with(name, content string) folder {
 	changed := maps.Clone(f)
 	changed[name] = content
@@ -360,7 +361,7 @@ func TestDifferencesOfBundles(t *testing.T) {
 		"another order": {pack(t, reversed, nil), []string{"only how they are packed differs"}},
 		"cut short":     {valid[:len(valid)/2], []string{"cannot be unpacked to its end: unexpected EOF"}},
 		"not a bundle":  {"<!doctype html>", []string{"cannot be unpacked to its end: gzip: invalid header"}},
-		"a file twice":  {pack(t, append(netboot(), netboot()[1]), nil), []string{"cannot be unpacked to its end: \"kernel\" is in it twice"}},
+		"a file twice":  {pack(t, append(netboot(), netboot()[1]), nil), []string{"cannot be unpacked to its end: \"kernel\" occurs twice"}},
 		"files without end": {pack(t, slices.Concat(netboot(), more), nil), append(slices.Repeat([]string{": only in the published bundle"}, 13),
 			"cannot be unpacked to its end: it has more than 16 files")},
 		"a name of many lines": {pack(t, append(netboot(), [2]string{"x\n\x1b[2Jinitrd: same", "x"}), nil), []string{"x\ufffd\ufffd[2Jinitrd: same: only in the published bundle: 1 bytes"}},
@@ -503,7 +504,7 @@ func TestProvenanceNamesTheAttributes(t *testing.T) {
 		Repository: "https://forge.example/x", Commit: "1111", Run: "https://forge.example/x/actions/runs/17", Finished: "2026-02-28T12:09:30Z",
 	}}, report.Origins)
 	assert.Contains(t, report.Text(), "\nbuilt on 2026-02-28T12:09:30Z from commit 1111 of https://forge.example/x by https://forge.example/x/actions/runs/17\n")
-	assert.Equal(t, "it tells of the build, it is not built", assetOf(t, report, trust.ProvenanceFileName).Reason)
+	assert.Equal(t, "it describes the build and is not built itself", assetOf(t, report, trust.ProvenanceFileName).Reason)
 
 	// Unless somebody says which images to build.
 	run(t, verify.Request{Source: published.source(t), OnlyImages: true, Rebuild: func(_ context.Context, _ string, asked []verify.Image) ([]verify.Rebuilt, error) {
@@ -732,4 +733,35 @@ func TestCancelled(t *testing.T) {
 	cancel()
 	_, err := verify.Verify(cancelled, complete(verify.Request{Source: release(t).listed(t).source(t)}))
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// cutShort is a source whose downloads end too early, by an error that wraps io.EOF.
+type cutShort struct {
+	verify.Source
+	name string
+}
+
+func (c cutShort) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	content, err := c.Source.Open(ctx, name)
+	if err != nil || name != c.name {
+		return content, err
+	}
+	cut := io.MultiReader(io.LimitReader(content, 10), iotest.ErrReader(fmt.Errorf("the connection is closed: %w", io.EOF)))
+	return struct {
+		io.Reader
+		io.Closer
+	}{cut, content}, nil
+}
+
+func TestDownloadThatIsCutShortIsNotDifferent(t *testing.T) {
+	t.Parallel()
+	files := release(t).listed(t)
+	for _, rebuild := range []bool{false, true} {
+		request := verify.Request{Source: cutShort{files.source(t), bundle}}
+		if rebuild {
+			request.Rebuild = builds(t, files)
+		}
+		_, err := verify.Verify(t.Context(), complete(request))
+		require.ErrorContains(t, err, "the connection is closed")
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/size"
 )
 
 const (
@@ -93,9 +94,9 @@ func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File
 			return nil
 		}
 		if have == 0 {
-			s.tell("downloading %s, %s", asset.Name, size(asset.Size))
+			s.tell("downloading %s, %s", asset.Name, size.Text(asset.Size))
 		} else {
-			s.tell("downloading %s, the remaining %s of %s", asset.Name, size(asset.Size-have), size(asset.Size))
+			s.tell("downloading %s, the remaining %s of %s", asset.Name, size.Text(asset.Size-have), size.Text(asset.Size))
 		}
 		written, err := s.fetch(ctx, asset, file, have)
 		var broken *brokenOff
@@ -180,11 +181,3 @@ func (s Stager) clearDownloads(wanted map[state.Architecture]bundle) error {
 }
 
 func partialName(sum string) string { return sum + ".partial" }
-
-// size writes a number of bytes for people.
-func size(bytes int64) string {
-	if bytes < 1<<20 {
-		return fmt.Sprintf("%d bytes", bytes)
-	}
-	return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20))
-}

@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"every.channel/runner-images/internal/interrupt"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // An Incoming is a release on its way into the state folder. Nobody sees it
@@ -79,7 +79,7 @@ func (in *Incoming) Write(ctx context.Context, architecture Architecture, name s
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	hash := sha256.New()
-	size, err := io.Copy(io.MultiWriter(file, hash), interrupt.Reader(ctx, content))
+	size, err := io.Copy(io.MultiWriter(file, hash), transfer.WithContext(ctx, content))
 	if err != nil {
 		return fmt.Errorf("write %s: %w", filepath.Join(in.root.Name(), string(architecture), name), err)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"every.channel/runner-images/internal/netboot/journal"
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/size"
 )
 
 const (
@@ -39,7 +40,7 @@ var parts = []string{"summary", "machines", "releases"}
 var web embed.FS
 
 var page = template.Must(template.New("page.html").Funcs(template.FuncMap{
-	"bytes": formatBytes,
+	"bytes": size.Text,
 	"since": formatSince,
 	"date":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
 	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },

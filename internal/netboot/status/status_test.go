@@ -152,15 +152,15 @@ func TestPageInABrowser(t *testing.T) {
 	initrd := s.journal.SendImage(machine(2), ring, state.Initrd, 700_000_000)
 	initrd.Sent(301_000_000)
 	run(shows("#summary", "2 machines seen, 1 booting now."),
-		shows(row("52:54:00:00:00:01"), "booted", "10.20.30.101", "UEFI x86_64", "boot-v2026.02.28", "just now", "ec-ipxe.efi", "1.0 MB", "kernel", "14.0 MB"),
-		shows(row("52:54:00:00:00:02"), "loading the initrd", "ring canary", "boot-v2026.03.05", "initrd: 301.0 MB of 700.0 MB, 43 %", "none seen"))
+		shows(row("52:54:00:00:00:01"), "booted", "10.20.30.101", "UEFI x86_64", "boot-v2026.02.28", "just now", "ec-ipxe.efi", "976.6 KiB", "kernel", "13.4 MiB"),
+		shows(row("52:54:00:00:00:02"), "loading the initrd", "ring canary", "boot-v2026.03.05", "initrd: 287.1 MiB of 667.6 MiB, 43 %", "none seen"))
 	progress, err := chromedp.Run(tab, chromedp.Evaluate[int]("document.querySelector('progress').value"))
 	require.NoError(t, err)
 	assert.Equal(t, 43, progress)
 
 	// It goes on, and breaks off.
 	initrd.Sent(49_000_000)
-	run(shows(row("52:54:00:00:00:02"), "350.0 MB of 700.0 MB, 50 %"))
+	run(shows(row("52:54:00:00:00:02"), "333.8 MiB of 667.6 MiB, 50 %"))
 	initrd.End(false, errors.New("connection reset"))
 	run(shows(row("52:54:00:00:00:02"), "broke off: initrd"))
 

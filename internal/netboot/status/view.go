@@ -152,20 +152,6 @@ func percent(f journal.Fetch) int {
 	return int(min(100, f.Sent*100/f.Size))
 }
 
-// formatBytes writes a size in the units of storage: 1 MB is 1,000,000 bytes.
-func formatBytes(n int64) string {
-	const k = 1000
-	switch {
-	case n < k:
-		return fmt.Sprintf("%d B", n)
-	case n < k*k:
-		return fmt.Sprintf("%.1f kB", float64(n)/k)
-	case n < k*k*k:
-		return fmt.Sprintf("%.1f MB", float64(n)/(k*k))
-	}
-	return fmt.Sprintf("%.2f GB", float64(n)/(k*k*k))
-}
-
 // formatSince writes how long ago something was, in steps that let a page be.
 func formatSince(t, now time.Time) string {
 	count := func(n int, unit string) string {

@@ -1,6 +1,6 @@
 // Package folder keeps releases in a plain folder (file:// addresses): a
 // sub-folder a release, with the assets as files. What begins with a dot in it is
-// not for readers: what a release says of itself, drafts, locks, and files that
+// not for readers: the descriptions of releases, drafts, locks, and files that
 // are being written.
 //
 // A rename of the operating system is what makes each step whole, and what is
@@ -47,7 +47,7 @@ func Open(address string, log func(message string)) (*release.Store, error) {
 
 const descriptionName = ".release.json"
 
-// description is what a release says of itself.
+// description is a release without its assets, as a file beside them.
 type description struct {
 	Tag        string    `json:"tag"`
 	Commit     string    `json:"commit,omitempty"`

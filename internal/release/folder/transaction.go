@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"every.channel/runner-images/internal/count"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // uploadPrefix begins the names of uploads that are whole. One that is being
@@ -131,7 +131,7 @@ func (t *transaction) Upload(ctx context.Context, upload release.Upload) (releas
 	path, _ := t.dir()
 	file := filepath.Join(path, "."+upload.Name)
 	sum, size, err := disk.Create(ctx, file, func(w io.Writer) error {
-		_, err := io.CopyBuffer(w, count.Reader(content, upload.Progress), make([]byte, 1<<20))
+		_, err := io.CopyBuffer(w, transfer.WithProgress(content, upload.Progress), make([]byte, 1<<20))
 		return err
 	})
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"every.channel/runner-images/internal/release"
 )
 
-// A Config says where releases are and how to reach them.
+// A Config is where releases are and how to reach them.
 type Config struct {
 	URL        string // https://HOST[/PATH]
 	Repository string // owner/name

@@ -17,7 +17,7 @@ var (
 	blanks = regexp.MustCompile(`\s+`)
 )
 
-// serverWords finds what an answer says to people: the message of the API's
+// serverWords finds the part of an answer that is for people: the message of the API's
 // JSON, the title of a page such as a proxy sends, or the text as it is; in one
 // line, so that it cannot pass for a command of Actions in a log.
 func serverWords(contentType string, body []byte, token string) string {
@@ -50,7 +50,7 @@ func serverWords(contentType string, body []byte, token string) string {
 	return text
 }
 
-// advice says what to do about an answer. fromForge is false for an answer that
+// advice is what to do about an answer. fromForge is false for an answer that
 // is not in the API's form: then something before the forge has given it.
 // publishes is true for the request that makes a tag.
 func advice(status int, words string, fromForge, publishes bool) string {
@@ -116,7 +116,7 @@ func advice(status int, words string, fromForge, publishes bool) string {
 	return ""
 }
 
-// networkAdvice says what to do about a request that got no answer.
+// networkAdvice is what to do about a request that got no answer.
 func networkAdvice(err error) string {
 	switch {
 	case isAny[*tls.CertificateVerificationError](err):

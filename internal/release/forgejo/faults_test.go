@@ -1,6 +1,7 @@
 package forgejo_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/pem"
@@ -148,6 +149,25 @@ func TestTroubleThatPasses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An answer that does not end is not read to its end.
+func TestAnswerWithoutAnEnd(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, false)
+	gate := newGate(t, config.URL)
+	gate.before = func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+		_, _ = io.WriteString(w, `{"body": "`)
+		for { // until the client hangs up
+			if _, err := w.Write(bytes.Repeat([]byte("x"), 1<<20)); err != nil {
+				return true
+			}
+		}
+	}
+	config.URL = gate.URL
+	_, err := open(t, config).Release(t.Context(), "boot-v1")
+	require.ErrorContains(t, err, "the answer is not the API's: it is too long; check the forge's address")
+	assert.Len(t, gate.calls, 1)
 }
 
 // Waits double, with jitter, and end when the budget is used up.

@@ -169,7 +169,7 @@ func (c client) listReleases(ctx context.Context, page int) (releases []*gitea.R
 	return releases, err
 }
 
-// exists reports whether look finds something. A forge that cannot tell is no
+// exists reports whether look finds something. A forge that cannot answer is no
 // reason to stop.
 func (c client) exists(ctx context.Context, name string, look func(api *gitea.Client) error) bool {
 	return !errors.Is(c.do(ctx, request{"look for", name, look}), release.ErrNotFound)

@@ -314,8 +314,8 @@ func TestRunCancelledWhileItQueuesLeavesNoTicket(t *testing.T) {
 	assert.Empty(t, names)
 }
 
-// A ticket that gives signs of life is waited for, however long; one that gives
-// none for half a minute is not.
+// A lease that is renewed is waited for, however long; one that is not renewed
+// for half a minute is not.
 func TestTicketOfAnotherRun(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, false)

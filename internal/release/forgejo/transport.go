@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"every.channel/runner-images/internal/redact"
 )
@@ -53,23 +52,26 @@ type refusal struct {
 
 func (r *refusal) Error() string { return fmt.Sprintf("the server answers %d", r.status) }
 
+// longestAnswer is how many bytes an answer with JSON may have. A release with
+// thousands of assets has less.
+const longestAnswer = 64 << 20
+
 // errTooLong is the error of an answer of the API's that does not end.
 var errTooLong = errors.New("it is too long")
 
 var errRedirects = errors.New("it redirects again and again")
 
 func (t *refusing) RoundTrip(request *http.Request) (*http.Response, error) {
-	noteSent(request)
+	isJSON := noteSent(request)
 	response, err := t.next.RoundTrip(request)
 	if err != nil {
 		return nil, err
 	}
-	const longest = 64 << 20 // bytes of an answer of the API's
 	switch {
+	case response.StatusCode/100 == 2 && isJSON:
+		response.Body = &limited{response.Body, longestAnswer}
+		return response, nil
 	case response.StatusCode/100 == 2:
-		if strings.Contains(request.URL.Path, "/api/v1/") {
-			response.Body = &limited{response.Body, longest}
-		}
 		return response, nil
 	case isFollowed(request, response):
 		return response, nil
@@ -143,8 +145,11 @@ func withSent(ctx context.Context) (context.Context, *sent) {
 	return context.WithValue(ctx, sentKey{}, noted), noted
 }
 
-func noteSent(request *http.Request) {
-	if noted, ok := request.Context().Value(sentKey{}).(*sent); ok && request.Response == nil {
+// noteSent reports whether a request has such a context.
+func noteSent(request *http.Request) bool {
+	noted, ok := request.Context().Value(sentKey{}).(*sent)
+	if ok && request.Response == nil {
 		noted.url = redact.URL(request.URL)
 	}
+	return ok
 }

@@ -17,9 +17,9 @@ import (
 
 	"code.gitea.io/sdk/gitea"
 
-	"every.channel/runner-images/internal/count"
 	"every.channel/runner-images/internal/redact"
 	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/transfer"
 )
 
 // Upload attaches content to a release, in as many attempts as it takes. After
@@ -142,7 +142,7 @@ func (t *transaction) post(ctx context.Context, u release.Upload, form bool) (as
 	ctx, stall := watch(ctx, t.config.StallTimeout)
 	defer stall.stop()
 	// The transport reads the next piece when the last one has been accepted.
-	body := count.Reader(content, func(bytes int64) {
+	body := transfer.WithProgress(content, func(bytes int64) {
 		if bytes < u.Size {
 			stall.moved()
 		} else {
@@ -184,7 +184,7 @@ func (s *server) exchange(request *http.Request, answer any) error {
 		return err
 	}
 	defer finish(response.Body)
-	return json.NewDecoder(response.Body).Decode(answer)
+	return json.NewDecoder(io.LimitReader(response.Body, longestAnswer)).Decode(answer)
 }
 
 // asForm wraps content as the field that the API expects, with a known length.

@@ -125,7 +125,7 @@ func (b *bench) stage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }() // only its lock is open
 	for _, release := range []struct {
 		tag    string
 		initrd int64
@@ -175,7 +175,7 @@ func (b *bench) switchTo(tag string) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }() // only its lock is open
 	_, err = dir.Switch(tag)
 	return err
 }

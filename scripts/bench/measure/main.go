@@ -53,8 +53,9 @@ func run(turns int, before string, commands []string) error {
 			seconds[name] = append(seconds[name], took)
 			// Of the shell and whatever it has waited for. It begins with what this
 			// program uses itself, which is little.
-			usage := process.ProcessState.SysUsage().(*syscall.Rusage)
-			memory[name] = max(memory[name], usage.Maxrss)
+			if usage, ok := process.ProcessState.SysUsage().(*syscall.Rusage); ok {
+				memory[name] = max(memory[name], usage.Maxrss)
+			}
 		}
 	}
 	for _, argument := range commands {

@@ -1,5 +1,5 @@
-// This program packages a build's output as the tests say, in a process of its
-// own, and prints the file's path, the warnings and the most memory that the process has used.
+// This program packages a build's output for the tests in a process of its own, and
+// prints the file's path, the warnings and the peak memory of the process.
 package main
 
 import (
