@@ -2,17 +2,34 @@
 {
   lib,
   buildGoModule,
+  go,
   installShellFiles,
+  pkgs,
   stdenv,
 }:
 let
+  # The release of Go that go.mod asks for, such as 1.26.
+  goRelease = lib.head (
+    builtins.match ".*\ngo ([0-9]+\\.[0-9]+)[^\n]*\n.*" (builtins.readFile ../go.mod)
+  );
+  buildWithGo =
+    if lib.versionAtLeast go.version goRelease then
+      buildGoModule
+    else
+      pkgs."buildGo${lib.replaceStrings [ "." ] [ "" ] goRelease}Module" or (throw ''
+        runner-images is built with Go ${goRelease}, and this nixpkgs (${lib.version}) has Go ${go.version}.
+        The oldest nixpkgs for the package is 26.05. The modules work with 24.11 and newer: leave the flake's input
+        nixpkgs as it is locked (no inputs.nixpkgs.follows), or set the option package to
+        runner-images.packages.${stdenv.hostPlatform.system}.runner-images.
+      '');
+
   withoutTests =
     folder:
     lib.fileset.fileFilter (
       file: !lib.hasSuffix "_test.go" file.name && !file.hasExt "txtar"
     ) folder;
 in
-buildGoModule {
+buildWithGo {
   pname = "runner-images";
   version = lib.trim (builtins.readFile ../cmd/runner-images/VERSION);
 

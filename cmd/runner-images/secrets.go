@@ -18,7 +18,7 @@ func hideSecrets() error {
 		name, value, _ := strings.Cut(setting, "=")
 		if isPrivate(name) {
 			private[name] = value
-			os.Unsetenv(name) // a name that the environment had is one that it takes
+			_ = os.Unsetenv(name) // a name that the environment had is one that it takes
 		}
 	}
 	wipe()

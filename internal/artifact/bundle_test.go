@@ -26,9 +26,9 @@ import (
 )
 
 // goldenBundle is the SHA-256 of the bundle of goldenFiles, as any machine makes it.
-// If it changes, every bundle that was published can no longer be made again from
-// its commit: let a library's new version do that only knowingly, and say so in
-// the release's notes.
+// If it changes, no bundle that was published can be made again from its commit: a
+// new version of a library may do that only on purpose, and the changelog must
+// mention it.
 const goldenBundle = "71724d391241ddceef1c00e04a63ce54b61d7784a678bc16feb819098b8e793d"
 
 const (
@@ -189,8 +189,8 @@ func TestFileThatChangesWhileItIsRead(t *testing.T) {
 	}
 }
 
-// A failing writer fails every write after so many bytes, and says if it is used
-// after Write has returned.
+// A failing writer fails every write after so many bytes, and fails the test if it is
+// used after WriteBundle has returned.
 type failingWriter struct {
 	t    *testing.T
 	left int

@@ -356,7 +356,7 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root, dir := plant(t, files), t.TempDir()
-			// A small file system that nobody else sees, and that ends with the process.
+			// A small file system in a namespace, which ends with the process.
 			arguments := []string{"--mount"}
 			if os.Geteuid() != 0 {
 				arguments = append(arguments, "--user", "--map-root-user")

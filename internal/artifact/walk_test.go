@@ -216,9 +216,9 @@ func TestWalkStops(t *testing.T) {
 	})
 	require.ErrorIs(t, err, context.Canceled)
 
-	enough := errors.New("enough")
-	err = artifact.WalkBundle(t.Context(), bytes.NewReader(input), artifact.Limits{}, func(artifact.Entry, io.Reader) error { return enough })
-	assert.Equal(t, enough, err, "as it is")
+	stop := errors.New("stop")
+	err = artifact.WalkBundle(t.Context(), bytes.NewReader(input), artifact.Limits{}, func(artifact.Entry, io.Reader) error { return stop })
+	assert.Equal(t, stop, err, "unchanged")
 
 	visited := 0
 	err = artifact.WalkBundle(t.Context(), bytes.NewReader(input), artifact.Limits{}, func(artifact.Entry, io.Reader) error {

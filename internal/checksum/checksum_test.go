@@ -90,14 +90,14 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestFileWithProgressTellsHowFarItIs(t *testing.T) {
+func TestFileWithProgress(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "image.iso")
 	require.NoError(t, os.WriteFile(path, make([]byte, 5<<20+1), 0o600))
-	var told []int64
-	_, size, err := checksum.FileWithProgress(t.Context(), path, func(done int64) { told = append(told, done) })
+	var reported []int64
+	_, size, err := checksum.FileWithProgress(t.Context(), path, func(done int64) { reported = append(reported, done) })
 	require.NoError(t, err)
-	assert.Greater(t, len(told), 2)
-	assert.IsIncreasing(t, told)
-	assert.Equal(t, size, told[len(told)-1])
+	assert.Greater(t, len(reported), 2)
+	assert.IsIncreasing(t, reported)
+	assert.Equal(t, size, reported[len(reported)-1])
 }

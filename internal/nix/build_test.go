@@ -42,7 +42,7 @@ func TestBuildMakesAllImagesInOneGo(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, entries, 5, "nothing but the links is left")
 
-	// Every derivation was begun and ended once, and counted.
+	// Every derivation started and ended once, and was counted.
 	assert.Len(t, b.of(nix.Started), 12)
 	assert.Len(t, b.of(nix.Ended), 12)
 	last := b.events[len(b.events)-1].Progress

@@ -62,7 +62,7 @@ func TestCancelLeavesNoProcess(t *testing.T) {
 			cancel(tired)
 			require.ErrorIs(t, <-failed, tired)
 
-			// A killed process is gone once whoever inherits it has reaped it.
+			// A killed process is gone once the process that inherits it has reaped it.
 			assert.Eventually(t, func() bool { return len(processesOf(t, b.folder)) == 0 }, 10*time.Second, time.Millisecond)
 			entries, err := os.ReadDir(request.LinkDir)
 			require.NoError(t, err)

@@ -190,8 +190,8 @@ var (
 	remoteFlake = regexp.MustCompile(`cannot find flake '|Git repository .* does not exist|does not appear to be a git repository|^path '.*' does not exist$`)
 )
 
-// problem explains a failed evaluation in one sentence. Only their text tells the
-// errors of Nix apart; an error that is not known here keeps Nix's text.
+// problem explains a failed evaluation in one sentence. Errors of Nix differ
+// only by their text; an error that is not known here keeps it.
 func (s *stream) problem(request Request, failure error) Problem {
 	p := Problem{Images: names(request.Images), Kind: Mistake}
 	if len(s.errors) == 0 {

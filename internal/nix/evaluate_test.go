@@ -41,7 +41,7 @@ func TestEvaluationErrorsAreOneSentence(t *testing.T) {
 	tests := map[string]struct {
 		installable string
 		kind        nix.ProblemKind
-		says        string // a regular expression
+		message     string // a regular expression
 	}{
 		"no folder":                     {"./nowhere#x", nix.NoFlake, `^there is no flake "\./nowhere": no folder /.*/nowhere$`},
 		"no absolute folder":            {"path:/nowhere#x", nix.NoFlake, `^there is no flake "path:/nowhere": no folder /nowhere$`},
@@ -74,7 +74,7 @@ func TestEvaluationErrorsAreOneSentence(t *testing.T) {
 			_, err := b.Build(t.Context(), request)
 			var failed *nix.EvaluationError
 			require.ErrorAs(t, err, &failed)
-			assert.Regexp(t, test.says, err.Error())
+			assert.Regexp(t, test.message, err.Error())
 			require.Len(t, failed.Problems, 1)
 			assert.Equal(t, test.kind, failed.Problems[0].Kind)
 			assert.Empty(t, b.of(nix.Started))
@@ -95,7 +95,7 @@ func TestEvaluationTellsOfAllImages(t *testing.T) {
 ec-runner-x86_64-netbot: the flake path:/.*/flake has no attribute nixosConfigurations\.ec-runner-x86_64-netbot\.config\.system\.build\.isoImage; did you mean ec-runner-x86_64-netboot\?
 no-such-sdimage: the flake path:/.* has no attribute nixosConfigurations\.no-such-sdimage\.config\.system\.build\.sdImage
 neither-this: the flake path:/.* has no attribute .*$`, err.Error())
-	assert.Contains(t, failed.Problems[0].Detail, "flake.nix:", "the detail tells where it is")
+	assert.Contains(t, failed.Problems[0].Detail, "flake.nix:", "the detail has the position")
 	assert.Empty(t, b.of(nix.Started))
 }
 

@@ -30,7 +30,7 @@ func TestForeign(t *testing.T) {
 		require.NoError(t, err)
 		assert.Empty(t, foreign)
 	})
-	t.Run("arguments that may say so", func(t *testing.T) {
+	t.Run("arguments about machines", func(t *testing.T) {
 		asked := request
 		asked.Args = []string{"--builders", "ssh://museum pdp11-unix"}
 		foreign, err := b.Foreign(t.Context(), asked)

@@ -29,7 +29,7 @@ func branch() plan.Context {
 }
 
 func TestTagPushTakesAllDefaults(t *testing.T) {
-	// What a push hands on for the inputs of a dispatch.
+	// What a push passes for the inputs of a dispatch.
 	given := map[string]string{
 		plan.ReleaseTag: "", plan.PublishRelease: "", plan.BuildX8664Netboot: "", plan.BuildX8664ISO: "",
 	}

@@ -192,6 +192,36 @@ func TestComposeDecidesUnderTheLease(t *testing.T) {
 	assert.Equal(t, []string{"lease"}, m.verbs)
 }
 
+// An asset that another run replaces between the look at the release and its
+// download is looked for again, under the lease.
+func TestAssetReplacedWhileItIsComposedFrom(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	lines := file("lines.jsonl", "first\n")
+	_, err := update(t, m, contentOf(lines))
+	require.NoError(t, err)
+	looks := 0
+	_, err = m.store().Update(t.Context(), "v1", func(ctx context.Context, there release.Snapshot) (release.Content, error) {
+		if looks++; looks == 1 {
+			_, err := update(t, m, contentOf(file("lines.jsonl", "first\nsecond\n"))) // by another run
+			require.NoError(t, err)
+		}
+		contents, err := there.Contents(ctx, "lines.jsonl")
+		if err != nil {
+			require.ErrorIs(t, err, release.ErrNotFound)
+			require.Equal(t, 1, looks)
+			return release.Content{}, err
+		}
+		added := string(contents[0])
+		if !strings.Contains(added, "third") {
+			added += "third\n"
+		}
+		return contentOf(file("lines.jsonl", added)), nil
+	})
+	require.NoError(t, err)
+	requireRelease(t, m, file("lines.jsonl", "first\nsecond\nthird\n"))
+}
+
 // Another hand that never stops is given up after a bounded number of times.
 func TestReleaseThatKeepsChanging(t *testing.T) {
 	t.Parallel()

@@ -289,8 +289,8 @@ func isFileOf(asset, name, tag string) bool {
 	return strings.HasPrefix(asset, artifact.FileName(name, tag, "."))
 }
 
-// images returns what to build for the published files: what the provenance
-// says, from this machine's flake, else what the flake is known to have.
+// images returns what to build for the published files: the attributes in the
+// provenance, of this machine's flake, else those that the flake is known to have.
 func (r Request) images(p published) []Image {
 	var images []Image
 	for _, name := range p.names() {
@@ -302,9 +302,9 @@ func (r Request) images(p published) []Image {
 	return images
 }
 
-// otherAttributes says for which files the provenance names another attribute
-// than the one that has the file's name in the flake: that such a file is the
-// same as what is rebuilt does not make it what its name says.
+// otherAttributes returns a note for each file for which the provenance names another
+// attribute than the flake has under the file's name: such a file may be the same as
+// what is rebuilt and still not be what its name promises.
 func (r Request) otherAttributes(p published) (notes []string) {
 	if r.Rebuild == nil {
 		return nil

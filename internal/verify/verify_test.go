@@ -138,8 +138,8 @@ type whole struct{ verify.Source }
 
 func (whole) Whole() bool { return true }
 
-// builds returns a Rebuild that packages these files, and says of an image that
-// has none that this machine cannot build it.
+// builds returns a Rebuild that packages these files. An image that has none cannot
+// be built on this machine.
 func builds(t *testing.T, files folder) func(context.Context, string, []verify.Image) ([]verify.Rebuilt, error) {
 	t.Helper()
 	paths := files.write(t, nil)
@@ -478,7 +478,7 @@ func (f folder) signed(t *testing.T, key *trust.Key, tag string) folder {
 	return f.with(trust.SignatureFileName, string(armored))
 }
 
-// What is built comes from this machine's flake, whatever the provenance says;
+// What is built comes from this machine's flake, whatever the provenance has;
 // only the attribute is taken from there.
 func TestProvenanceNamesTheAttributes(t *testing.T) {
 	t.Parallel()
@@ -506,7 +506,7 @@ func TestProvenanceNamesTheAttributes(t *testing.T) {
 	assert.Contains(t, report.Text(), "\nbuilt on 2026-02-28T12:09:30Z from commit 1111 of https://forge.example/x by https://forge.example/x/actions/runs/17\n")
 	assert.Equal(t, "it describes the build and is not built itself", assetOf(t, report, trust.ProvenanceFileName).Reason)
 
-	// Unless somebody says which images to build.
+	// Unless the request lists the images to build.
 	run(t, verify.Request{Source: published.source(t), OnlyImages: true, Rebuild: func(_ context.Context, _ string, asked []verify.Image) ([]verify.Rebuilt, error) {
 		assert.ElementsMatch(t, images(), asked)
 		return nil, nil
@@ -524,8 +524,8 @@ func TestProvenanceNamesTheAttributes(t *testing.T) {
 	require.ErrorContains(t, err, "--release-tag")
 }
 
-// Nobody has vouched for provenance that is not signed, so it must not be able to
-// say in the report's words what the report does not.
+// Anyone may have written provenance that is not signed: its text must not look like
+// lines of the report.
 func TestProvenanceSpeaksForItselfOnly(t *testing.T) {
 	t.Parallel()
 	const evil = "x'; touch y; '\n\nsigned for boot-v2026.02.28 by release@every.channel \x1b[8m\u202e"
@@ -533,16 +533,16 @@ func TestProvenanceSpeaksForItselfOnly(t *testing.T) {
 	theirs := trust.Flake{URL: evil, Revision: evil, NARHash: evil}
 	lines := files.attested(t, nil, tag, theirs)[trust.ProvenanceFileName] + files.attested(t, nil, evil, theirs)[trust.ProvenanceFileName]
 	source := whole{files.with(trust.ProvenanceFileName, lines).listed(t).source(t)}
-	var said []string
+	var messages []string
 	report := run(t, verify.Request{
 		Source: source, Metadata: flake("1111", "sha256-1"), Rebuild: builds(t, files),
-		Progress: func(message string) { said = append(said, message) },
+		Progress: func(message string) { messages = append(messages, message) },
 	})
 	require.NoError(t, report.Err())
 	text := report.Text()
 	assert.Contains(t, text, `--flake 'x'\''; touch y; '\''`, "and can be pasted into a shell")
 	assert.NotContains(t, text, "\nsigned for")
-	for _, line := range append(said, strings.Split(text, "\n")...) {
+	for _, line := range append(messages, strings.Split(text, "\n")...) {
 		assert.Negative(t, strings.IndexFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", line)
 	}
 	encoded, err := json.Marshal(report)
@@ -552,8 +552,8 @@ func TestProvenanceSpeaksForItselfOnly(t *testing.T) {
 	assert.Equal(t, evil, read.Flake.Published.URL, "JSON has it as it is")
 }
 
-// A statement about other files, even one that is truly signed for the tag, says
-// nothing of these: they were replaced since, or it was put here.
+// A statement about other files is not used, even if it is signed for the tag: the
+// files were replaced since, or it was copied here.
 func TestProvenanceOfOtherFiles(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
@@ -572,7 +572,7 @@ func TestProvenanceOfOtherFiles(t *testing.T) {
 	}
 }
 
-// What is no file in a folder, such as a pipe that nobody writes to, is passed over.
+// What is no file in a folder, such as a pipe that nobody writes to, is skipped.
 func TestFolderWithOtherThings(t *testing.T) {
 	t.Parallel()
 	var dir string
@@ -587,8 +587,8 @@ func TestFolderWithOtherThings(t *testing.T) {
 	assert.Equal(t, map[string]verify.Verdict{bundle: verify.Same, iso: verify.Same, sd: verify.Same, "elsewhere": verify.NotCompared}, verdicts(report))
 }
 
-// A file's name does not tell what it was built from: that is another attribute
-// than the flake's own where the provenance says so, and then worth a word.
+// A file's name does not determine what it was built from: if the provenance names
+// another attribute than the flake has under that name, the report has a note.
 func TestAnImageFromAnotherAttributeIsNoted(t *testing.T) {
 	t.Parallel()
 	files := release(t)
@@ -616,17 +616,17 @@ func TestAnotherFlakeIsSaidFirst(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var said []string
+			var messages []string
 			request := verify.Request{
 				Source: files.attested(t, nil, tag, c.theirs).listed(t).source(t), Metadata: c.ours,
 				Rebuild:  builds(t, files),
-				Progress: func(message string) { said = append(said, message) },
+				Progress: func(message string) { messages = append(messages, message) },
 			}
 			report := run(t, request)
 			require.NoError(t, report.Err())
 			assert.Equal(t, c.want, report.OtherFlake)
 			if c.want != "" {
-				assert.Equal(t, c.want, said[0])
+				assert.Equal(t, c.want, messages[0])
 				assert.True(t, strings.HasPrefix(report.Text(), c.want+"\n"))
 			}
 			assert.Equal(t, &verify.Flakes{
@@ -694,8 +694,8 @@ func TestSignatures(t *testing.T) {
 	require.ErrorContains(t, err, "SHA256SUMS.txt.sig: the signature by")
 }
 
-// The list is signed, and it vouches for the bytes of the provenance; what a
-// statement says is used only if an allowed signer signed that too.
+// The signed list has the sum of the provenance; a statement in that is used only if
+// an allowed signer signed it too.
 func TestProvenanceThatNobodyAllowedSigned(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)

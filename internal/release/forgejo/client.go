@@ -41,6 +41,15 @@ func (c client) do(ctx context.Context, r request) error {
 	return c.retry(ctx, func() error { return c.once(ctx, r) })
 }
 
+// ask is do for a request whose answer matters.
+func ask[T any](ctx context.Context, c client, operation string, send func(api *gitea.Client) (T, *gitea.Response, error)) (answer T, err error) {
+	err = c.do(ctx, request{operation, "", func(api *gitea.Client) (err error) {
+		answer, _, err = send(api)
+		return err
+	}})
+	return answer, err
+}
+
 // once sends a request once. Its whole time is limited: its answer is small.
 func (c client) once(ctx context.Context, r request) error {
 	ctx, stall := watch(ctx, c.config.StallTimeout)

@@ -80,16 +80,7 @@ func advice(status int, words string, fromForge, publishes bool) string {
 	case http.StatusConflict:
 		return "another release holds this tag; run again, or look at the releases of this repository"
 	case http.StatusRequestEntityTooLarge:
-		switch {
-		case has("quota"):
-			return "delete old releases or packages, or ask the forge's administrator for a larger quota"
-		case fromForge && has("limit"):
-			return "ask the forge's administrator to raise FILE_MAX_SIZE in [repository.release]"
-		case fromForge:
-			return "the file is over the forge's size limit or the account's quota"
-		}
-		return "a proxy before the forge may be the one that limits (nginx: client_max_body_size), " +
-			"or the forge's limit or the account's quota is reached"
+		return tooLargeAdvice(lower, fromForge)
 	case http.StatusBadRequest:
 		if has("type") || has("extension") {
 			return "ask the forge's administrator to add this type to ALLOWED_TYPES in [repository.release]"
@@ -114,6 +105,19 @@ func advice(status int, words string, fromForge, publishes bool) string {
 		return "the forge or a proxy before it is in trouble: run again later, what has been uploaded is kept"
 	}
 	return ""
+}
+
+func tooLargeAdvice(words string, fromForge bool) string {
+	switch {
+	case strings.Contains(words, "quota"):
+		return "delete old releases or packages, or ask the forge's administrator for a larger quota"
+	case fromForge && strings.Contains(words, "limit"):
+		return "ask the forge's administrator to raise FILE_MAX_SIZE in [repository.release]"
+	case fromForge:
+		return "the file is over the forge's size limit or the account's quota"
+	}
+	return "a proxy before the forge may be the one that limits (nginx: client_max_body_size), " +
+		"or the forge's limit or the account's quota is reached"
 }
 
 // networkAdvice is what to do about a request that got no answer.

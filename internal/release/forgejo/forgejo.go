@@ -138,11 +138,9 @@ func (c client) releaseByTag(ctx context.Context, tag string) (*gitea.Release, e
 	if tag == "" {
 		return nil, &release.Error{Operation: operation, URL: address, Err: release.ErrNotFound, Advice: "give a tag"}
 	}
-	var found *gitea.Release
-	err := c.do(ctx, request{operation, "", func(api *gitea.Client) (err error) {
-		found, _, err = api.GetReleaseByTag(c.owner, c.repository, tag)
-		return err
-	}})
+	found, err := ask(ctx, c, operation, func(api *gitea.Client) (*gitea.Release, *gitea.Response, error) {
+		return api.GetReleaseByTag(c.owner, c.repository, tag)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -157,16 +155,13 @@ func (c client) releaseByTag(ctx context.Context, tag string) (*gitea.Release, e
 
 // listReleases returns a page, from 1 on, of the releases that are neither
 // drafts nor prereleases.
-func (c client) listReleases(ctx context.Context, page int) (releases []*gitea.Release, err error) {
+func (c client) listReleases(ctx context.Context, page int) ([]*gitea.Release, error) {
 	const pageSize = 50 // the most that forges give
-	no := false
-	err = c.do(ctx, request{"list the releases", "", func(api *gitea.Client) (err error) {
-		releases, _, err = api.ListReleases(c.owner, c.repository, gitea.ListReleasesOptions{
-			ListOptions: gitea.ListOptions{Page: page, PageSize: pageSize}, IsDraft: &no, IsPreRelease: &no,
+	return ask(ctx, c, "list the releases", func(api *gitea.Client) ([]*gitea.Release, *gitea.Response, error) {
+		return api.ListReleases(c.owner, c.repository, gitea.ListReleasesOptions{
+			ListOptions: gitea.ListOptions{Page: page, PageSize: pageSize}, IsDraft: new(bool), IsPreRelease: new(bool),
 		})
-		return err
-	}})
-	return releases, err
+	})
 }
 
 // exists reports whether look finds something. A forge that cannot answer is no

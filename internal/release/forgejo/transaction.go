@@ -45,22 +45,18 @@ func (t *transaction) found(r *gitea.Release) release.Release {
 	return t.release(r)
 }
 
-func (t *transaction) releaseByID(ctx context.Context) (found *gitea.Release, err error) {
-	err = t.do(ctx, request{"look at the release", "", func(api *gitea.Client) (err error) {
-		found, _, err = api.GetRelease(t.owner, t.repository, t.id)
-		return err
-	}})
-	return found, err
+func (t *transaction) releaseByID(ctx context.Context) (*gitea.Release, error) {
+	return ask(ctx, t.client, "look at the release", func(api *gitea.Client) (*gitea.Release, *gitea.Response, error) {
+		return api.GetRelease(t.owner, t.repository, t.id)
+	})
 }
 
 // Check makes sure that the draft's tag is there or can be made. Forges look only
 // when the draft is published, after all uploads.
 func (t *transaction) Check(ctx context.Context, draft release.Draft) error {
-	var repository *gitea.Repository
-	err := t.do(ctx, request{"look at the repository", "", func(api *gitea.Client) (err error) {
-		repository, _, err = api.GetRepo(t.owner, t.repository)
-		return err
-	}})
+	repository, err := ask(ctx, t.client, "look at the repository", func(api *gitea.Client) (*gitea.Repository, *gitea.Response, error) {
+		return api.GetRepo(t.owner, t.repository)
+	})
 	if err != nil {
 		return err
 	}
@@ -96,13 +92,11 @@ func (t *transaction) isCommit(ctx context.Context, commit string) bool {
 }
 
 func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.Release, error) {
-	var created *gitea.Release
-	err := t.do(ctx, request{t.createOperation(), "", func(api *gitea.Client) (err error) {
-		created, _, err = api.CreateRelease(t.owner, t.repository, gitea.CreateReleaseOption{
+	created, err := ask(ctx, t.client, t.createOperation(), func(api *gitea.Client) (*gitea.Release, *gitea.Response, error) {
+		return api.CreateRelease(t.owner, t.repository, gitea.CreateReleaseOption{
 			TagName: t.tag, Title: draft.Title, Target: draft.Commit, IsDraft: true, IsPrerelease: draft.Prerelease,
 		})
-		return err
-	}})
+	})
 	var refused *release.Error
 	if errors.As(err, &refused) && refused.Status == http.StatusConflict {
 		return t.Find(ctx) // another run, or an attempt whose answer was lost, has made it
@@ -179,8 +173,8 @@ func (t *transaction) Edit(ctx context.Context, edit release.Edit) error {
 		// word. That is not worth the long waits of a server in trouble.
 		c.budget = newBudget(min(20*time.Second, c.config.RetryBudget))
 	}
-	return c.do(ctx, request{operation, "", func(api *gitea.Client) error {
-		_, _, err := api.EditRelease(t.owner, t.repository, t.id, option)
-		return err
-	}})
+	_, err := ask(ctx, c, operation, func(api *gitea.Client) (*gitea.Release, *gitea.Response, error) {
+		return api.EditRelease(t.owner, t.repository, t.id, option)
+	})
+	return err
 }
