@@ -104,23 +104,23 @@ func (t stagedTrust) current() (tag string, proof verify.Proof, err error) {
 	if t.dir == nil {
 		return "", verify.Proof{}, nil
 	}
-	hold, err := t.dir.HoldCurrent()
+	snapshot, err := t.dir.OpenCurrent()
 	if errors.Is(err, state.ErrNotStaged) {
 		return "", verify.Proof{}, nil
 	}
 	if err != nil {
 		return "", verify.Proof{}, err
 	}
-	defer func() { err = errors.Join(err, hold.Close()) }()
-	tag = hold.Release.Tag
-	sums, err := hold.Proof(checksum.FileName)
+	defer func() { err = errors.Join(err, snapshot.Close()) }()
+	tag = snapshot.Release.Tag
+	sums, err := snapshot.Proof(checksum.FileName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return tag, verify.Proof{}, nil
 	}
 	if err != nil {
 		return tag, verify.Proof{}, err
 	}
-	proof, err = verify.Prove(t.ctx, tag, sums, hold.Proof, t.signers, time.Now())
+	proof, err = verify.Prove(t.ctx, tag, sums, snapshot.Proof, t.signers, time.Now())
 	if err != nil {
 		return tag, verify.Proof{}, nil // whatever is wrong with it, it says nothing of its age
 	}

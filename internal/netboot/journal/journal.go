@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -26,16 +27,17 @@ const (
 // A Client is who asks for something.
 type Client struct {
 	Address  netip.Addr
-	MAC      string // as in 52:54:00:12:34:56, or empty: it did not say
-	Firmware string // for people, or empty: it did not say
+	MAC      machine.MAC      // not valid: not sent
+	Firmware machine.Firmware // the zero value: not sent
 }
 
 // A Journal may be written to and read from several goroutines at once.
 type Journal struct {
-	log     *slog.Logger
-	metrics metrics
-	refused rate.Sometimes // keeps refused clients from filling the log
-	trouble rate.Sometimes // likewise those who ask for what is not there
+	log      *slog.Logger
+	registry *prometheus.Registry
+	metrics  metrics
+	refused  rate.Sometimes // keeps refused clients from filling the log
+	trouble  rate.Sometimes // likewise those who ask for what is not there
 
 	mu      sync.Mutex
 	table   table
@@ -45,12 +47,13 @@ type Journal struct {
 // New returns a journal that writes to log, and whose numbers registry gathers.
 func New(log *slog.Logger, registry *prometheus.Registry) *Journal {
 	return &Journal{
-		log:     log,
-		metrics: newMetrics(registry),
-		refused: rate.Sometimes{First: 20, Interval: time.Second},
-		trouble: rate.Sometimes{First: 100, Interval: time.Second},
-		table:   newTable(),
-		changed: make(chan struct{}),
+		log:      log,
+		registry: registry,
+		metrics:  newMetrics(registry),
+		refused:  rate.Sometimes{First: 20, Interval: time.Second},
+		trouble:  rate.Sometimes{First: 100, Interval: time.Second},
+		table:    newTable(),
+		changed:  make(chan struct{}),
 	}
 }
 
@@ -92,11 +95,11 @@ func (j *Journal) stage(message string, machine Machine, attributes ...slog.Attr
 			all = append(all, slog.String(key, value))
 		}
 	}
-	add("mac", machine.MAC)
+	add("mac", machine.MAC.String())
 	if machine.Address.IsValid() {
 		add("address", machine.Address.String())
 	}
-	add("firmware", machine.Firmware)
+	add("firmware", machine.Firmware.String())
 	add("release", machine.Boot.Release)
 	add("architecture", string(machine.Boot.Architecture))
 	add("ring", machine.Boot.Ring)
@@ -105,7 +108,7 @@ func (j *Journal) stage(message string, machine Machine, attributes ...slog.Attr
 
 // Answered notes that ProxyDHCP sent a client the name of a boot file.
 func (j *Journal) Answered(client Client, file string) {
-	j.metrics.proxyAnswers.WithLabelValues(client.Firmware).Inc()
+	j.metrics.proxyAnswers.WithLabelValues(client.Firmware.String()).Inc()
 	machine := j.update(client, func(machine *record, _ time.Time) {
 		if machine.Stage >= Script {
 			machine.restart()
@@ -133,7 +136,7 @@ func (j *Journal) SendLoader(client Client, protocol, name string, size int64) *
 	j.update(client, func(machine *record, now time.Time) {
 		switch {
 		case machine.Stage < Script:
-		case client.MAC == "" && machine.MAC != "":
+		case !client.MAC.IsValid() && machine.MAC.IsValid():
 			machine.isPerhaps()
 		default:
 			machine.restart()

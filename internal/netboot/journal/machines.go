@@ -6,15 +6,15 @@ import (
 	"slices"
 	"time"
 
-	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/netboot/machine"
 )
 
 // A Machine is what is known of a machine that was seen booting.
 type Machine struct {
-	MAC      string     // as in 52:54:00:12:34:56, or empty: not known yet
-	Address  netip.Addr // the last one
-	Firmware string     // for people: "BIOS", "UEFI x86_64"; empty: not known yet
-	Seen     time.Time  // when it last asked for something
+	MAC      machine.MAC      // not valid: not known yet
+	Address  netip.Addr       // the last one
+	Firmware machine.Firmware // the zero value: not known yet
+	Seen     time.Time        // when it last asked for something
 
 	// The boot that is under way, or the last one.
 	Boot    Boot
@@ -30,7 +30,7 @@ type Machine struct {
 // A Boot is what a machine boots.
 type Boot struct {
 	Release      string // the tag
-	Architecture state.Architecture
+	Architecture machine.Architecture
 	Ring         string // empty: in no ring
 }
 
@@ -123,12 +123,12 @@ func (r *record) has(name string) bool {
 // table finds machines by MAC and by address.
 type table struct {
 	machines  map[*record]struct{}
-	byMAC     map[string]*record
+	byMAC     map[machine.MAC]*record
 	byAddress map[netip.Addr]*record
 }
 
 func newTable() table {
-	return table{map[*record]struct{}{}, map[string]*record{}, map[netip.Addr]*record{}}
+	return table{map[*record]struct{}{}, map[machine.MAC]*record{}, map[netip.Addr]*record{}}
 }
 
 // find returns the machine of a client, a new one if need be. A client that
@@ -136,7 +136,7 @@ func newTable() table {
 func (t *table) find(client Client, now time.Time) *record {
 	machine := t.byMAC[client.MAC]
 	atAddress := t.byAddress[client.Address]
-	if machine == nil && atAddress != nil && (client.MAC == "" || atAddress.MAC == "") {
+	if machine == nil && atAddress != nil && (!client.MAC.IsValid() || !atAddress.MAC.IsValid()) {
 		machine = atAddress
 	}
 	if machine == nil {
@@ -144,13 +144,13 @@ func (t *table) find(client Client, now time.Time) *record {
 		t.makeRoom()
 		t.machines[machine] = struct{}{}
 	}
-	if client.MAC != "" {
-		if atAddress != nil && atAddress != machine && (atAddress.MAC == "" || atAddress.before != nil) {
+	if client.MAC.IsValid() {
+		if atAddress != nil && atAddress != machine && (!atAddress.MAC.IsValid() || atAddress.before != nil) {
 			// What this machine did before it told its MAC.
 			if machine.Stage >= Script {
 				machine.restart()
 			}
-			if atAddress.MAC == "" {
+			if !atAddress.MAC.IsValid() {
 				machine.fetches = append(machine.fetches, atAddress.fetches...)
 				machine.Firmware = cmp.Or(machine.Firmware, atAddress.Firmware)
 				t.forget(atAddress)
@@ -205,7 +205,7 @@ func (t *table) list() []Machine {
 		machines = append(machines, copied)
 	}
 	slices.SortFunc(machines, func(a, b Machine) int {
-		return cmp.Or(b.Seen.Compare(a.Seen), cmp.Compare(a.MAC, b.MAC), a.Address.Compare(b.Address))
+		return cmp.Or(b.Seen.Compare(a.Seen), a.MAC.Compare(b.MAC), a.Address.Compare(b.Address))
 	})
 	return machines
 }

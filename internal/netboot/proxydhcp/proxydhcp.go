@@ -15,9 +15,8 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
-	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/netboot/machine"
 )
 
 // The UDP ports that PXE clients know.
@@ -45,54 +44,38 @@ const (
 	pxeUseBootFile      = 1 << 3
 )
 
-// Firmware is what asks.
-type Firmware struct {
-	BIOS         bool // else UEFI
-	HTTP         bool // UEFI that boots from HTTP addresses
-	Architecture state.Architecture
-}
-
-// String returns a name for people.
-func (f Firmware) String() string {
-	switch {
-	case f.BIOS:
-		return "BIOS"
-	case f.HTTP:
-		return "UEFI HTTP " + string(f.Architecture)
-	}
-	return "UEFI " + string(f.Architecture)
-}
-
 // firmware by the client's architecture (option 93): RFC 4578, and IANA's
 // registry "Processor Architecture Types". Firmware for x86_64 has been seen to
 // call itself 9 as well as 7.
-var firmware = map[iana.Arch]Firmware{
-	iana.INTEL_X86PC:     {BIOS: true, Architecture: state.X86_64},
-	iana.EFI_X86_64:      {Architecture: state.X86_64},
-	iana.EFI_BC:          {Architecture: state.X86_64},
-	iana.EFI_ARM64:       {Architecture: state.AArch64},
-	iana.EFI_X86_64_HTTP: {HTTP: true, Architecture: state.X86_64},
-	iana.EFI_BC_HTTP:     {HTTP: true, Architecture: state.X86_64},
-	iana.EFI_ARM64_HTTP:  {HTTP: true, Architecture: state.AArch64},
+var firmware = map[iana.Arch]machine.Firmware{
+	iana.INTEL_X86PC:     {BIOS: true, Architecture: machine.X86_64},
+	iana.EFI_X86_64:      {Architecture: machine.X86_64},
+	iana.EFI_BC:          {Architecture: machine.X86_64},
+	iana.EFI_ARM64:       {Architecture: machine.AArch64},
+	iana.EFI_X86_64_HTTP: {HTTP: true, Architecture: machine.X86_64},
+	iana.EFI_BC_HTTP:     {HTTP: true, Architecture: machine.X86_64},
+	iana.EFI_ARM64_HTTP:  {HTTP: true, Architecture: machine.AArch64},
 }
 
 // Boot is where the things to boot are.
 type Boot interface {
 	// Program returns the name of the iPXE binary for a firmware: for TFTP, or an
 	// address for firmware that boots from HTTP. An error says that there is none.
-	Program(Firmware) (string, error)
+	Program(machine.Firmware) (string, error)
 
 	// Script returns the address of the script for iPXE on a machine.
-	Script(mac net.HardwareAddr, firmware Firmware) string
+	Script(mac machine.MAC, firmware machine.Firmware) string
 }
 
 // A Server answers on one network interface.
 type Server struct {
-	Address  netip.Addr   // this server's on the interface
-	Subnet   netip.Prefix // whose clients are answered
-	Networks access.Networks
-	Journal  *journal.Journal
-	Boot     Boot
+	Address netip.Addr   // this server's on the interface
+	Subnet  netip.Prefix // whose clients are answered
+	Journal *journal.Journal
+	Boot    Boot
+
+	// Allow reports whether a client with an address may boot. Nil: all may.
+	Allow func(client netip.Addr) bool
 }
 
 // ServeDHCP answers the first question of clients, which reach the DHCP port by
@@ -126,7 +109,7 @@ func (s *Server) serve(conn net.PacketConn, respond respond) error {
 			continue
 		}
 		if _, err := conn.WriteTo(answer.ToBytes(), net.UDPAddrFromAddrPort(to)); err != nil && !errors.Is(err, net.ErrClosed) {
-			s.Journal.Trouble(client(request, Firmware{}), fmt.Errorf("answer by ProxyDHCP: %w", err))
+			s.Journal.Trouble(client(request, machine.Firmware{}), fmt.Errorf("answer by ProxyDHCP: %w", err))
 		}
 	}
 }
@@ -170,7 +153,7 @@ func (s *Server) mayAnswer(request *dhcpv4.DHCPv4, from netip.Addr) bool {
 		if !s.Subnet.Contains(address) {
 			return false
 		}
-		if !s.Networks.Allow(address) {
+		if s.Allow != nil && !s.Allow(address) {
 			s.Journal.Refused(journal.ProxyDHCP, "network", address)
 			return false
 		}
@@ -186,13 +169,11 @@ func ipv4(ip net.IP) netip.Addr {
 	return address
 }
 
-func client(request *dhcpv4.DHCPv4, firmware Firmware) journal.Client {
-	c := journal.Client{MAC: request.ClientHWAddr.String()}
+func client(request *dhcpv4.DHCPv4, firmware machine.Firmware) journal.Client {
+	c := journal.Client{Firmware: firmware}
+	c.MAC, _ = machine.MACFrom(request.ClientHWAddr)
 	if address := ipv4(request.ClientIPAddr); !address.IsUnspecified() {
 		c.Address = address
-	}
-	if firmware.Architecture != "" {
-		c.Firmware = firmware.String()
 	}
 	return c
 }
@@ -250,15 +231,16 @@ func label(file string) string {
 	return file[strings.LastIndex(file, "/")+1:]
 }
 
-func (s *Server) file(request *dhcpv4.DHCPv4, asks Firmware) (string, error) {
+func (s *Server) file(request *dhcpv4.DHCPv4, asks machine.Firmware) (string, error) {
 	if isIPXE(request) {
-		return s.Boot.Script(request.ClientHWAddr, asks), nil
+		mac, _ := machine.MACFrom(request.ClientHWAddr)
+		return s.Boot.Script(mac, asks), nil
 	}
 	return s.Boot.Program(asks)
 }
 
 // identify returns the class and the firmware of a client that boots.
-func identify(request *dhcpv4.DHCPv4) (class string, asks Firmware, ok bool) {
+func identify(request *dhcpv4.DHCPv4) (class string, asks machine.Firmware, ok bool) {
 	for _, class := range []string{pxeClient, httpClient} {
 		if !strings.HasPrefix(request.ClassIdentifier(), class) {
 			continue
@@ -270,7 +252,7 @@ func identify(request *dhcpv4.DHCPv4) (class string, asks Firmware, ok bool) {
 			}
 		}
 	}
-	return "", Firmware{}, false
+	return "", machine.Firmware{}, false
 }
 
 // isIPXE tells whether iPXE asks: it says so in its user class (option 77), not

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/release"
 )
@@ -53,7 +54,7 @@ func (s Stager) offer(ctx context.Context, of release.Release) (offer, error) {
 	}
 	offered := offer{
 		tag: of.Tag, source: of.URL, sums: sums, proofs: proofs, complete: true,
-		bundles: map[state.Architecture]bundle{},
+		bundles: map[machine.Architecture]bundle{},
 	}
 	for architecture, asset := range assets {
 		sum, ok := sums[asset.Name]
@@ -76,14 +77,14 @@ func (s Stager) small(ctx context.Context, of release.Release, name string) ([]b
 }
 
 // bundleAssets finds the netboot bundles among a release's assets.
-func bundleAssets(of release.Release) (map[state.Architecture]release.Asset, error) {
-	found := map[state.Architecture][]release.Asset{}
+func bundleAssets(of release.Release) (map[machine.Architecture]release.Asset, error) {
+	found := map[machine.Architecture][]release.Asset{}
 	for _, asset := range of.Assets {
 		if architecture, ok := architectureOf(asset.Name); ok {
 			found[architecture] = append(found[architecture], asset)
 		}
 	}
-	bundles := map[state.Architecture]release.Asset{}
+	bundles := map[machine.Architecture]release.Asset{}
 	for architecture, assets := range found {
 		own := slices.DeleteFunc(slices.Clone(assets), func(asset release.Asset) bool {
 			return !strings.HasPrefix(asset.Name, "ec-runner-"+string(architecture)+netboot)
@@ -118,12 +119,12 @@ const (
 
 // architectureOf returns the architecture that a netboot bundle's name ends in
 // before "-netboot-", and whether it is a bundle's name at all.
-func architectureOf(asset string) (state.Architecture, bool) {
+func architectureOf(asset string) (machine.Architecture, bool) {
 	image, _, ok := strings.Cut(asset, netboot)
 	if !ok || !strings.HasSuffix(asset, extension) {
 		return "", false
 	}
-	for _, architecture := range state.Architectures() {
+	for _, architecture := range machine.Architectures() {
 		if image == string(architecture) || strings.HasSuffix(image, "-"+string(architecture)) {
 			return architecture, true
 		}

@@ -23,6 +23,7 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/release"
 )
@@ -186,7 +187,7 @@ func (s Stager) alone(ctx context.Context, do func() (Outcome, error)) (Outcome,
 // An offer is what a release has for the boot server.
 type offer struct {
 	tag, source string
-	bundles     map[state.Architecture]bundle
+	bundles     map[machine.Architecture]bundle
 	sums        checksum.Sums // of SHA256SUMS.txt, if there is one
 	proofs      map[string][]byte
 
@@ -252,7 +253,7 @@ func (s Stager) unpack(ctx context.Context, offer offer, staged state.Release) (
 	if err := s.clearDownloads(offer.bundles); err != nil {
 		return err
 	}
-	for _, architecture := range state.Architectures() {
+	for _, architecture := range machine.Architectures() {
 		bundle, offered := offer.bundles[architecture]
 		there, isStaged := staged.Bundles[architecture]
 		switch {
@@ -276,7 +277,7 @@ func (s Stager) unpack(ctx context.Context, offer offer, staged state.Release) (
 	return err
 }
 
-func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, architecture state.Architecture, bundle bundle) error {
+func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, architecture machine.Architecture, bundle bundle) error {
 	file, err := bundle.open(ctx)
 	if err != nil {
 		return err
@@ -373,26 +374,26 @@ func (s Stager) verifyStaged(tag string) (err error) {
 	if s.Verify == nil {
 		return nil
 	}
-	hold, err := s.Dir.Hold(tag)
+	snapshot, err := s.Dir.OpenRelease(tag)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, hold.Close()) }()
-	content, err := hold.Proof(checksum.FileName)
+	defer func() { err = errors.Join(err, snapshot.Close()) }()
+	content, err := snapshot.Proof(checksum.FileName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("release %s was staged without %s: stage it again with --refresh", tag, checksum.FileName)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.Verify(tag, content, hold.Proof); err != nil {
+	if err := s.Verify(tag, content, snapshot.Proof); err != nil {
 		return fmt.Errorf("the staged release %s: %w", tag, err)
 	}
 	sums, err := checksum.Parse(strings.NewReader(string(content)))
 	if err != nil {
 		return err
 	}
-	for _, bundle := range hold.Release.Bundles {
+	for _, bundle := range snapshot.Release.Bundles {
 		if sums[bundle.Asset] != bundle.SHA256 {
 			return fmt.Errorf("release %s was staged with another %s than its %s lists: stage it again with --refresh", tag, bundle.Asset, checksum.FileName)
 		}
@@ -454,7 +455,7 @@ func (s Stager) tarballOffer(ctx context.Context, path, tag string) (offer, erro
 	if err != nil {
 		return offer{}, fmt.Errorf("tarball %q: %w", path, err)
 	}
-	return offer{tag: tag, source: absolute, sums: sums, proofs: proofs, bundles: map[state.Architecture]bundle{
+	return offer{tag: tag, source: absolute, sums: sums, proofs: proofs, bundles: map[machine.Architecture]bundle{
 		architecture: {name, sum, func(context.Context) (*os.File, error) { return os.Open(path) }},
 	}}, nil
 }

@@ -1,4 +1,4 @@
-package loaders
+package serve
 
 import (
 	"io"
@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestOpen(t *testing.T) {
+func TestLoaders(t *testing.T) {
 	t.Parallel()
 	top := t.TempDir()
 	folder, store := filepath.Join(top, "ipxe"), filepath.Join(top, "store")
@@ -38,51 +38,51 @@ func TestOpen(t *testing.T) {
 	}
 	require.NoError(t, syscall.Mkfifo(filepath.Join(folder, "pipe"), 0o600))
 
-	d, err := Open(folder)
+	d, err := openLoaders(folder)
 	require.NoError(t, err)
 	defer d.Close()
 	d.store = store + "/"
 	for name, want := range map[string]string{
 		"ipxe.efi": "iPXE", "arm64/ipxe.efi": "iPXE for arm64", "inside": "iPXE for arm64", "undionly.kpxe": "stored", "by-way-of": "stored",
 	} {
-		file, size, err := d.Open(name)
+		file, size, err := d.open(name)
 		require.NoError(t, err, name)
 		content, err := io.ReadAll(file)
 		require.NoError(t, err)
 		assert.Equal(t, want, string(content))
 		assert.Equal(t, int64(len(want)), size)
 		assert.NoError(t, file.Close())
-		assert.True(t, d.Has(name))
+		assert.True(t, d.has(name))
 	}
 	for _, name := range []string{"absent", "outside", "above", "folder/secret", "old/ipxe.efi", "nowhere", "pipe", "arm64", "ipxe.efi/x", "../secret", "/ipxe.efi", "", "."} {
-		_, _, err := d.Open(name)
+		_, _, err := d.open(name)
 		assert.ErrorIs(t, err, fs.ErrNotExist, name)
-		assert.False(t, d.Has(name))
+		assert.False(t, d.has(name))
 	}
 }
 
-func TestNoFolder(t *testing.T) {
+func TestNoLoaders(t *testing.T) {
 	t.Parallel()
-	d, err := Open("")
+	d, err := openLoaders("")
 	require.NoError(t, err)
-	_, _, err = d.Open("ipxe.efi")
+	_, _, err = d.open("ipxe.efi")
 	assert.ErrorIs(t, err, fs.ErrNotExist)
 	assert.NoError(t, d.Close())
-	_, err = Open(filepath.Join(t.TempDir(), "absent"))
+	_, err = openLoaders(filepath.Join(t.TempDir(), "absent"))
 	assert.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-func TestClean(t *testing.T) {
+func TestCleanName(t *testing.T) {
 	t.Parallel()
 	for given, want := range map[string]string{
 		"ipxe.efi": "ipxe.efi", "/ipxe.efi": "ipxe.efi", `\EFI\BOOT\ipxe.efi`: "EFI/BOOT/ipxe.efi", "//a/./b//c/../d": "a/b/d", "../../secret": "secret", `..\..\secret`: "secret",
 	} {
-		got, err := Clean(given)
+		got, err := cleanName(given)
 		require.NoError(t, err)
 		assert.Equal(t, want, got)
 	}
 	for _, given := range []string{"", "/", ".", "..", "a\x00b", "a\nb", strings.Repeat("a", 256)} {
-		_, err := Clean(given)
+		_, err := cleanName(given)
 		assert.ErrorIs(t, err, fs.ErrNotExist, "%q", given)
 	}
 }
@@ -93,6 +93,6 @@ func TestLabel(t *testing.T) {
 		"ipxe.efi": "ipxe.efi", "/ipxe.efi": "ipxe.efi", "secret/ipxe.efi": "…/ipxe.efi", `\secret\ipxe.efi`: "…/ipxe.efi", "": "", "secret/": "…/",
 		strings.Repeat("a", 101): strings.Repeat("a", 100) + "…",
 	} {
-		assert.Equal(t, want, Label(given))
+		assert.Equal(t, want, labelOf(given))
 	}
 }

@@ -1,10 +1,11 @@
-package status_test
+package journal_test
 
 import (
 	"context"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -27,64 +28,65 @@ import (
 
 	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
-	"every.channel/runner-images/internal/netboot/status"
 )
 
-// A site is a status page over a real state folder and a real journal.
-type site struct {
+// A page is a status page over a real state folder and a real journal.
+type page struct {
 	t       *testing.T
 	state   *state.Dir
 	journal *journal.Journal
 	url     string
 }
 
-func start(t *testing.T) *site {
+func startPage(t *testing.T) *page {
 	t.Helper()
 	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, dir.Close()) })
 	logger := slog.New(slog.NewTextHandler(t.Output(), nil))
 	registry := prometheus.NewRegistry()
-	s := &site{t: t, state: dir, journal: journal.New(logger, registry)}
+	s := &page{t: t, state: dir, journal: journal.New(logger, registry)}
 	rings, err := state.ParseRings(strings.NewReader("rings:\n" +
 		"  - {name: canary, release_tag: boot-v2026.03.05, macs: [\"52:54:00:00:00:02\", \"52:54:00:00:00:09\"]}\n" +
 		"  - {name: attic, release_tag: boot-v2025.01.01, macs: [\"52:54:00:00:00:0a\"]}\n"))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	server := httptest.NewServer(status.New(ctx, dir, func() state.Rings { return rings }, s.journal, registry, logger))
+	server := httptest.NewServer(s.journal.StatusPage(ctx, dir, func() state.Rings { return rings }))
 	t.Cleanup(server.Close)
 	t.Cleanup(cancel)
 	s.url = server.URL
 	return s
 }
 
-func (s *site) stage(tag string) {
+func (s *page) stage(tag string) {
 	s.t.Helper()
 	incoming, err := s.state.Incoming(tag, "https://forge.example/every/channel/releases/tag/"+tag)
 	require.NoError(s.t, err)
 	defer func() { assert.NoError(s.t, incoming.Discard()) }()
-	require.NoError(s.t, incoming.Bundle(state.X86_64, "ec-runner-x86_64-netboot-"+tag+".tar.gz", strings.Repeat("c0ffee42", 8)))
+	require.NoError(s.t, incoming.Bundle(machine.X86_64, "ec-runner-x86_64-netboot-"+tag+".tar.gz", strings.Repeat("c0ffee42", 8)))
 	for _, name := range state.FileNames() {
-		require.NoError(s.t, incoming.Write(s.t.Context(), state.X86_64, name, strings.NewReader(tag+name)))
+		require.NoError(s.t, incoming.Write(s.t.Context(), machine.X86_64, name, strings.NewReader(tag+name)))
 	}
 	_, err = incoming.Commit()
 	require.NoError(s.t, err)
 }
 
-func (s *site) switchTo(tag string) {
+func (s *page) switchTo(tag string) {
 	s.t.Helper()
 	_, err := s.state.Switch(tag)
 	require.NoError(s.t, err)
 }
 
-func machine(last byte) journal.Client {
-	mac := "52:54:00:00:00:0" + string("0123456789"[last])
-	return journal.Client{MAC: mac, Address: netip.AddrFrom4([4]byte{10, 20, 30, 100 + last}), Firmware: "UEFI x86_64"}
+// client returns a client whose MAC address ends in a digit.
+func client(last byte) journal.Client {
+	mac, _ := machine.MACFrom(net.HardwareAddr{0x52, 0x54, 0, 0, 0, last})
+	return journal.Client{MAC: mac, Address: netip.AddrFrom4([4]byte{10, 20, 30, 100 + last}), Firmware: machine.Firmware{Architecture: machine.X86_64}}
 }
 
 // boot has a machine load its release to the end.
-func (s *site) boot(client journal.Client, boot journal.Boot) {
+func (s *page) boot(client journal.Client, boot journal.Boot) {
 	loader := s.journal.SendLoader(client, journal.TFTP, "ec-ipxe.efi", 1_000_000)
 	loader.Sent(1_000_000)
 	loader.End(true, nil)
@@ -100,11 +102,11 @@ func (s *site) boot(client journal.Client, boot journal.Boot) {
 // site changes, and is never reloaded.
 func TestPageInABrowser(t *testing.T) {
 	t.Parallel()
-	s := start(t)
+	s := startPage(t)
 	s.stage("boot-v2026.02.28")
 	s.stage("boot-v2026.03.05")
 	s.switchTo("boot-v2026.02.28")
-	current := journal.Boot{Release: "boot-v2026.02.28", Architecture: state.X86_64}
+	current := journal.Boot{Release: "boot-v2026.02.28", Architecture: machine.X86_64}
 
 	tab := lab.Browser(t)
 	var requests, complaints []string
@@ -146,10 +148,10 @@ func TestPageInABrowser(t *testing.T) {
 		shows("#releases", "boot-v2025.01.01 is not staged: these machines boot the current release"))
 
 	// A machine that boots to its end, and one that is under way.
-	s.boot(machine(1), current)
-	ring := journal.Boot{Release: "boot-v2026.03.05", Architecture: state.X86_64, Ring: "canary"}
-	s.journal.Begin(machine(2), ring)
-	initrd := s.journal.SendImage(machine(2), ring, state.Initrd, 700_000_000)
+	s.boot(client(1), current)
+	ring := journal.Boot{Release: "boot-v2026.03.05", Architecture: machine.X86_64, Ring: "canary"}
+	s.journal.Begin(client(2), ring)
+	initrd := s.journal.SendImage(client(2), ring, state.Initrd, 700_000_000)
 	initrd.Sent(301_000_000)
 	run(shows("#summary", "2 machines seen, 1 booting now."),
 		shows(row("52:54:00:00:00:01"), "booted", "10.20.30.101", "UEFI x86_64", "boot-v2026.02.28", "just now", "ec-ipxe.efi", "976.6 KiB", "kernel", "13.4 MiB"),
@@ -165,12 +167,12 @@ func TestPageInABrowser(t *testing.T) {
 	run(shows(row("52:54:00:00:00:02"), "broke off: initrd"))
 
 	// A machine that shows up by its address first, and says who it is later.
-	anonymous := machine(3)
-	anonymous.MAC, anonymous.Firmware = "", ""
+	anonymous := client(3)
+	anonymous.MAC, anonymous.Firmware = machine.MAC{}, machine.Firmware{}
 	loader := s.journal.SendLoader(anonymous, journal.TFTP, "ec-ipxe.efi", 1_000_000)
 	run(shows("#machines", "MAC not known yet", "firmware not known yet", "loading iPXE"))
 	loader.End(true, nil)
-	s.journal.Begin(machine(3), current)
+	s.journal.Begin(client(3), current)
 	run(shows(row("52:54:00:00:00:03"), "has the script", "ec-ipxe.efi"), shows("#summary", "3 machines seen"))
 
 	// Another process switches the release.
@@ -178,10 +180,10 @@ func TestPageInABrowser(t *testing.T) {
 	run(shows("#summary", "Serving boot-v2026.03.05."))
 
 	// What a client makes up is text.
-	evil := machine(4)
-	evil.Firmware = "<img src=x onerror=alert(1)>"
+	evil := client(4)
+	evil.Firmware.Architecture = "<img src=x onerror=alert(1)>"
 	s.journal.Begin(evil, current)
-	run(shows(row("52:54:00:00:00:04"), evil.Firmware))
+	run(shows(row("52:54:00:00:00:04"), evil.Firmware.String()))
 
 	opened, err := chromedp.Run(tab, chromedp.Evaluate[bool]("window.opened === true"))
 	require.NoError(t, err)
@@ -224,10 +226,10 @@ func TestPageInABrowser(t *testing.T) {
 // TestPageIsForScreenReaders reads what Chromium tells them.
 func TestPageIsForScreenReaders(t *testing.T) {
 	t.Parallel()
-	s := start(t)
+	s := startPage(t)
 	s.stage("boot-v2026.02.28")
 	s.switchTo("boot-v2026.02.28")
-	s.boot(machine(1), journal.Boot{Release: "boot-v2026.02.28", Architecture: state.X86_64})
+	s.boot(client(1), journal.Boot{Release: "boot-v2026.02.28", Architecture: machine.X86_64})
 	tab := lab.Browser(t)
 	// Narrow, where the table's rows are laid out as cards.
 	require.NoError(t, chromedp.Do(tab, chromedp.EmulateViewport(360, 740), chromedp.Navigate(s.url), chromedp.WaitVisible("tbody tr")))
@@ -248,12 +250,12 @@ func TestPageIsForScreenReaders(t *testing.T) {
 // TestPageWithoutAScript is whole as well.
 func TestPageWithoutAScript(t *testing.T) {
 	t.Parallel()
-	s := start(t)
+	s := startPage(t)
 	s.stage("boot-v2026.02.28")
 	body := get(t, s.url+"/")
 	assert.Contains(t, body, "Serving no release.")
 	s.switchTo("boot-v2026.02.28")
-	s.boot(machine(1), journal.Boot{Release: "boot-v2026.02.28", Architecture: state.X86_64})
+	s.boot(client(1), journal.Boot{Release: "boot-v2026.02.28", Architecture: machine.X86_64})
 	body = get(t, s.url+"/")
 	assert.Contains(t, body, "Serving <b>boot-v2026.02.28</b>.")
 	assert.Contains(t, body, "52:54:00:00:00:01")
@@ -261,12 +263,12 @@ func TestPageWithoutAScript(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	s.boot(machine(1), journal.Boot{Release: "boot-v2026.02.28", Architecture: state.X86_64})
-	s.journal.SendLoader(machine(2), journal.TFTP, "ec-ipxe.efi", 1000)
-	s.journal.TFTPFailed("not found", machine(2).Address, errors.New("no such file"))
-	s.journal.Refused(journal.HTTP, "network", machine(3).Address)
-	s.journal.Answered(machine(4), "ec-ipxe.efi")
+	s := startPage(t)
+	s.boot(client(1), journal.Boot{Release: "boot-v2026.02.28", Architecture: machine.X86_64})
+	s.journal.SendLoader(client(2), journal.TFTP, "ec-ipxe.efi", 1000)
+	s.journal.TFTPFailed("not found", client(2).Address, errors.New("no such file"))
+	s.journal.Refused(journal.HTTP, "network", client(3).Address)
+	s.journal.Answered(client(4), "ec-ipxe.efi")
 	metrics := get(t, s.url+"/metrics")
 	for _, line := range []string{
 		`netboot_boots_begun_total{architecture="x86_64",release="boot-v2026.02.28"} 1`,

@@ -1,4 +1,4 @@
-package access_test
+package serve
 
 import (
 	"fmt"
@@ -11,13 +11,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"every.channel/runner-images/internal/netboot/access"
 )
 
 func TestNetworks(t *testing.T) {
 	t.Parallel()
-	networks, err := access.ParseNetworks([]string{"10.20.30.7/24", "192.0.2.1", "fd77::/64"})
+	allowed, err := parseNetworks([]string{"10.20.30.7/24", "192.0.2.1", "fd77::/64"})
 	require.NoError(t, err)
 	for address, want := range map[string]bool{
 		"10.20.30.1":        true,
@@ -29,28 +27,28 @@ func TestNetworks(t *testing.T) {
 		"fd77::1%eth0":      true,
 		"fd78::1":           false,
 	} {
-		assert.Equal(t, want, networks.Allow(netip.MustParseAddr(address)), address)
+		assert.Equal(t, want, allowed.allow(netip.MustParseAddr(address)), address)
 	}
-	assert.False(t, networks.Allow(netip.Addr{}))
-	assert.True(t, access.Networks(nil).Allow(netip.MustParseAddr("192.0.2.2")))
+	assert.False(t, allowed.allow(netip.Addr{}))
+	assert.True(t, networks(nil).allow(netip.MustParseAddr("192.0.2.2")))
 
 	for _, wrong := range []string{"", "10.20.30.0/33", "10.20.30", "the LAN"} {
-		_, err := access.ParseNetworks([]string{wrong})
+		_, err := parseNetworks([]string{wrong})
 		assert.ErrorContains(t, err, fmt.Sprintf("%q is no network; use for example 10.20.30.0/24", wrong))
 	}
 }
 
-func TestToken(t *testing.T) {
+func TestChainTokenOfAFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(path, []byte("aB3._~-\n"), 0o600))
-	token, err := access.ReadToken(path)
+	token, err := readToken(path)
 	require.NoError(t, err)
-	assert.True(t, token.Set())
-	assert.Equal(t, "/aB3._~-/", token.Path())
-	assert.True(t, token.Matches("aB3._~-"))
+	assert.True(t, token.isSet())
+	assert.Equal(t, "/aB3._~-/", token.path())
+	assert.True(t, token.matches("aB3._~-"))
 	for _, other := range []string{"", "aB3._~", "aB3._~-x", "ab3._~-"} {
-		assert.False(t, token.Matches(other), other)
+		assert.False(t, token.matches(other), other)
 	}
 	var log strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "token", token)
@@ -59,10 +57,10 @@ func TestToken(t *testing.T) {
 		assert.Contains(t, shown, "hidden")
 	}
 
-	var none access.Token
-	assert.False(t, none.Set())
-	assert.False(t, none.Matches(""))
-	assert.Equal(t, "/", none.Path())
+	var none chainToken
+	assert.False(t, none.isSet())
+	assert.False(t, none.matches(""))
+	assert.Equal(t, "/", none.path())
 }
 
 func TestTokenThatCannotBe(t *testing.T) {
@@ -75,10 +73,10 @@ func TestTokenThatCannotBe(t *testing.T) {
 		"s3cret\u00e9":          "has a character that needs escaping",
 		strings.Repeat("a", 65): "is longer than 64 characters",
 	} {
-		_, err := access.ParseToken(text)
+		_, err := parseToken(text)
 		require.ErrorContains(t, err, want)
 		assert.NotContains(t, err.Error(), "s3cret")
 	}
-	_, err := access.ReadToken(filepath.Join(t.TempDir(), "absent"))
+	_, err := readToken(filepath.Join(t.TempDir(), "absent"))
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }

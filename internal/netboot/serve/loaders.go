@@ -1,6 +1,4 @@
-// Package loaders reads the folder of network boot programs: the iPXE binaries
-// that firmware loads, and scripts that lie beside them.
-package loaders
+package serve
 
 import (
 	"errors"
@@ -13,38 +11,39 @@ import (
 	"syscall"
 )
 
-// A Dir is a folder of boot programs. The zero value is one without any.
-type Dir struct {
+// A loaderDir is the folder of network boot programs: the iPXE binaries that firmware
+// loads, and scripts beside them. The zero value is one without any.
+type loaderDir struct {
 	root *os.Root
 	// store is the one place outside the folder that a link in it may lead to:
 	// whatever lies in the Nix store may be read by everybody.
 	store string
 }
 
-// Open opens a folder of boot programs. No path stands for a folder without any.
-func Open(path string) (*Dir, error) {
+// openLoaders opens a folder of boot programs. No path stands for a folder without any.
+func openLoaders(path string) (*loaderDir, error) {
 	if path == "" {
-		return &Dir{}, nil
+		return &loaderDir{}, nil
 	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, fmt.Errorf("open the folder of iPXE binaries: %w", err)
 	}
-	return &Dir{root: root, store: "/nix/store/"}, nil
+	return &loaderDir{root: root, store: "/nix/store/"}, nil
 }
 
 // Close closes the folder.
-func (d *Dir) Close() error {
+func (d *loaderDir) Close() error {
 	if d.root == nil {
 		return nil
 	}
 	return d.root.Close()
 }
 
-// Clean returns the name of a file in the folder as it was asked for, with or
+// cleanName returns the name of a file in the folder as it was asked for, with or
 // without a leading slash and with either kind of slash (some firmware is of
 // DOS descent), or an error that wraps fs.ErrNotExist.
-func Clean(name string) (string, error) {
+func cleanName(name string) (string, error) {
 	const most = 255 // bytes
 	name = strings.TrimPrefix(path.Clean("/"+strings.ReplaceAll(name, `\`, "/")), "/")
 	if name == "" || len(name) > most || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
@@ -53,9 +52,9 @@ func Clean(name string) (string, error) {
 	return name, nil
 }
 
-// Label returns what a log may say of the name of a file that was asked for and is
-// not there: not its folders, one of which could be the chain token.
-func Label(name string) string {
+// labelOf returns what a log may contain of the name of a file that was asked for and
+// is not there: not its folders, one of which could be the chain token.
+func labelOf(name string) string {
 	const most = 100 // bytes
 	folder, base := path.Split(strings.ReplaceAll(name, `\`, "/"))
 	if len(base) > most {
@@ -67,19 +66,19 @@ func Label(name string) string {
 	return base
 }
 
-// Open opens a file by its name as Clean returns it, and returns its size in
+// open opens a file by its name as cleanName returns it, and returns its size in
 // bytes. A name that leads out of the folder, a link that does (but for one into
 // the Nix store), and what is not a regular file are not there: fs.ErrNotExist.
-func (d *Dir) Open(name string) (*os.File, int64, error) {
+func (d *loaderDir) open(name string) (*os.File, int64, error) {
 	if d.root == nil || !filepath.IsLocal(name) {
 		return nil, 0, fs.ErrNotExist
 	}
-	file, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would keep us waiting
+	file, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a pipe would block
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		file, err = d.openStored(name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, fs.ErrNotExist // without the name: see Label
+		return nil, 0, fs.ErrNotExist // without the name: see labelOf
 	}
 	if err != nil {
 		return nil, 0, err
@@ -95,7 +94,7 @@ func (d *Dir) Open(name string) (*os.File, int64, error) {
 }
 
 // openStored opens what a link leads to in the Nix store.
-func (d *Dir) openStored(name string) (*os.File, error) {
+func (d *loaderDir) openStored(name string) (*os.File, error) {
 	target, err := filepath.EvalSymlinks(filepath.Join(d.root.Name(), name))
 	if err != nil || !strings.HasPrefix(target, d.store) {
 		return nil, fs.ErrNotExist
@@ -103,9 +102,9 @@ func (d *Dir) openStored(name string) (*os.File, error) {
 	return os.Open(target)
 }
 
-// Has tells whether there is a file of this name.
-func (d *Dir) Has(name string) bool {
-	file, _, err := d.Open(name)
+// has reports whether there is a file of this name.
+func (d *loaderDir) has(name string) bool {
+	file, _, err := d.open(name)
 	if err != nil {
 		return false
 	}

@@ -1,13 +1,12 @@
-package status
+package journal
 
 import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
-	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -16,7 +15,7 @@ type view struct {
 	Current  *release // nil: none
 	Releases []release
 	Rings    []ring
-	Machines []machine
+	Machines []machineRow
 	Booting  int
 	Problem  string // why the releases are not all shown, or empty
 }
@@ -29,7 +28,7 @@ type release struct {
 
 type bundle struct {
 	state.Bundle
-	Architecture state.Architecture
+	Architecture machine.Architecture
 	Files        []file
 }
 
@@ -43,8 +42,8 @@ type ring struct {
 	Staged bool // its release is
 }
 
-type machine struct {
-	journal.Machine
+type machineRow struct {
+	Machine
 	Ring   string
 	Now    string // how far it is
 	Kind   string // "booting", "booted", "stuck" or "waiting"
@@ -54,7 +53,7 @@ type machine struct {
 }
 
 type fetch struct {
-	journal.Fetch
+	Fetch
 	Percent int
 }
 
@@ -62,10 +61,10 @@ type fetch struct {
 // says so.
 const stuckAfter = 2 * time.Minute
 
-func (h *Handler) view(now time.Time) view {
+func (p *statusPage) view(now time.Time) view {
 	var v view
-	current, err := h.State.Current()
-	releases, releasesErr := h.State.Releases()
+	current, err := p.state.Current()
+	releases, releasesErr := p.state.Releases()
 	if err == nil && releasesErr != nil {
 		v.Problem = releasesErr.Error()
 	}
@@ -82,31 +81,29 @@ func (h *Handler) view(now time.Time) view {
 		v.Releases = append(v.Releases, shown)
 		staged[r.Tag] = true
 	}
-	rings := h.Rings()
+	rings := p.rings()
 	for _, r := range rings.Rings {
 		v.Rings = append(v.Rings, ring{r, staged[r.Tag]})
 	}
-	for _, m := range h.Journal.Machines() {
-		shown := newMachine(m, now)
-		if mac, err := state.ParseMAC(m.MAC); err == nil {
-			ring, _ := rings.For(mac)
-			shown.Ring = ring.Name
-		}
+	for _, m := range p.journal.Machines() {
+		shown := newMachineRow(m, now)
+		ring, _ := rings.For(m.MAC)
+		shown.Ring = ring.Name
 		if shown.Kind == "booting" {
 			v.Booting++
 		}
 		v.Machines = append(v.Machines, shown)
 	}
 	// A row stays where it is while its machine boots.
-	slices.SortStableFunc(v.Machines, func(a, b machine) int {
-		return cmp.Or(cmp.Compare(a.MAC, b.MAC), a.Address.Compare(b.Address))
+	slices.SortStableFunc(v.Machines, func(a, b machineRow) int {
+		return cmp.Or(a.MAC.Compare(b.MAC), a.Address.Compare(b.Address))
 	})
 	return v
 }
 
 func newRelease(r state.Release) release {
 	shown := release{Release: r}
-	for _, architecture := range state.Architectures() {
+	for _, architecture := range machine.Architectures() {
 		b, ok := r.Bundles[architecture]
 		if !ok {
 			continue
@@ -120,8 +117,8 @@ func newRelease(r state.Release) release {
 	return shown
 }
 
-func newMachine(m journal.Machine, now time.Time) machine {
-	shown := machine{Machine: m, Now: m.Stage.String(), Kind: "booting"}
+func newMachineRow(m Machine, now time.Time) machineRow {
+	shown := machineRow{Machine: m, Now: m.Stage.String(), Kind: "booting"}
 	var last *fetch
 	for _, f := range m.Fetched {
 		shown.Files = append(shown.Files, fetch{f, percent(f)})
@@ -132,7 +129,7 @@ func newMachine(m journal.Machine, now time.Time) machine {
 	}
 	quiet := now.Sub(m.Seen) > stuckAfter
 	switch {
-	case m.Stage == journal.Booted:
+	case m.Stage == Booted:
 		shown.Kind = "booted"
 	case last != nil && !last.Ended.IsZero() && !last.Whole:
 		shown.Kind, shown.Now = "stuck", "broke off: "+last.Name
@@ -145,7 +142,7 @@ func newMachine(m journal.Machine, now time.Time) machine {
 	return shown
 }
 
-func percent(f journal.Fetch) int {
+func percent(f Fetch) int {
 	if f.Size <= 0 {
 		return 100
 	}
@@ -173,9 +170,9 @@ func formatSince(t, now time.Time) string {
 }
 
 // Name returns what the machine is called.
-func (m machine) Name() string {
-	if m.MAC != "" {
-		return strings.ToLower(m.MAC)
+func (m machineRow) Name() string {
+	if m.MAC.IsValid() {
+		return m.MAC.String()
 	}
 	return m.Address.String()
 }

@@ -1,10 +1,11 @@
-package boottftp_test
+package tftp_test
 
 import (
 	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -12,31 +13,53 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/pin/tftp/v3"
+	pin "github.com/pin/tftp/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/netboot/access"
-	"every.channel/runner-images/internal/netboot/boottftp"
 	"every.channel/runner-images/internal/netboot/journal"
-	"every.channel/runner-images/internal/netboot/loaders"
+	"every.channel/runner-images/internal/netboot/tftp"
 )
 
 // A site is a TFTP server with a folder of boot programs.
 type site struct {
 	t        *testing.T
 	folder   string
-	server   *boottftp.Server
+	server   *tftp.Server
 	address  *net.UDPAddr
 	journal  *journal.Journal
 	registry *prometheus.Registry
 	log      *lockedBuffer
+	sent     atomic.Int32 // files that clients have
 }
+
+// A folder has the files below a root, and one with the address that was asked.
+type folder struct {
+	root *os.Root
+	sent *atomic.Int32
+}
+
+func (f folder) Open(name string, _, local netip.Addr) (tftp.File, error) {
+	sent := func() { f.sent.Add(1) }
+	if name == "local" {
+		content := local.String()
+		return tftp.File{Content: io.NopCloser(strings.NewReader(content)), Size: int64(len(content)), Label: name, Sent: sent}, nil
+	}
+	file, err := f.root.Open(name)
+	if err != nil {
+		return tftp.File{}, err
+	}
+	info, err := file.Stat()
+	return tftp.File{Content: file, Size: info.Size(), Label: name, Sent: sent}, err
+}
+
+func (f folder) Label(name string) string { return name }
 
 type lockedBuffer struct {
 	mu sync.Mutex
@@ -55,21 +78,20 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-func start(t *testing.T, configure func(*boottftp.Server)) *site {
+func start(t *testing.T, configure func(*tftp.Server)) *site {
 	t.Helper()
 	return startAt(t, "udp4", "127.0.0.1:0", configure)
 }
 
-func startAt(t *testing.T, network, address string, configure func(*boottftp.Server)) *site {
+func startAt(t *testing.T, network, address string, configure func(*tftp.Server)) *site {
 	t.Helper()
 	s := &site{t: t, folder: t.TempDir(), registry: prometheus.NewRegistry(), log: &lockedBuffer{}}
-	opened, err := loaders.Open(s.folder)
+	root, err := os.OpenRoot(s.folder)
 	require.NoError(t, err)
 	s.journal = journal.New(slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})), s.registry)
-	s.server = &boottftp.Server{
-		Loaders: opened,
+	s.server = &tftp.Server{
+		Files:   folder{root, &s.sent},
 		Journal: s.journal,
-		Scripts: func(local netip.Addr) []string { return []string{"http://" + local.String() + "/T/netboot.ipxe"} },
 	}
 	if configure != nil {
 		configure(s.server)
@@ -84,7 +106,7 @@ func startAt(t *testing.T, network, address string, configure func(*boottftp.Ser
 		cancel()
 		s.server.Shutdown(now)
 		assert.NoError(t, <-ended)
-		assert.NoError(t, opened.Close())
+		assert.NoError(t, root.Close())
 	})
 	return s
 }
@@ -101,15 +123,15 @@ func (s *site) put(name string, size int) []byte {
 
 // fetch asks for a file as a usual client does.
 func (s *site) fetch(address, name string, blockSize int) ([]byte, error) {
-	client, err := tftp.NewClient(address)
+	c, err := pin.NewClient(address)
 	require.NoError(s.t, err)
 	if blockSize > 0 {
-		client.SetBlockSize(blockSize)
+		c.SetBlockSize(blockSize)
 	}
-	client.SetTimeout(time.Second)
-	client.SetBackoff(func(int) time.Duration { return 0 })
-	client.SetRetries(20)
-	from, err := client.Receive(name, "octet")
+	c.SetTimeout(time.Second)
+	c.SetBackoff(func(int) time.Duration { return 0 })
+	c.SetRetries(20)
+	from, err := c.Receive(name, "octet")
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +218,6 @@ func TestFilesOfEverySize(t *testing.T) {
 			got, err := s.fetch(s.address.String(), name, blockSize)
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(content, got), "%d bytes in blocks of %d", size, blockSize)
-			s.server.Began(netip.MustParseAddr("127.0.0.1")) // the next request is a first one
 		}
 	}
 	assert.Equal(t, "4.023764e+06", s.counted("netboot_sent_bytes_total", "tftp"))
@@ -209,7 +230,7 @@ func TestOptions(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil)
 	s.put("ipxe.efi", 5000)
-	small := start(t, func(s *boottftp.Server) { s.MTU = 1400 })
+	small := start(t, func(s *tftp.Server) { s.MTU = 1400 })
 	small.put("ipxe.efi", 5000)
 	six := startAt(t, "udp6", "[::1]:0", nil)
 	six.put("ipxe.efi", 5000)
@@ -261,12 +282,12 @@ func TestAddressOfTheAnswer(t *testing.T) {
 			for _, asked := range []string{"127.0.0.5", "127.0.0.6"} {
 				c := s.client("127.0.0.1")
 				c.to = &net.UDPAddr{IP: net.ParseIP(asked), Port: s.address.Port}
-				c.read("autoexec.ipxe", "blksize", "1468")
+				c.read("local", "blksize", "1468")
 				_, from := c.receive()
 				assert.Equal(t, asked, from.(*net.UDPAddr).IP.String())
 				c.send(from, acknowledgement, "\x00\x00")
-				script, from := c.receive()
-				assert.Contains(t, script, "chain --autofree http://"+asked+"/T/netboot.ipxe?")
+				packet, from := c.receive()
+				assert.Equal(t, data+"\x00\x01"+asked, packet)
 				c.send(from, acknowledgement, "\x00\x01")
 			}
 		})
@@ -406,17 +427,6 @@ func TestNumbersGoRound(t *testing.T) {
 	assert.True(t, bytes.Equal(content, got))
 }
 
-// TestNetascii is the mode that tftp(1) asks for if it is not told otherwise.
-func TestNetascii(t *testing.T) {
-	t.Parallel()
-	s := start(t, nil)
-	require.NoError(t, os.WriteFile(filepath.Join(s.folder, "own.ipxe"), []byte("#!ipxe\nshell\n"), 0o600))
-	c := s.client("127.0.0.1")
-	c.send(s.address, "\x00\x01own.ipxe\x00NetASCII\x00")
-	packet, _ := c.receive()
-	assert.Equal(t, data+"\x00\x01#!ipxe\r\nshell\r\n", packet)
-}
-
 // TestPacketsGetLost fetches through a network that loses every sixth packet.
 func TestPacketsGetLost(t *testing.T) {
 	t.Parallel()
@@ -485,39 +495,6 @@ func newLossy(t *testing.T, server *net.UDPAddr, nth int) net.Addr {
 	return front.LocalAddr()
 }
 
-// TestSecondRequest is what leads iPXE out of loading itself again and again.
-func TestSecondRequest(t *testing.T) {
-	t.Parallel()
-	s := start(t, nil)
-	require.NoError(t, os.WriteFile(filepath.Join(s.folder, "undionly.kpxe"), []byte(strings.Repeat("iPXE", 750)), 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(s.folder, "other.efi"), []byte("other"), 0o600))
-	content := strings.Repeat("iPXE", 750)
-	get := func(name string) string {
-		t.Helper()
-		got, err := s.fetch(s.address.String(), name, 1432)
-		require.NoError(t, err)
-		return string(got)
-	}
-	assert.Equal(t, content, get("undionly.kpxe"))
-	script := get("/undionly.kpxe")
-	assert.True(t, strings.HasPrefix(script, "#!ipxe\nimgfree\nchain --autofree http://127.0.0.1/T/netboot.ipxe?mac=${netX/mac:hexhyp}&"), script)
-	assert.Equal(t, content, get("undionly.kpxe"), "the script was sent: this is a new boot")
-
-	assert.Equal(t, "other", get("other.efi"), "another file is no second request")
-	s.server.Began(netip.MustParseAddr("127.0.0.1"))
-	assert.Equal(t, content, get("undionly.kpxe"), "the machine was at the HTTP server already: this is a new boot")
-
-	// Another machine's first request is its first.
-	c := s.client("127.0.0.2")
-	c.read("undionly.kpxe", "blksize", "1432")
-	packet, from := c.receive()
-	require.True(t, strings.HasPrefix(packet, optionsTaken))
-	c.send(from, acknowledgement, "\x00\x00")
-	packet, from = c.receive()
-	assert.Equal(t, content[:1432], packet[4:])
-	c.send(from, failure, "\x00\x00enough\x00")
-}
-
 // TestSizeProbe is how EDK2 asks for a file: once for its size, which it breaks
 // off, and then for the file.
 func TestSizeProbe(t *testing.T) {
@@ -531,38 +508,21 @@ func TestSizeProbe(t *testing.T) {
 		require.Contains(t, packet, "tsize\x003000\x00")
 		c.send(from, failure, "\x00\x08User aborted the transfer\x00")
 	}
+	assert.Zero(t, s.sent.Load(), "a size probe sends no file")
 	got, err := s.fetch(s.address.String(), "ipxe.efi", 1468)
 	require.NoError(t, err)
-	assert.True(t, bytes.Equal(content, got), "a size probe is no first request")
+	assert.True(t, bytes.Equal(content, got))
+	assert.Equal(t, int32(1), s.sent.Load())
 	assert.NotContains(t, s.log.String(), "WARN")
 	assert.Contains(t, s.log.String(), `msg="sent a file" address=127.0.0.1 file.name=ipxe.efi file.bytes=3000`)
 	assert.Equal(t, 1, strings.Count(s.log.String(), "\n"), s.log.String())
 	assert.Equal(t, 0, testutil.CollectAndCount(s.registry, "netboot_tftp_errors_total"))
 }
 
-func TestAutoexec(t *testing.T) {
-	t.Parallel()
-	s := start(t, nil)
-	for _, name := range []string{"autoexec.ipxe", "netboot.ipxe", "/autoexec.ipxe"} {
-		got, err := s.fetch(s.address.String(), name, 1432)
-		require.NoError(t, err)
-		assert.True(t, strings.HasPrefix(string(got), "#!ipxe\nimgfree\ndhcp || dhcp || exit 1\nchain --autofree http://127.0.0.1/T/netboot.ipxe?"), "%s", got)
-	}
-	own := s.put("autoexec.ipxe", 700)
-	for range 2 {
-		got, err := s.fetch(s.address.String(), "autoexec.ipxe", 1432)
-		require.NoError(t, err)
-		assert.True(t, bytes.Equal(own, got), "a script of one's own is served, each time")
-	}
-	assert.NotContains(t, s.log.String(), "/T/", "an address has the chain token in it")
-}
-
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	s := start(t, func(s *boottftp.Server) {
-		networks, err := access.ParseNetworks([]string{"127.0.0.1/32"})
-		require.NoError(t, err)
-		s.Networks = networks
+	s := start(t, func(s *tftp.Server) {
+		s.Allow = func(client netip.Addr) bool { return client == netip.MustParseAddr("127.0.0.1") }
 	})
 	s.put("ipxe.efi", 1000)
 	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(s.folder), "secret"), []byte("secret"), 0o600))
@@ -576,8 +536,8 @@ func TestRefusals(t *testing.T) {
 	for name, test := range map[string]struct{ local, packet, answer, metric, labels string }{
 		"a network that may not": {"127.0.0.2", "\x00\x01ipxe.efi\x00octet\x00", "\x00\x02this network may not boot from here", "netboot_refused_requests_total", "tftp network"},
 		"no such file":           {"127.0.0.1", "\x00\x01absent\x00octet\x00", "\x00\x01no such file", "netboot_tftp_errors_total", "not found"},
-		"a path that leads out":  {"127.0.0.1", "\x00\x01../secret\x00octet\x00", "\x00\x01no such file", "netboot_tftp_errors_total", "not found"},
-		"a folder":               {"127.0.0.1", "\x00\x01/\x00octet\x00", "\x00\x01no such file", "netboot_tftp_errors_total", "not found"},
+		"what cannot be read":    {"127.0.0.1", "\x00\x01../secret\x00octet\x00", "\x00\x00the file cannot be read", "netboot_tftp_errors_total", "unreadable"},
+		"netascii":               {"127.0.0.1", "\x00\x01ipxe.efi\x00NetASCII\x00", "\x00\x00ask for it in octet mode", "netboot_tftp_errors_total", "refused"},
 		"a mode of 1981":         {"127.0.0.1", "\x00\x01ipxe.efi\x00mail\x00", "\x00\x00ask for it in octet mode", "netboot_tftp_errors_total", "refused"},
 		"a write request":        {"127.0.0.1", "\x00\x02new\x00octet\x00", "\x00\x02this server is read-only", "netboot_tftp_errors_total", "write request"},
 	} {

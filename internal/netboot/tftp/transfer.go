@@ -1,4 +1,4 @@
-package boottftp
+package tftp
 
 import (
 	"context"
@@ -16,56 +16,56 @@ import (
 // Sizes of blocks in bytes: what a client gets that asks for none (RFC 1350), and
 // those that it may ask for (RFC 2348).
 const (
-	usualBlock = 512
-	leastBlock = 8
-	mostBlock  = 65464
+	defaultBlock = 512
+	minBlock     = 8
+	maxBlock     = 65464
 )
 
-// mostWindow is how many blocks may be on their way at once (RFC 7440).
-const mostWindow = 16
+// maxWindow is how many blocks may be on their way at once (RFC 7440).
+const maxWindow = 16
 
 // A lost packet is sent again after resendAfter, or the seconds that the client asks
-// for (RFC 2349), this many times. A client that asks for more than mostTimeout is
-// not heard: it could keep all transfers waiting for itself.
+// for (RFC 2349), this many times. A longer timeout than maxTimeout is ignored: such
+// clients could occupy all transfers.
 const (
 	resendAfter = time.Second
-	mostTimeout = 10
+	maxTimeout  = 10
 	resends     = 8
 )
 
-// terms are what a transfer's two sides have agreed on.
+// terms are what the two ends of a transfer have agreed on.
 type terms struct {
 	block   int // bytes
 	blocks  int // in a window
 	resend  time.Duration
-	options []byte // a packet with the options taken, or nil if there are none
+	options []byte // a packet with the accepted options, or nil if there are none
 }
 
-// agree takes the options of a request that this server knows. A size of less
-// than zero is not known; most is how many bytes a block may have.
-func agree(q question, size int64, most int) terms {
-	t := terms{block: usualBlock, blocks: 1, resend: resendAfter}
-	take := func(option string, value int64) {
+// agree accepts the options of a request that this server knows. size is the file's
+// in bytes, and most how many bytes a block may have.
+func agree(r request, size int64, most int) terms {
+	t := terms{block: defaultBlock, blocks: 1, resend: resendAfter}
+	accept := func(option string, value int64) {
 		if t.options == nil {
 			t.options = binary.BigEndian.AppendUint16(nil, uint16(optionsTaken))
 		}
 		t.options = append(append(t.options, option...), 0)
 		t.options = append(strconv.AppendInt(t.options, value, 10), 0)
 	}
-	if n, ok := q.number("blksize", leastBlock, 1<<16); ok {
-		t.block = min(n, mostBlock, max(most, usualBlock))
-		take("blksize", int64(t.block))
+	if n, ok := r.number("blksize", minBlock, 1<<16); ok {
+		t.block = min(n, maxBlock, max(most, defaultBlock))
+		accept("blksize", int64(t.block))
 	}
-	if _, ok := q.number("tsize", 0, 0); ok && size >= 0 {
-		take("tsize", size)
+	if _, ok := r.number("tsize", 0, 0); ok {
+		accept("tsize", size)
 	}
-	if n, ok := q.number("timeout", 1, mostTimeout); ok {
+	if n, ok := r.number("timeout", 1, maxTimeout); ok {
 		t.resend = time.Duration(n) * time.Second
-		take("timeout", int64(n))
+		accept("timeout", int64(n))
 	}
-	if n, ok := q.number("windowsize", 1, 1<<16); ok {
-		t.blocks = min(n, mostWindow)
-		take("windowsize", int64(t.blocks))
+	if n, ok := r.number("windowsize", 1, 1<<16); ok {
+		t.blocks = min(n, maxWindow)
+		accept("windowsize", int64(t.blocks))
 	}
 	return t
 }
@@ -76,23 +76,23 @@ type transfer struct {
 	conn *net.UDPConn // connected to the client
 	from io.Reader
 
-	begin func()          // is called before the first block is sent
-	sent  func(bytes int) // is told of what the client has
+	started      func()          // is called before the first block is sent
+	acknowledged func(bytes int) // is called with what the client has acknowledged
 
 	window   [][]byte // packets that the client has not acknowledged, in their order
 	first    uint64   // the number of the first of them; on the wire it is cut to 16 bits
 	last     bool     // the last one of them ends the file
-	spare    [][]byte // room for packets
-	answer   []byte   // room for what the client says
+	spare    [][]byte // buffers for packets
+	reply    []byte   // buffer for what the client sends
 	deadline time.Time
 }
 
-// run sends the file, and returns when the client has it. It returns a *problem
-// if the client breaks off or the context is done, errUnreadable if the file cannot
-// be read on, and os.ErrDeadlineExceeded if the client says nothing any more.
+// run sends the file, and returns when the client has it. It returns a
+// *protocolError if the client aborts or the context ends, errUnreadable if the file
+// cannot be read, and os.ErrDeadlineExceeded if the client sends nothing any more.
 func (t *transfer) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { _ = t.conn.SetReadDeadline(time.Unix(1, 0)) })()
-	t.answer = make([]byte, usualBlock)
+	t.reply = make([]byte, defaultBlock)
 	t.first = 1
 	if t.options != nil {
 		// They are acknowledged as block 0.
@@ -104,7 +104,7 @@ func (t *transfer) run(ctx context.Context) error {
 			return err
 		}
 	}
-	t.begin()
+	t.started()
 	for !t.last || len(t.window) > 0 {
 		if err := t.fill(); err != nil {
 			return err
@@ -116,13 +116,13 @@ func (t *transfer) run(ctx context.Context) error {
 	return nil
 }
 
-// errUnreadable says that the file could not be read on.
+// errUnreadable means that the file could not be read.
 var errUnreadable = errors.New("cannot read the file")
 
 // fill sends new blocks until the window is full.
 func (t *transfer) fill() error {
 	for !t.last && len(t.window) < t.blocks {
-		packet := t.room()
+		packet := t.packet()
 		n, err := io.ReadFull(t.from, packet[4:])
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return fmt.Errorf("%w: %w", errUnreadable, err)
@@ -137,8 +137,8 @@ func (t *transfer) fill() error {
 	return nil
 }
 
-// room returns room for a packet.
-func (t *transfer) room() []byte {
+// packet returns a buffer for a packet.
+func (t *transfer) packet() []byte {
 	if len(t.spare) == 0 {
 		return make([]byte, 4+t.block)
 	}
@@ -158,9 +158,9 @@ func (t *transfer) send(from int) error {
 }
 
 // deliver waits until the client has at least the first packet of the window, and
-// takes from the window what it has.
+// removes from the window what it has.
 func (t *transfer) deliver(ctx context.Context) error {
-	lost, complained := 0, false
+	lost, resent := 0, false
 	if err := t.wait(); err != nil {
 		return err
 	}
@@ -175,13 +175,13 @@ func (t *transfer) deliver(ctx context.Context) error {
 		case err != nil:
 			return err
 		case has > 0:
-			t.take(has)
-			return t.send(0) // what the client misses after that
-		case t.blocks > 1 && !complained:
-			// The client misses the first packet. With a window of one it may as well say
-			// again what it has said, and another packet for that would bring another
-			// answer, and so on (the sorcerer's apprentice).
-			complained = true
+			t.remove(has)
+			return t.send(0) // what the client has not received after that
+		case t.blocks > 1 && !resent:
+			// The client has not received the first packet. With a window of one it may as
+			// well repeat its last acknowledgement, and another packet would lead to another
+			// acknowledgement, and so on (the Sorcerer's Apprentice bug, RFC 1123).
+			resent = true
 			if err := t.send(0); err != nil {
 				return err
 			}
@@ -189,11 +189,11 @@ func (t *transfer) deliver(ctx context.Context) error {
 	}
 }
 
-// take takes packets that the client has from the window.
-func (t *transfer) take(has int) {
+// remove removes packets that the client has from the window.
+func (t *transfer) remove(has int) {
 	for _, packet := range t.window[:has] {
 		if t.first > 0 {
-			t.sent(len(packet) - 4)
+			t.acknowledged(len(packet) - 4)
 			t.spare = append(t.spare, packet)
 		}
 		t.first++
@@ -201,10 +201,10 @@ func (t *transfer) take(has int) {
 	t.window = append(t.window[:0], t.window[has:]...)
 }
 
-// wait has what is received next be in time for as long as a packet may take, or a
-// little less: the clock is not set anew for each packet that is sent. What a client
-// says does not set it: one that repeats itself because a packet was lost would wait
-// for that packet for ever.
+// wait sets the deadline for the next acknowledgement to the time of a resend from
+// now, or a little less: it is not set for each packet that is sent. What a client
+// sends does not extend it: a client that repeats its acknowledgement because a packet
+// was lost would wait for that packet for ever.
 func (t *transfer) wait() error {
 	now := time.Now()
 	if t.deadline.Sub(now) >= t.resend*3/4 {
@@ -221,7 +221,7 @@ func (t *transfer) receive(ctx context.Context) (has int, err error) {
 		if ctx.Err() != nil {
 			return 0, errStopping
 		}
-		n, err := t.conn.Read(t.answer)
+		n, err := t.conn.Read(t.reply)
 		if err != nil {
 			if ctx.Err() != nil {
 				return 0, errStopping
@@ -229,11 +229,11 @@ func (t *transfer) receive(ctx context.Context) (has int, err error) {
 			t.deadline = time.Time{}
 			return 0, err
 		}
-		block, ok, err := parseAnswer(t.answer[:n])
+		block, ok, err := parseReply(t.reply[:n])
 		if err != nil {
 			return 0, err
 		}
-		// Numbers go round, and what looks far ahead is old.
+		// Numbers wrap around, and one that looks far ahead is old.
 		if has := block - uint16(t.first) + 1; ok && int(has) <= len(t.window) {
 			return int(has), nil
 		}
