@@ -41,7 +41,7 @@ was left in the folder by an earlier run. Provenance among the files
   runner-images publish dist/* --release-tag boot-v2026.02.28 --forge-url file:///srv/releases`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@
 //	current                                        a symlink to releases/TAG
 //	previous                                       likewise, what a rollback returns to
 //	rings.yaml                                     optional: see Rings
+//	high-water-mark.json                           what nothing older is taken than: see Mark
 //
 // In a folder's name a tag's "/" is written "%2F" and its "%" is written "%25";
 // all else stays as it is. No tag begins with a dot, so that names with a dot
@@ -223,6 +224,9 @@ type Snapshot struct {
 
 // OpenCurrent opens the current release, or returns an error that wraps ErrNotStaged.
 func (d *Dir) OpenCurrent() (*Snapshot, error) { return d.openLinked(currentLink) }
+
+// OpenPrevious opens the previous release, or returns an error that wraps ErrNotStaged.
+func (d *Dir) OpenPrevious() (*Snapshot, error) { return d.openLinked(previousLink) }
 
 // OpenRelease opens the release of a tag, or returns an error that wraps ErrNotStaged.
 func (d *Dir) OpenRelease(tag string) (*Snapshot, error) {
