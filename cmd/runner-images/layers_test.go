@@ -30,7 +30,7 @@ var imports = map[string][]string{
 	"netboot/proxydhcp": {"netboot/journal", "netboot/machine"},
 	"netboot/serve":     {"ipxe", "netboot/journal", "netboot/machine", "netboot/proxydhcp", "netboot/state", "netboot/tftp"},
 	"netboot/stage":     {"artifact", "checksum", "netboot/machine", "netboot/state", "release", "size"},
-	"netboot/state":     {"disk", "netboot/machine", "transfer"},
+	"netboot/state":     {"disk", "netboot/machine", "release", "transfer"},
 	"netboot/tftp":      {"netboot/journal"},
 	// Strings the steps together.
 	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "size", "trust", "verify"},

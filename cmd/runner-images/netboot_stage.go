@@ -20,7 +20,7 @@ import (
 	"every.channel/runner-images/internal/report"
 )
 
-// stageOptions are what the flags of netboot stage say.
+// stageOptions are the flags of netboot stage.
 type stageOptions struct {
 	stateDir  string
 	from      forgejo.Config
@@ -140,7 +140,7 @@ func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, s
 	stager := stage.Stager{
 		Store: store, Keep: options.keep, StayOnCurrent: !options.switches, Refresh: options.refresh, RingsFile: options.rings,
 		AllowDowngrade: options.downgrade, MaxAge: options.maxAge,
-		Tell: func(sentence string) { r.Line("%s", sentence) },
+		Notify: func(sentence string) { r.Line("%s", sentence) },
 	}
 	if stager.Dir, err = options.state(); err != nil {
 		return err
@@ -180,7 +180,7 @@ func (o stageOptions) state() (*state.Dir, error) {
 	return dir, err
 }
 
-// changeStaged does what the options say and shows the progress of a download, if
+// changeStaged does what the options ask for and shows the progress of a download, if
 // there is one.
 func changeStaged(ctx context.Context, r *report.Report, stager stage.Stager, options stageOptions) (stage.Outcome, error) {
 	var progress *report.Progress
@@ -254,7 +254,7 @@ func architectures(release state.Release) []string {
 	return names
 }
 
-// errNewer says with an exit code of its own that there is something to stage.
+// errNewer has an exit code of its own: there is something to stage.
 var errNewer = errors.New("there is something to stage")
 
 func checkNetboot(ctx context.Context, r *report.Report, stager stage.Stager, tag string) error {

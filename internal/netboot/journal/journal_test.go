@@ -77,7 +77,7 @@ func TestABoot(t *testing.T) {
 	assert.Empty(t, s.only().MAC)
 
 	changed := s.Changed()
-	s.Begin(journal.Client{Address: address, MAC: mac, Firmware: bios}, boot)
+	s.BootStarted(journal.Client{Address: address, MAC: mac, Firmware: bios}, boot)
 	assert.NotNil(t, changed)
 	<-changed
 	machine := s.only()
@@ -109,7 +109,7 @@ func TestABoot(t *testing.T) {
 	assert.Equal(t, 5, strings.Count(s.log.String(), "\n"), "one line a stage:\n%s", s.log)
 
 	// It boots again: what it fetched for the boot before is no part of this one.
-	s.Begin(journal.Client{Address: address, MAC: mac}, boot)
+	s.BootStarted(journal.Client{Address: address, MAC: mac}, boot)
 	machine = s.only()
 	assert.Equal(t, journal.Script, machine.Stage)
 	assert.Empty(t, machine.Fetched)
@@ -123,7 +123,7 @@ func TestBootsAreCountedOnce(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	// One with the script, one that loads by fixed names, one that breaks off.
-	s.Begin(journal.Client{MAC: mac}, boot)
+	s.BootStarted(journal.Client{MAC: mac}, boot)
 	for _, client := range []journal.Client{{MAC: mac}, {Address: address}} {
 		s.send(s.SendImage(client, boot, state.Kernel, 10), 10)
 		s.send(s.SendImage(client, boot, state.Initrd, 10), 10)
@@ -159,9 +159,9 @@ netboot_sent_bytes_total{protocol="http"} 57
 func TestAddressesMove(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	s.Begin(journal.Client{Address: address, MAC: mac}, boot)
+	s.BootStarted(journal.Client{Address: address, MAC: mac}, boot)
 	second := address48("52:54:00:00:00:02")
-	s.Begin(journal.Client{Address: address, MAC: second}, boot)
+	s.BootStarted(journal.Client{Address: address, MAC: second}, boot)
 	s.send(s.SendImage(journal.Client{Address: address}, boot, state.Kernel, 10), 10)
 	machines := map[string]journal.Machine{}
 	for _, machine := range s.Machines() {
@@ -173,7 +173,7 @@ func TestAddressesMove(t *testing.T) {
 
 	// The first one comes back with another address, and is the same machine.
 	moved := netip.MustParseAddr("10.20.30.101")
-	s.Begin(journal.Client{Address: moved, MAC: mac}, boot)
+	s.BootStarted(journal.Client{Address: moved, MAC: mac}, boot)
 	assert.Len(t, s.Machines(), 2)
 	s.send(s.SendLoader(journal.Client{Address: moved}, journal.TFTP, "ipxe.efi", 1), 1)
 	assert.Len(t, s.Machines(), 2)
@@ -190,7 +190,7 @@ func TestAnAddressIsLeasedAnew(t *testing.T) {
 	}
 	boots := func(mac machine.MAC) {
 		client := journal.Client{Address: address, MAC: mac}
-		s.Begin(client, boot)
+		s.BootStarted(client, boot)
 		s.send(s.SendImage(client, boot, state.Kernel, 10), 10)
 		s.send(s.SendImage(client, boot, state.Initrd, 10), 10)
 	}
@@ -225,7 +225,7 @@ func TestMadeUpMACs(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for i := range 5000 {
-		s.Begin(journal.Client{MAC: address48(fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256))}, boot)
+		s.BootStarted(journal.Client{MAC: address48(fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256))}, boot)
 	}
 	machines := s.Machines()
 	assert.Len(t, machines, 4096)

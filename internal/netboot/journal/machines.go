@@ -20,7 +20,7 @@ type Machine struct {
 	Boot    Boot
 	Stage   Stage
 	Began   time.Time
-	Fetched []Fetch // in the order in which they began, the last ones of many
+	Fetched []Fetch // in the order of their start; of many the last ones
 
 	// The last boot that finished; LastBoot is zero if none has.
 	LastBoot time.Time
@@ -34,7 +34,7 @@ type Boot struct {
 	Ring         string // empty: in no ring
 }
 
-// A Stage is how far a boot has come.
+// A Stage is the progress of a boot.
 type Stage int
 
 // The stages of a boot, in their order.
@@ -54,12 +54,12 @@ func (s Stage) String() string {
 
 // A Fetch is a file that a machine fetched in a boot.
 type Fetch struct {
-	Name  string
-	Sent  int64 // bytes
-	Size  int64 // bytes
-	Began time.Time
-	Ended time.Time // zero: under way
-	Whole bool      // it was sent to its end
+	Name     string
+	Sent     int64 // bytes
+	Size     int64 // bytes
+	Began    time.Time
+	Ended    time.Time // zero: under way
+	Complete bool      // it was sent to its end
 }
 
 // maxMachines is how many machines are remembered; beyond it the one that was
@@ -74,24 +74,24 @@ type record struct {
 	Machine
 	fetches []*Fetch // what becomes Machine.Fetched
 
-	// before is what the machine was before a client that did not tell its MAC was
-	// taken for it, by its address; nil if the machine has told its MAC since.
+	// before is the state before a client that did not send its MAC was taken for this
+	// machine, by its address; nil if the machine has sent its MAC since.
 	before *record
 }
 
-// begin notes that a boot begins, after what has been fetched on the way to it.
-func (r *record) begin(boot Boot, now time.Time) {
+// startBoot records the start of a boot; what was fetched before it belongs to it.
+func (r *record) startBoot(boot Boot, now time.Time) {
 	r.Boot, r.Stage, r.Began = boot, Script, now
 }
 
-// restart forgets the boot that was under way or done.
+// restart removes the boot that was in progress or done.
 func (r *record) restart() {
 	r.Boot, r.Stage, r.Began, r.fetches = Boot{}, Asked, time.Time{}, nil
 }
 
-// isPerhaps notes that a new boot may be this machine's, or that of another one
-// which has its address by now.
-func (r *record) isPerhaps() {
+// assumeSame records a new boot as this machine's, although another machine may have
+// its address by now.
+func (r *record) assumeSame() {
 	if r.before == nil {
 		before := *r
 		r.before = &before
@@ -99,8 +99,8 @@ func (r *record) isPerhaps() {
 	r.restart()
 }
 
-// wasNot undoes isPerhaps, and returns what the other machine has fetched.
-func (r *record) wasNot() []*Fetch {
+// revert undoes assumeSame, and returns what the other machine has fetched.
+func (r *record) revert() []*Fetch {
 	others := r.fetches
 	*r = *r.before
 	return others
@@ -115,9 +115,9 @@ func (r *record) fetch(name string, size int64, now time.Time) *Fetch {
 	return fetch
 }
 
-// has tells whether a file was fetched to its end in this boot.
+// has reports whether a file was fetched to its end in this boot.
 func (r *record) has(name string) bool {
-	return slices.ContainsFunc(r.fetches, func(f *Fetch) bool { return f.Name == name && f.Whole })
+	return slices.ContainsFunc(r.fetches, func(f *Fetch) bool { return f.Name == name && f.Complete })
 }
 
 // table finds machines by MAC and by address.
@@ -132,7 +132,7 @@ func newTable() table {
 }
 
 // find returns the machine of a client, a new one if need be. A client that
-// does not tell its MAC is the machine that was last seen at its address.
+// does not send its MAC is the machine that was last seen at its address.
 func (t *table) find(client Client, now time.Time) *record {
 	machine := t.byMAC[client.MAC]
 	atAddress := t.byAddress[client.Address]
@@ -146,7 +146,7 @@ func (t *table) find(client Client, now time.Time) *record {
 	}
 	if client.MAC.IsValid() {
 		if atAddress != nil && atAddress != machine && (!atAddress.MAC.IsValid() || atAddress.before != nil) {
-			// What this machine did before it told its MAC.
+			// What this machine did before it sent its MAC.
 			if machine.Stage >= Script {
 				machine.restart()
 			}
@@ -155,7 +155,7 @@ func (t *table) find(client Client, now time.Time) *record {
 				machine.Firmware = cmp.Or(machine.Firmware, atAddress.Firmware)
 				t.forget(atAddress)
 			} else {
-				machine.fetches = append(machine.fetches, atAddress.wasNot()...)
+				machine.fetches = append(machine.fetches, atAddress.revert()...)
 			}
 		}
 		machine.MAC, machine.before = client.MAC, nil

@@ -8,12 +8,12 @@ import (
 // Metrics are the numbers for Prometheus. Their labels have few values: what a
 // client makes up never becomes one.
 type metrics struct {
-	begun, finished *prometheus.CounterVec // by release and architecture
-	bytes           *prometheus.CounterVec // by protocol
-	active          *prometheus.GaugeVec   // by protocol
-	refused         *prometheus.CounterVec // by protocol and reason
-	tftpErrors      *prometheus.CounterVec // by reason
-	proxyAnswers    *prometheus.CounterVec // by firmware
+	started, finished *prometheus.CounterVec // by release and architecture
+	bytes             *prometheus.CounterVec // by protocol
+	active            *prometheus.GaugeVec   // by protocol
+	refused           *prometheus.CounterVec // by protocol and reason
+	tftpErrors        *prometheus.CounterVec // by reason
+	proxyAnswers      *prometheus.CounterVec // by firmware
 }
 
 func newMetrics(registry *prometheus.Registry) metrics {
@@ -28,7 +28,7 @@ func newMetrics(registry *prometheus.Registry) metrics {
 	registry.MustRegister(active, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return metrics{
-		begun:        counter("boots_begun_total", "Boots that began: a machine asked for its release's script or kernel.", "release", "architecture"),
+		started:      counter("boots_begun_total", "Boots that began: a machine asked for its release's script or kernel.", "release", "architecture"),
 		finished:     counter("boots_finished_total", "Boots for which the kernel and the initrd were sent to their ends.", "release", "architecture"),
 		bytes:        counter("sent_bytes_total", "Bytes of files and scripts sent.", "protocol"),
 		active:       active,

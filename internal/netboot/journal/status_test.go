@@ -3,6 +3,7 @@ package journal_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/cdproto/emulation"
@@ -90,7 +92,7 @@ func (s *page) boot(client journal.Client, boot journal.Boot) {
 	loader := s.journal.SendLoader(client, journal.TFTP, "ec-ipxe.efi", 1_000_000)
 	loader.Sent(1_000_000)
 	loader.End(true, nil)
-	s.journal.Begin(client, boot)
+	s.journal.BootStarted(client, boot)
 	for _, name := range []string{state.Kernel, state.Initrd} {
 		transfer := s.journal.SendImage(client, boot, name, 14_000_000)
 		transfer.Sent(14_000_000)
@@ -150,7 +152,7 @@ func TestPageInABrowser(t *testing.T) {
 	// A machine that boots to its end, and one that is under way.
 	s.boot(client(1), current)
 	ring := journal.Boot{Release: "boot-v2026.03.05", Architecture: machine.X86_64, Ring: "canary"}
-	s.journal.Begin(client(2), ring)
+	s.journal.BootStarted(client(2), ring)
 	initrd := s.journal.SendImage(client(2), ring, state.Initrd, 700_000_000)
 	initrd.Sent(301_000_000)
 	run(shows("#summary", "2 machines seen, 1 booting now."),
@@ -172,7 +174,7 @@ func TestPageInABrowser(t *testing.T) {
 	loader := s.journal.SendLoader(anonymous, journal.TFTP, "ec-ipxe.efi", 1_000_000)
 	run(shows("#machines", "MAC not known yet", "firmware not known yet", "loading iPXE"))
 	loader.End(true, nil)
-	s.journal.Begin(client(3), current)
+	s.journal.BootStarted(client(3), current)
 	run(shows(row("52:54:00:00:00:03"), "has the script", "ec-ipxe.efi"), shows("#summary", "3 machines seen"))
 
 	// Another process switches the release.
@@ -182,7 +184,7 @@ func TestPageInABrowser(t *testing.T) {
 	// What a client makes up is text.
 	evil := client(4)
 	evil.Firmware.Architecture = "<img src=x onerror=alert(1)>"
-	s.journal.Begin(evil, current)
+	s.journal.BootStarted(evil, current)
 	run(shows(row("52:54:00:00:00:04"), evil.Firmware.String()))
 
 	opened, err := chromedp.Run(tab, chromedp.Evaluate[bool]("window.opened === true"))
@@ -259,6 +261,25 @@ func TestPageWithoutAScript(t *testing.T) {
 	body = get(t, s.url+"/")
 	assert.Contains(t, body, "Serving <b>boot-v2026.02.28</b>.")
 	assert.Contains(t, body, "52:54:00:00:00:01")
+}
+
+// The age of the newest proof is on the page and among the metrics, so that a server
+// that hides what is newer is seen.
+func TestAgeOfTheNewestProof(t *testing.T) {
+	t.Parallel()
+	s := startPage(t)
+	assert.NotContains(t, get(t, s.url+"/"), "Newest signed proof")
+	assert.NotContains(t, get(t, s.url+"/metrics"), "netboot_newest_proof_timestamp_seconds")
+
+	published := time.Now().Add(-50 * time.Hour).Truncate(time.Second).UTC()
+	mark := state.Mark{Bundles: map[machine.Architecture]state.MarkedBundle{}, Published: published}
+	require.NoError(t, s.state.SetMark(t.Context(), mark))
+	assert.Contains(t, get(t, s.url+"/"), `Newest signed proof: <time datetime="`+published.Format(time.RFC3339)+`">2 days ago</time>.`)
+	assert.Contains(t, get(t, s.url+"/metrics"), fmt.Sprintf("netboot_newest_proof_timestamp_seconds %g\n", float64(published.Unix())))
+
+	require.NoError(t, os.WriteFile(filepath.Join(s.state.Path(), "high-water-mark.json"), []byte("{"), 0o600))
+	assert.Contains(t, get(t, s.url+"/"), "high-water-mark.json cannot be read")
+	assert.NotContains(t, get(t, s.url+"/metrics"), "netboot_newest_proof_timestamp_seconds")
 }
 
 func TestMetrics(t *testing.T) {

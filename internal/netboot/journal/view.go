@@ -2,8 +2,11 @@ package journal
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"every.channel/runner-images/internal/netboot/machine"
@@ -18,6 +21,11 @@ type view struct {
 	Machines []machineRow
 	Booting  int
 	Problem  string // why the releases are not all shown, or empty
+
+	// Proof is when the publisher has last changed a release, as far as that was
+	// proved, and ProofAge how long ago that is; zero and empty if unknown.
+	Proof    time.Time
+	ProofAge string
 }
 
 type release struct {
@@ -58,7 +66,7 @@ type fetch struct {
 }
 
 // stuckAfter is how long a machine that boots may ask for nothing before the page
-// says so.
+// reports it.
 const stuckAfter = 2 * time.Minute
 
 func (p *statusPage) view(now time.Time) view {
@@ -70,6 +78,12 @@ func (p *statusPage) view(now time.Time) view {
 	}
 	if err != nil {
 		v.Problem = err.Error()
+	}
+	switch mark, err := p.state.Mark(); {
+	case err == nil && !mark.Published.IsZero():
+		v.Proof, v.ProofAge = mark.Published, formatSince(mark.Published, now)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		v.Problem = strings.TrimPrefix(v.Problem+"; "+err.Error(), "; ")
 	}
 	staged := map[string]bool{}
 	for _, r := range releases {
@@ -131,7 +145,7 @@ func newMachineRow(m Machine, now time.Time) machineRow {
 	switch {
 	case m.Stage == Booted:
 		shown.Kind = "booted"
-	case last != nil && !last.Ended.IsZero() && !last.Whole:
+	case last != nil && !last.Ended.IsZero() && !last.Complete:
 		shown.Kind, shown.Now = "stuck", "broke off: "+last.Name
 	case quiet && shown.Fetch == nil:
 		shown.Kind, shown.Now = "stuck", shown.Now+", then nothing"

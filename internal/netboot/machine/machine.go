@@ -1,5 +1,5 @@
-// Package machine has what tells machines that boot from each other: the MAC
-// address of the network card, the architecture and the firmware.
+// Package machine describes machines that boot: the MAC address of the network card,
+// the architecture and the firmware.
 package machine
 
 import (

@@ -1,6 +1,6 @@
-// Package proxydhcp tells firmware what to boot, beside a DHCP server that leases
-// addresses and does not know (the ProxyDHCP of the PXE specification 2.1, with
-// the options of RFC 4578, and the UEFI specification's HTTP Boot). It leases no
+// Package proxydhcp sends firmware the name of its boot file, beside a DHCP server that
+// leases addresses and does not have it (the ProxyDHCP of the PXE specification 2.1,
+// with the options of RFC 4578, and the UEFI specification's HTTP Boot). It leases no
 // addresses itself.
 package proxydhcp
 
@@ -21,8 +21,8 @@ import (
 
 // The UDP ports that PXE clients know.
 const (
-	DHCPPort   = 67   // where DHCP servers hear the client's first question
-	PXEPort    = 4011 // where a boot server hears the second one
+	DHCPPort   = 67   // where DHCP servers get the client's first request
+	PXEPort    = 4011 // where a boot server gets the second one
 	clientPort = 68
 )
 
@@ -38,8 +38,8 @@ const (
 	// sends it.
 	optionIPXE = dhcpv4.GenericOptionCode(175)
 
-	// pxeDiscoveryControl within the vendor's option says, when its bit 3 is set,
-	// that the answer's boot file is all there is to know.
+	// pxeDiscoveryControl is in the vendor's option. When its bit 3 is set, the client
+	// uses the answer's boot file without asking further.
 	pxeDiscoveryControl = 6
 	pxeUseBootFile      = 1 << 3
 )
@@ -60,7 +60,7 @@ var firmware = map[iana.Arch]machine.Firmware{
 // Boot is where the things to boot are.
 type Boot interface {
 	// Program returns the name of the iPXE binary for a firmware: for TFTP, or an
-	// address for firmware that boots from HTTP. An error says that there is none.
+	// address for firmware that boots from HTTP. An error means that there is none.
 	Program(machine.Firmware) (string, error)
 
 	// Script returns the address of the script for iPXE on a machine.
@@ -78,12 +78,12 @@ type Server struct {
 	Allow func(client netip.Addr) bool
 }
 
-// ServeDHCP answers the first question of clients, which reach the DHCP port by
+// ServeDHCP answers the first request of clients, which reach the DHCP port by
 // broadcast, until the connection is closed. The connection must be bound to the
 // interface.
 func (s *Server) ServeDHCP(conn net.PacketConn) error { return s.serve(conn, s.offer) }
 
-// ServePXE answers the second question of clients, which comes to the PXE port
+// ServePXE answers the second request of clients, which comes to the PXE port
 // from those that have their address, until the connection is closed.
 func (s *Server) ServePXE(conn net.PacketConn) error { return s.serve(conn, s.acknowledge) }
 
@@ -109,7 +109,7 @@ func (s *Server) serve(conn net.PacketConn, respond respond) error {
 			continue
 		}
 		if _, err := conn.WriteTo(answer.ToBytes(), net.UDPAddrFromAddrPort(to)); err != nil && !errors.Is(err, net.ErrClosed) {
-			s.Journal.Trouble(client(request, machine.Firmware{}), fmt.Errorf("answer by ProxyDHCP: %w", err))
+			s.Journal.Failed(client(request, machine.Firmware{}), fmt.Errorf("answer by ProxyDHCP: %w", err))
 		}
 	}
 }
@@ -140,7 +140,7 @@ func (s *Server) acknowledge(request *dhcpv4.DHCPv4, from netip.AddrPort) (*dhcp
 	return s.answer(request, dhcpv4.MessageTypeAck), from
 }
 
-// mayAnswer tells whether a client is on this server's subnet and in the allowed
+// mayAnswer reports whether a client is on this server's subnet and in the allowed
 // networks, as far as it has an address.
 func (s *Server) mayAnswer(request *dhcpv4.DHCPv4, from netip.Addr) bool {
 	if request.OpCode != dhcpv4.OpcodeBootRequest || len(request.ClientHWAddr) != 6 {
@@ -187,7 +187,7 @@ func (s *Server) answer(request *dhcpv4.DHCPv4, kind dhcpv4.MessageType) *dhcpv4
 	client := client(request, asks)
 	file, err := s.file(request, asks)
 	if err != nil {
-		s.Journal.Trouble(client, err)
+		s.Journal.Failed(client, err)
 		return nil
 	}
 	answer, err := dhcpv4.NewReplyFromRequest(request,
@@ -199,7 +199,7 @@ func (s *Server) answer(request *dhcpv4.DHCPv4, kind dhcpv4.MessageType) *dhcpv4
 		dhcpv4.WithOptionCopied(request, dhcpv4.OptionClientMachineIdentifier),
 	)
 	if err != nil {
-		s.Journal.Trouble(client, err)
+		s.Journal.Failed(client, err)
 		return nil
 	}
 	answer.YourIPAddr = net.IPv4zero
@@ -222,7 +222,7 @@ func (s *Server) answer(request *dhcpv4.DHCPv4, kind dhcpv4.MessageType) *dhcpv4
 // part, which ends it with a zero (RFC 2131).
 const maxFileField = 127
 
-// label is what a log may say of a file: an address can have the chain token in it.
+// label is what a log may contain of a file: an address can have the chain token in it.
 func label(file string) string {
 	if !strings.Contains(file, "://") {
 		return file
@@ -255,8 +255,8 @@ func identify(request *dhcpv4.DHCPv4) (class string, asks machine.Firmware, ok b
 	return "", machine.Firmware{}, false
 }
 
-// isIPXE tells whether iPXE asks: it says so in its user class (option 77), not
-// quite as RFC 3004 has it, and by an option of its own.
+// isIPXE reports whether the client is iPXE, by its user class (option 77), whose form
+// is not quite that of RFC 3004, or by an option of its own.
 func isIPXE(request *dhcpv4.DHCPv4) bool {
 	return request.Options.Has(optionIPXE) ||
 		bytes.Contains(request.Options.Get(dhcpv4.OptionUserClassInformation), []byte("iPXE"))

@@ -67,7 +67,7 @@ func (g *guard) Accept() (net.Conn, error) {
 			return &guarded{TCPConn: conn, leave: sync.OnceFunc(func() { g.leave(client) })}, nil
 		}
 		g.journal.Refused(journal.HTTP, "limit", address)
-		conn.Close()
+		_ = conn.Close() // nothing was sent or received
 	}
 }
 

@@ -197,7 +197,7 @@ func (a *answer) script() error {
 		return a.small(string(ipxe.Identify(state.Script, script)))
 	}
 	if a.r.Method == http.MethodGet {
-		a.journal.Begin(a.client, journal.Boot{Release: bundle.tag, Architecture: architecture, Ring: ring})
+		a.journal.BootStarted(a.client, journal.Boot{Release: bundle.tag, Architecture: architecture, Ring: ring})
 	}
 	return a.small(string(script))
 }
@@ -216,7 +216,7 @@ func (a *answer) choose(architecture machine.Architecture) (snapshot *state.Snap
 			}
 			err = errors.Join(fmt.Errorf("release %s for %s: %w", ring.Tag, architecture, state.ErrNotStaged), snapshot.Close())
 		}
-		a.journal.Trouble(a.client, fmt.Errorf("ring %s: %w; it boots the current release", ring.Name, err))
+		a.journal.Failed(a.client, fmt.Errorf("ring %s: %w; it boots the current release", ring.Name, err))
 	}
 	snapshot, err = a.state.OpenCurrent()
 	return snapshot, "", err
@@ -255,7 +255,7 @@ func (a *answer) current(name string) error {
 	if err != nil {
 		return err
 	}
-	defer snapshot.Close()
+	defer func() { _ = snapshot.Close() }() // it is only read
 	file, err := snapshot.Open(architecture, name)
 	if err != nil {
 		return err
@@ -380,13 +380,13 @@ func (a *answer) fail(err error) {
 		a.journal.Refused(journal.HTTP, "token", a.client.Address)
 		refuse(a.w, http.StatusNotFound, "there is nothing here")
 	case errors.Is(err, fs.ErrNotExist):
-		a.journal.Trouble(a.client, err)
+		a.journal.Failed(a.client, err)
 		refuse(a.w, http.StatusNotFound, "there is no such file here")
 	case errors.Is(err, state.ErrNotStaged):
-		a.journal.Trouble(a.client, err)
+		a.journal.Failed(a.client, err)
 		refuse(a.w, http.StatusServiceUnavailable, nothingStaged)
 	default:
-		a.journal.Trouble(a.client, err)
+		a.journal.Failed(a.client, err)
 		refuse(a.w, http.StatusInternalServerError, "the release cannot be read; see the server's log")
 	}
 }

@@ -50,7 +50,7 @@ func (l *leases) end(bundle bundleID) {
 	defer l.mu.Unlock()
 	if granted, ok := l.byBundle[bundle]; ok {
 		granted.expiry.Stop()
-		granted.snapshot.Close()
+		_ = granted.snapshot.Close() // it was only read
 		delete(l.byBundle, bundle)
 	}
 }
@@ -79,7 +79,7 @@ func (l *leases) open(dir *state.Dir, bundle bundleID, name string) (*os.File, s
 	if err != nil {
 		return nil, state.Release{}, err
 	}
-	defer snapshot.Close()
+	defer func() { _ = snapshot.Close() }() // it is only read
 	if bundleOf(snapshot.Release, bundle.architecture) != bundle {
 		return nil, state.Release{}, fmt.Errorf("release %s has been staged anew: %w", bundle.tag, fs.ErrNotExist)
 	}

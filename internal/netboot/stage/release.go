@@ -37,40 +37,40 @@ func (s Stager) find(ctx context.Context, tag string) (release.Release, error) {
 	return found, err
 }
 
-// offer reads which bundles a release has, and which checksums they shall have.
-func (s Stager) offer(ctx context.Context, of release.Release) (offer, error) {
+// candidate reads which bundles a release has, and which checksums they shall have.
+func (s Stager) candidate(ctx context.Context, of release.Release) (candidate, error) {
 	content, err := s.small(ctx, of, checksum.FileName)
 	if err != nil {
-		return offer{}, err
+		return candidate{}, err
 	}
-	believed, err := s.believe(of.Tag, content, func(name string) ([]byte, error) {
+	believed, err := s.verifySums(of.Tag, content, func(name string) ([]byte, error) {
 		return s.small(ctx, of, name)
 	})
 	if err != nil {
-		return offer{}, err
+		return candidate{}, err
 	}
 	names, err := bundleNames(of, believed.sums)
 	if err != nil {
-		return offer{}, err
+		return candidate{}, err
 	}
-	offered := offer{
+	found := candidate{
 		tag: of.Tag, source: of.URL, evidence: believed, complete: true,
 		bundles: map[machine.Architecture]bundle{},
 	}
 	for architecture, name := range names {
 		sum, listed := believed.sums[name]
 		if !listed {
-			return offer{}, fmt.Errorf("its %s does not list %s: it is being published, or was changed by hand; stage it again in a moment", checksum.FileName, name)
+			return candidate{}, fmt.Errorf("its %s does not list %s: it is being published, or was changed by hand; stage it again in a moment", checksum.FileName, name)
 		}
 		there := slices.IndexFunc(of.Assets, func(asset release.Asset) bool { return asset.Name == name })
 		if there < 0 {
-			return offer{}, fmt.Errorf("its %s lists %s, which is not there: it is being published, or somebody hides it; stage it again in a moment", checksum.FileName, name)
+			return candidate{}, fmt.Errorf("its %s lists %s, which is not there: it is being published, or somebody hides it; stage it again in a moment", checksum.FileName, name)
 		}
-		offered.bundles[architecture] = bundle{name, sum, func(ctx context.Context) (*os.File, error) {
+		found.bundles[architecture] = bundle{name, sum, func(ctx context.Context) (*os.File, error) {
 			return s.download(ctx, of.Assets[there], sum)
 		}}
 	}
-	return offered, nil
+	return found, nil
 }
 
 // small returns the content of a small asset.

@@ -58,7 +58,7 @@ func newDir(t *testing.T) *state.Dir {
 }
 
 func (s *site) stager() stage.Stager {
-	stager := stage.Stager{Dir: s.dir, Store: s.store, Tell: func(sentence string) { s.told = append(s.told, sentence) }}
+	stager := stage.Stager{Dir: s.dir, Store: s.store, Notify: func(sentence string) { s.told = append(s.told, sentence) }}
 	if s.changes != nil {
 		s.changes(&stager)
 	}
@@ -644,7 +644,7 @@ func TestTarballChanges(t *testing.T) {
 	content, err := os.ReadFile(other.Path)
 	require.NoError(t, err)
 	s.changes = func(stager *stage.Stager) {
-		stager.Tell = func(sentence string) {
+		stager.Notify = func(sentence string) {
 			if strings.HasPrefix(sentence, "unpacking ") {
 				assert.NoError(t, os.WriteFile(file.Path, content, 0o600))
 			}
@@ -780,11 +780,11 @@ func TestOneStageAtATime(t *testing.T) {
 	require.NoError(t, err)
 	cancelled, cancel := context.WithCancel(t.Context())
 	stager := s.stager()
-	stager.Tell = func(string) { cancel() }
+	stager.Notify = func(string) { cancel() }
 	_, err = stager.Release(cancelled, "")
 	require.ErrorIs(t, err, context.Canceled)
 
-	stager.Tell = func(sentence string) {
+	stager.Notify = func(sentence string) {
 		if strings.HasPrefix(sentence, "waiting") {
 			unlock()
 		}

@@ -15,7 +15,7 @@ import (
 // RingsFile is the name of the file with the rings in the state folder.
 const RingsFile = "rings.yaml"
 
-// Rings say which machines boot another release than the current one.
+// Rings are groups of machines that boot another release than the current one.
 //
 //	rings:
 //	  - name: canary

@@ -11,10 +11,10 @@
 //	rings.yaml                                     optional: see Rings
 //	high-water-mark.json                           what nothing older is taken than: see Mark
 //
-// In a folder's name a tag's "/" is written "%2F" and its "%" is written "%25";
-// all else stays as it is. No tag begins with a dot, so that names with a dot
-// are free for what is on its way in (releases/.incoming-…) or out
-// (releases/.removing-…), for the lock file and for downloads.
+// A folder's name is the tag as release.FolderName writes it, without a slash. No tag
+// begins with a dot, so that names with a dot are free for what is being staged
+// (releases/.incoming-…) or removed (releases/.removing-…), for the lock file and for
+// downloads.
 //
 // A reader sees a complete release or none, since a release is renamed into place
 // when it is complete, and it sees the old or the new release as current, since a
@@ -38,9 +38,10 @@ import (
 
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/netboot/machine"
+	"every.channel/runner-images/internal/release"
 )
 
-// ErrNotStaged says that a release is not in the state folder, or that there is
+// ErrNotStaged means that a release is not in the state folder, or that there is
 // no current or previous one. Test for it with errors.Is.
 var ErrNotStaged = errors.New("not staged")
 
@@ -54,7 +55,7 @@ const (
 // FileNames returns the names of the files that each bundle consists of.
 func FileNames() []string { return []string{Kernel, Initrd, Script} }
 
-// A Release is what release.json says.
+// A Release is the content of release.json.
 type Release struct {
 	Tag     string                          `json:"tag"`
 	Staged  time.Time                       `json:"staged"`
@@ -122,7 +123,7 @@ func (d *Dir) Close() error { return d.root.Close() }
 // Path returns the path that the folder was opened with.
 func (d *Dir) Path() string { return d.root.Name() }
 
-// Current returns the release that machines boot unless a ring says otherwise,
+// Current returns the release that machines boot which are in no ring,
 // or an error that wraps ErrNotStaged.
 func (d *Dir) Current() (Release, error) { return d.linked(currentLink) }
 
@@ -368,24 +369,11 @@ func (d *Dir) Lock(ctx context.Context, waiting func()) (unlock func(), err erro
 	return func() { file.Close() }, nil
 }
 
-// folderName returns the name of a tag's folder, or an error for a tag that could
-// not be one's.
+// folderName returns the name of a tag's folder, or an error for a tag that no
+// release can have.
 func folderName(tag string) (string, error) {
-	const most = 200 // bytes; a file name has up to 255, and some are longer for a while
-	name := strings.NewReplacer("%", "%25", "/", "%2F").Replace(tag)
-	bad := ""
-	switch {
-	case tag == "":
-		bad = "it is empty"
-	case strings.HasPrefix(tag, "."):
-		bad = "it begins with a dot"
-	case strings.ContainsFunc(tag, func(r rune) bool { return r <= ' ' || r == 0x7f }):
-		bad = "it has a space or a control character in it"
-	case len(name) > most:
-		bad = "it is too long for a folder's name"
+	if err := release.CheckTag(tag); err != nil {
+		return "", fmt.Errorf("release tag %q: %w", tag, err)
 	}
-	if bad != "" {
-		return "", fmt.Errorf("release tag %q: %s; use for example boot-v2026.02.28", tag, bad)
-	}
-	return name, nil
+	return release.FolderName(tag), nil
 }

@@ -241,7 +241,7 @@ func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAd
 		s.Journal.TFTPFailed("unreachable", client.Address, err)
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	file, err := s.open(r, client.Address, address(conn.LocalAddr()))
 	if err == nil {
 		defer file.Content.Close()
