@@ -275,7 +275,7 @@ func TestAgeOfTheNewestProof(t *testing.T) {
 	mark := state.Mark{Bundles: map[machine.Architecture]state.MarkedBundle{}, Published: published}
 	require.NoError(t, s.state.SetMark(t.Context(), mark))
 	assert.Contains(t, get(t, s.url+"/"), `Newest signed proof: <time datetime="`+published.Format(time.RFC3339)+`">2 days ago</time>.`)
-	assert.Contains(t, get(t, s.url+"/metrics"), fmt.Sprintf("netboot_newest_proof_timestamp_seconds %g\n", float64(published.Unix())))
+	assert.Contains(t, get(t, s.url+"/metrics"), fmt.Sprintf("netboot_newest_proof_timestamp_seconds %v\n", float64(published.Unix())))
 
 	require.NoError(t, os.WriteFile(filepath.Join(s.state.Path(), "high-water-mark.json"), []byte("{"), 0o600))
 	assert.Contains(t, get(t, s.url+"/"), "high-water-mark.json cannot be read")
