@@ -33,6 +33,7 @@ from git. Every flag is an input of the action too.`,
 			if err != nil {
 				return err
 			}
+			tell(r, p)
 			modTime, err := modTime()
 			if err != nil {
 				return err

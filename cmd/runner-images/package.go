@@ -41,6 +41,7 @@ store path; each takes a --name, in the same order.`,
 			if err != nil {
 				return err
 			}
+			tell(r, p)
 			modTime, err := modTime()
 			if err != nil {
 				return err

@@ -29,6 +29,7 @@ func newPlan(r *report.Report) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			tell(r, p)
 			if asJSON {
 				encoded, err := json.MarshalIndent(p, "", "  ")
 				if err != nil {

@@ -53,6 +53,7 @@ was left in the folder by an earlier run. Provenance among the files
 			if err != nil {
 				return err
 			}
+			tell(r, p)
 			if replace != replaceAlways && replace != replaceNever {
 				return plan.InputErrors{{Input: "replace", Value: replace, Why: "takes always or never"}}
 			}

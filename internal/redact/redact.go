@@ -1,5 +1,6 @@
-// Package redact takes what may be secret out of text and addresses before they
-// are shown, logged or recorded. It is the only place that decides what that is.
+// Package redact takes out of text and addresses, before they are shown, logged or
+// recorded, what may be secret, and what would act on a terminal or a log. It is the
+// only place that decides what that is.
 package redact
 
 import (
