@@ -82,7 +82,7 @@ func Make(given map[string]string, c Context) (Plan, error) {
 // ForFiles is Make for commands that take files: they read no flake, and work on a
 // mirror too.
 func ForFiles(given map[string]string, c Context) (Plan, error) {
-	r := reader{given: given}
+	r := reader{given: given, onlyPublishes: true}
 	p := r.release(c)
 	return p, r.err()
 }
@@ -118,8 +118,9 @@ func ForVerify(given map[string]string, c Context, needTag bool) (Plan, error) {
 
 // reader turns the given inputs into values and collects their errors.
 type reader struct {
-	given  map[string]string
-	errors InputErrors
+	given         map[string]string
+	errors        InputErrors
+	onlyPublishes bool // the command has nothing else to do
 }
 
 func (r *reader) err() error {
