@@ -207,6 +207,11 @@ func changeStaged(ctx context.Context, r *report.Report, stager stage.Stager, op
 
 func (o stageOptions) store(r *report.Report, help string) (*release.Store, error) {
 	config := o.from
+	var err error
+	config.URL, config.Repository, err = plan.ForReading(map[string]string{plan.ForgeURL: config.URL, plan.Repository: config.Repository})
+	if err != nil {
+		return nil, err
+	}
 	config.Token = tokenFromEnvironment()
 	if o.tokenFile != "" {
 		token, err := readSecret(r, plan.Input{Name: plan.Token}, o.tokenFile)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -164,8 +165,11 @@ func (l *lease) renew(ctx context.Context) error {
 func (l *lease) renewUntil(ctx context.Context) {
 	defer close(l.stopped)
 	for wait(ctx, l.config.renewal) == nil { // not the config's: the lease is renewed by itself
-		if err := l.renew(ctx); errors.Is(err, release.ErrNotFound) {
+		switch err := l.renew(ctx); {
+		case errors.Is(err, release.ErrNotFound):
 			l.cancel(errLeaseLost)
+		case isRefused(err, http.StatusUnauthorized): // the end of the run: no need to go on with an upload
+			l.cancel(err)
 		}
 	}
 }
