@@ -23,7 +23,7 @@ var imports = map[string][]string{
 	"nix":      {"artifact", "redact", "size"},
 	"plan":     {"artifact", "redact", "release"},
 	"release":  {"checksum", "disk", "redact", "release", "transfer"},
-	"report":   {"size"},
+	"report":   {"redact", "size"},
 	"trust":    {"checksum", "redact"},
 	"verify":   {"artifact", "checksum", "ipxe", "release", "transfer", "trust"},
 	// Strings the steps together.
