@@ -59,7 +59,7 @@ func TestFlakeShow(t *testing.T) {
 	for kind, names := range map[string]string{
 		"nixosConfigurations": `ec-runner-aarch64 ec-runner-x86_64 ec-runner-aarch64-netboot
 			ec-runner-x86_64-netboot ec-runner-x86_64-iso ec-runner-aarch64-sdimage`,
-		"nixosModules": "ec-runner ec-node ec-netboot default",
+		"nixosModules": "ec-runner ec-node ec-netboot ec-installer default",
 		"packages":     "x86_64-linux aarch64-linux",
 		"apps":         "x86_64-linux aarch64-linux",
 		"devShells":    "x86_64-linux aarch64-linux",

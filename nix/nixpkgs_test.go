@@ -57,7 +57,8 @@ func TestDerivations(t *testing.T) {
 		"ec-runner-aarch64-netboot", "ec-runner-x86_64-netboot",
 		"ec-runner-x86_64-iso", "ec-runner-aarch64-sdimage",
 		"package-x86_64", "package-aarch64",
-		"test-overlay-root", "test-netboot", "shell", "boot-server",
+		"test-overlay-root", "test-install", "test-netboot", "test-netboot-bios", "test-netboot-rings",
+		"shell", "boot-server",
 	} {
 		t.Run(name, func(t *testing.T) {
 			var path string
@@ -195,21 +196,117 @@ func TestAppliance(t *testing.T) {
 	}, appliance)
 }
 
+// What the module of nixpkgs 26.11 is given passes its types, which a stand-in for it
+// has, and there is one runner, however it is run.
 func TestActionsWithForgejoRunner(t *testing.T) {
-	var instance struct {
-		Enable      bool
-		Connections map[string]struct {
-			URL, UUID, TokenFile string
-			Labels               []string
-		}
+	var actions struct {
+		Settings, Secrets map[string]any
+		Units             map[string][]string
 	}
-	evaluateNixOS(t, "actionsForgejo", &instance)
-	forge := instance.Connections["forge"]
-	assert.True(t, instance.Enable)
-	assert.Equal(t, "https://git.every.channel", forge.URL)
-	assert.Equal(t, "33834eef-e758-48c4-a676-1745426747aa", forge.UUID)
-	assert.Equal(t, "/var/lib/secrets/actions-token", forge.TokenFile)
-	assert.Equal(t, []string{"nix:host", "x86_64-linux:host"}, forge.Labels)
+	evaluateNixOS(t, "actionsForgejo", &actions)
+	assert.Equal(t, map[string]any{
+		"runner": map[string]any{"labels": []any{"nix:host", "x86_64-linux:host"}},
+		"server": map[string]any{"connections": map[string]any{"forge": map[string]any{
+			"url": "https://git.every.channel", "uuid": "33834eef-e758-48c4-a676-1745426747aa",
+			"token": nil, "token_url": "file:$CREDENTIALS_DIRECTORY/server__connections__forge__token_url",
+		}}},
+	}, actions.Settings)
+	assert.Equal(t, map[string]any{"server": map[string]any{"connections": map[string]any{"forge": map[string]any{
+		"token_url": "/run/every-channel/actions/token",
+	}}}}, actions.Secrets)
+	assert.Equal(t, map[string][]string{
+		"actionsRegistered": {"every-channel-actions-token", `gitea-runner-every\x2dchannel`},
+		"actionsOwn":        {"every-channel-actions", "every-channel-actions-token"},
+		"actionsForgejo":    {"every-channel-actions-token", `forgejo-runner-every\x2dchannel`},
+	}, actions.Units)
+}
+
+func TestBuilders(t *testing.T) {
+	var builders struct {
+		DistributedBuilds, Substitutes bool
+		Trusted                        []string
+		Machines                       []map[string]any
+		Hosts                          map[string]string
+	}
+	evaluateNixOS(t, "builders", &builders)
+	assert.True(t, builders.DistributedBuilds)
+	assert.True(t, builders.Substitutes)
+	assert.Equal(t, []string{"root"}, builders.Trusted, "nobody else is trusted")
+	assert.Equal(t, []map[string]any{{
+		"hostName": "arm.every.channel", "protocol": "ssh-ng", "systems": []any{"aarch64-linux"},
+		"sshUser": "nix-ssh", "sshKey": "/var/lib/secrets/builder-key", "maxJobs": 1.0,
+		"supportedFeatures": []any{"big-parallel"},
+	}}, builders.Machines)
+	assert.Equal(t, map[string]string{"arm.every.channel": "ssh-ed25519 AAAA"}, builders.Hosts)
+}
+
+// Where keys are looked for, who logs in by itself, and what is installed.
+func TestInstaller(t *testing.T) {
+	var installer struct {
+		Autologin, Netbooted, Installed string
+		Passwords                       bool
+		KeyFiles                        []string
+		System, OfSite                  string
+		SameSystem                      bool
+		SiteFlake                       string
+		InImage                         bool
+	}
+	evaluateNixOS(t, "installer", &installer)
+	assert.Equal(t, "root", installer.Autologin)
+	assert.Empty(t, installer.Netbooted, "nobody logs in by themselves elsewhere")
+	assert.Empty(t, installer.Installed)
+	assert.False(t, installer.Passwords)
+	assert.Equal(t, []string{
+		"%h/.ssh/authorized_keys", "/etc/ssh/authorized_keys.d/%u",
+		"/run/every-channel/authorized_keys.d/%u", "/var/lib/every-channel/authorized_keys.d/%u",
+	}, installer.KeyFiles)
+	assert.True(t, installer.SameSystem, "what is installed is ec-runner-x86_64 of this flake")
+	assert.True(t, installer.InImage)
+	assert.Empty(t, installer.OfSite, "with another flake in the image, that decides")
+	assert.Equal(t, "/etc/every-channel/flake#ec-runner-x86_64", installer.SiteFlake)
+}
+
+// The sources of all inputs are in a system, if its flake is given and not its path.
+func TestFlakeInputs(t *testing.T) {
+	var inputs struct {
+		Published, Off, OfFlake, OfPath []string
+		Want                            []string
+	}
+	evaluateNixOS(t, "flakeInputs", &inputs)
+	assert.Len(t, inputs.Published, 1, "nixpkgs")
+	assert.Empty(t, inputs.Off)
+	assert.Len(t, inputs.Want, 3, "two inputs, and an input of one of them")
+	assert.ElementsMatch(t, inputs.Want, inputs.OfFlake)
+	assert.Empty(t, inputs.OfPath, "of which there is a warning")
+}
+
+// A netboot image has nothing that a runner does not use.
+func TestNetbootIsLean(t *testing.T) {
+	var netboot struct {
+		Packages, KernelParams []string
+		Documentation, Fonts   bool
+		Microcode              map[string]bool
+	}
+	evaluateNixOS(t, "lean", &netboot)
+	for _, unwanted := range []string{"sound-theme-freedesktop", "hicolor-icon-theme", "shared-mime-info", "fontconfig", "git", "perl", "rsync", "strace", "man-db", "nixos-manual-html"} {
+		assert.NotContains(t, netboot.Packages, unwanted)
+	}
+	assert.False(t, netboot.Documentation)
+	assert.False(t, netboot.Fonts)
+	documented := readFile(t, "../docs/RUNNER_IMAGES.md")
+	for _, name := range netboot.Packages {
+		assert.Contains(t, documented, "`"+name+"`", "what is in the image is listed")
+	}
+	consoles := slices.DeleteFunc(netboot.KernelParams, func(word string) bool { return !strings.HasPrefix(word, "console=") })
+	assert.Equal(t, []string{"console=ttyS0,115200n8", "console=tty0"}, consoles, "the last is where stage 1 says what is wrong")
+	assert.Equal(t, map[string]bool{"x86_64": true, "aarch64": false}, netboot.Microcode)
+}
+
+// A nixpkgs whose Go is too old for the package is named, with what to do.
+func TestPackageWithAnOldGo(t *testing.T) {
+	_, err := evaluateError(t, nixosExpression(t, "packageWithoutGo"))
+	assert.ErrorContains(t, err, "The oldest nixpkgs for the package is 26.05")
+	assert.ErrorContains(t, err, "runner-images.packages.x86_64-linux.runner-images")
 }
 
 func TestAssertions(t *testing.T) {
@@ -221,6 +318,9 @@ func TestAssertions(t *testing.T) {
 		"bootWithoutNix":      {"overlayRoot: the boot loader's files are on a file system of their own and /nix is not"},
 		"bindNix":             {"overlayRoot: the boot loader's files are on a file system of their own and /nix is not"},
 		"actionsWithoutUUID":  {"actions.uuid is not set"},
+		"actionsUUIDForGitea": {"actions: uuid is set, which only Forgejo has"},
+		"bootKeysOff":         {"bootKeys.enable = true"},
+		"builderKeyInStore":   {`builders."arm".sshKey is in the Nix store`},
 		"actionsTokenInStore": {"actions.tokenFile is in the Nix store"},
 		"node":                {"ec-node.package is not set", "ec-node.hdhomerun: set host"},
 		"netboot":             {"netboot.release: set host", "netboot.ipxe.hash is not set"},
@@ -237,6 +337,10 @@ func TestAssertions(t *testing.T) {
 	var warned map[string][]string
 	evaluateNixOS(t, "warned", &warned)
 	assert.Empty(t, warned["all"])
+	assert.Empty(t, warned["flakePathAlone"])
+	if assert.Len(t, warned["flakePath"], 1) {
+		assert.Contains(t, warned["flakePath"][0], "Set it to the flake itself (self, not self.outPath)")
+	}
 	if assert.Len(t, warned["nixOnRoot"], 1) {
 		assert.Contains(t, warned["nixOnRoot"][0], "/nix is no file system of its own")
 	}
@@ -251,6 +355,7 @@ func TestRefusedValues(t *testing.T) {
 		"cidr":      "services.every-channel.netboot.httpAllowedCIDRs",
 		"secret":    "services.every-channel.netboot.chainTokenFile",
 		"mac":       "services.every-channel.netboot.rings.a.macs",
+		"uuid":      "services.every-channel.runner.actions.uuid",
 		"unknown":   "services.every-channel.runner.overlayroot",
 	} {
 		_, err := evaluateError(t, nixosExpression(t, "refused."+name))

@@ -67,4 +67,5 @@ in
 
   ${chapter "runner" "nixosModules.ec-runner"}
   ${chapter "ec-node" "nixosModules.ec-node"}
-  ${chapter "netboot" "nixosModules.ec-netboot"}''
+  ${chapter "netboot" "nixosModules.ec-netboot"}
+  ${chapter "installer" "nixosModules.ec-installer"}''

@@ -225,7 +225,7 @@ RemainAfterExit=%t
 StandardOutput=%s
 StandardError=%s
 Environment=PATH=/usr/bin
-ExecStart=/usr/bin/bash /test/overlay-root.sh /sysroot 64m
+ExecStart=/usr/bin/bash /test/overlay-root.sh /sysroot 50%%%%
 `, unit.Description, unit.UnitConfig.DefaultDependencies, strings.Join(unit.Requires, " "), strings.Join(unit.After, " "),
 		strings.Join(unit.Before, " "), strings.Join(unit.Conflicts, " "), unit.ServiceConfig.Type, unit.ServiceConfig.RemainAfterExit,
 		unit.ServiceConfig.StandardOutput, unit.ServiceConfig.StandardError)
@@ -264,19 +264,27 @@ func newInitrd(t *testing.T, folder string) string {
 	return initrd
 }
 
-// start boots a machine, waits until it has switched itself off, and returns what
-// it reported.
+// start boots a machine with disks, waits until it has switched itself off, and
+// returns what it reported.
 func start(t *testing.T, initrd, arguments string, disks []string) []string {
+	t.Helper()
+	var devices []string
+	for _, disk := range disks {
+		devices = append(devices, "-drive", "if=virtio,format=raw,file="+disk)
+	}
+	return boot(t, initrd, arguments, "512", devices...)
+}
+
+// boot is start with so many MiB of memory and any devices of QEMU's.
+func boot(t *testing.T, initrd, arguments, memory string, devices ...string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // for a busy computer
 	defer cancel()
 	command := exec.CommandContext(ctx, lab.Tool(t, "boot", "qemu-system-x86_64"),
-		"-accel", "tcg", "-M", "pc,graphics=off", "-m", "512", "-nodefaults", "-display", "none", "-no-reboot",
+		"-accel", "tcg", "-M", "pc,graphics=off", "-m", memory, "-nodefaults", "-display", "none", "-no-reboot",
 		"-serial", "stdio", "-kernel", filepath.Join(toolShare(t, "vmlinuz")), "-initrd", initrd,
 		"-append", "console=ttyS0 quiet panic=-1 no_timer_check rd.systemd.show_status=no "+arguments)
-	for _, disk := range disks {
-		command.Args = append(command.Args, "-drive", "if=virtio,format=raw,file="+disk)
-	}
+	command.Args = append(command.Args, devices...)
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	output, err := command.CombinedOutput()
 	console := string(output)

@@ -2,17 +2,34 @@
 {
   lib,
   buildGoModule,
+  go,
   installShellFiles,
+  pkgs,
   stdenv,
 }:
 let
+  # The release of Go that go.mod asks for, such as 1.26.
+  goRelease = lib.head (
+    builtins.match ".*\ngo ([0-9]+\\.[0-9]+)[^\n]*\n.*" (builtins.readFile ../go.mod)
+  );
+  buildWithGo =
+    if lib.versionAtLeast go.version goRelease then
+      buildGoModule
+    else
+      pkgs."buildGo${lib.replaceStrings [ "." ] [ "" ] goRelease}Module" or (throw ''
+        runner-images is built with Go ${goRelease}, and this nixpkgs (${lib.version}) has Go ${go.version}.
+        The oldest nixpkgs for the package is 26.05. The modules work with 24.11 and newer: leave the flake's input
+        nixpkgs as it is locked (no inputs.nixpkgs.follows), or set the option package to
+        runner-images.packages.${stdenv.hostPlatform.system}.runner-images.
+      '');
+
   withoutTests =
     folder:
     lib.fileset.fileFilter (
       file: !lib.hasSuffix "_test.go" file.name && !file.hasExt "txtar"
     ) folder;
 in
-buildGoModule {
+buildWithGo {
   pname = "runner-images";
   version = lib.trim (builtins.readFile ../cmd/runner-images/VERSION);
 
@@ -31,7 +48,7 @@ buildGoModule {
   # The hash of the modules that go.mod and go.sum name, as `nix hash path` has it
   # after `go mod vendor`: scripts/update-vendor-hash writes it here, and a test
   # compares it.
-  vendorHash = "sha256-t1EKiOoWq8RtyDwv470QZdJMt+wcQCrxqXmy8NCAklk=";
+  vendorHash = "sha256-kYIS0/bcSC3DHTtE/V6kAdwJ1T2fM8dOZJk6CIkxfBE=";
 
   subPackages = [ "cmd/runner-images" ];
   # Nothing of the C library: one static binary.

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -41,7 +41,7 @@ func surroundings(ctx context.Context) plan.Context {
 	if c.ServerURL == "" && c.Repository == "" {
 		var remote string
 		remote, c.NoRemote = git(ctx, "remote", "get-url", "origin")
-		c.ServerURL, c.Repository = fromRemote(remote)
+		c.ServerURL, c.Repository = plan.FromRemote(remote, sshHost(ctx))
 	}
 	return c
 }
@@ -113,25 +113,25 @@ func git(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// fromRemote finds the server's address and the repository's owner/name in the
-// address of a git remote, in any form of git-fetch(1).
-func fromRemote(remote string) (serverURL, repository string) {
-	if !strings.Contains(remote, "://") {
-		host, path, ok := strings.Cut(remote, ":") // git@forge.example:owner/name.git
-		if !ok || strings.Contains(host, "/") {
-			return "", ""
+// sshHost returns the host that ssh connects to for a name, which may be an alias
+// in ssh_config(5), or nothing. It runs the ssh that git runs, git-config(1), and
+// connects to nobody.
+func sshHost(ctx context.Context) func(name string) string {
+	return func(name string) string {
+		program := os.Getenv("GIT_SSH_COMMAND")
+		if program == "" {
+			configured, _ := git(ctx, "config", "--get", "core.sshCommand") // most have none
+			program = cmp.Or(configured, "ssh")
 		}
-		remote = "ssh://" + host + "/" + path
-	}
-	u, err := url.Parse(remote)
-	if err != nil || u.Host == "" {
-		return "", ""
-	}
-	repository = strings.TrimSuffix(strings.Trim(u.Path, "/"), ".git")
-	switch u.Scheme {
-	case "http", "https":
-		return u.Scheme + "://" + u.Host, repository
-	default:
-		return "https://" + u.Hostname(), repository // an SSH port is not the web's
+		settings, err := exec.CommandContext(ctx, "sh", "-c", program+` -G -- "$1"`, "sh", name).Output()
+		if err != nil {
+			return ""
+		}
+		for line := range strings.Lines(string(settings)) {
+			if host, ok := strings.CutPrefix(line, "hostname "); ok {
+				return strings.TrimSpace(host)
+			}
+		}
+		return ""
 	}
 }

@@ -10,7 +10,6 @@ import (
 )
 
 func newDeploy(r *report.Report) *cobra.Command {
-	var store storeFlags
 	cmd := &cobra.Command{
 		Use:   "deploy",
 		Short: "Build images, package them and publish them as a release",
@@ -22,7 +21,7 @@ from git. Every flag is an input of the action too.`,
   runner-images deploy --forge-url file:///srv/releases --build-x86-64-iso=false`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}
@@ -45,7 +44,7 @@ from git. Every flag is an input of the action too.`,
 				}
 			}
 			if p.Publish {
-				if deployment.Store, err = store.open(r, p, given[plan.Token]); err != nil {
+				if deployment.Store, err = openPlanned(r, p, given[plan.Token]); err != nil {
 					return err
 				}
 			}
@@ -53,6 +52,5 @@ from git. Every flag is an input of the action too.`,
 		},
 	}
 	addInputs(cmd)
-	store.add(cmd.Flags())
 	return cmd
 }

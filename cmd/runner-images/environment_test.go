@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -113,6 +114,91 @@ func TestForgeOfTheCheckout(t *testing.T) {
 		for len(asked) > 0 {
 			<-asked
 		}
+	}
+}
+
+// TestCertificates asks a forge whose certificate the system does not trust, with the
+// certificate given in every way that there is. A server stands in for the forge and
+// has nothing.
+func TestCertificates(t *testing.T) {
+	t.Parallel()
+	forge := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(forge.Close)
+	folder := t.TempDir()
+	certificates := filepath.Join(folder, "certificates.pem")
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: forge.Certificate().Raw})
+	require.NoError(t, os.WriteFile(certificates, certificate, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "kiosk.iso"), []byte("an image"), 0o600))
+	program := thisProgram(t)
+
+	const trusted, unknown = "not found", "as ca_file, or add it to the system's certificates"
+	absent := filepath.Join(folder, "absent.pem")
+	for _, command := range []string{"verify --download-only", "publish kiosk.iso", "netboot stage --check --state-dir absent"} {
+		for given, want := range map[string]string{
+			"":                                  unknown,
+			"--ca-file " + certificates:         trusted,
+			"--ca-file " + absent:               "ca_file: open " + absent,
+			"SSL_CERT_FILE=" + certificates:     trusted,
+			"NIX_SSL_CERT_FILE=" + certificates: trusted,
+			"NIX_SSL_CERT_FILE=" + absent:       unknown,
+			"NIX_SSL_CERT_FILE=" + absent + " SSL_CERT_FILE=" + certificates:   trusted,
+			"NIX_SSL_CERT_FILE=" + certificates + " --ca-file " + certificates: trusted,
+			"INPUT_CA_FILE=" + certificates:                                    trusted,
+		} {
+			if strings.HasPrefix(command, "netboot") && strings.HasPrefix(given, "INPUT_") {
+				continue // it takes no inputs
+			}
+			t.Run(command+" "+given, func(t *testing.T) {
+				t.Parallel()
+				arguments := strings.Fields(command + " --release-tag boot-v1 --repository every/channel --forge-url " + forge.URL)
+				environment := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + folder, "FORGEJO_TOKEN=0123456789"}
+				for _, word := range strings.Fields(given) {
+					if strings.Contains(word, "=") {
+						environment = append(environment, word)
+					} else {
+						arguments = append(arguments, word)
+					}
+				}
+				run := exec.CommandContext(t.Context(), program, arguments...)
+				run.Dir, run.Env = folder, environment
+				output, err := run.CombinedOutput()
+				require.Error(t, err)
+				assert.Contains(t, string(output), want)
+			})
+		}
+	}
+}
+
+// TestProxyForAll asks for a forge that only a proxy can reach. A server stands in
+// for the proxy, and has nothing.
+func TestProxyForAll(t *testing.T) {
+	t.Parallel()
+	program := thisProgram(t)
+	for variables, want := range map[string]bool{
+		"ALL_PROXY=@": true,
+		"all_proxy=@": true,
+		"ALL_PROXY=@ HTTPS_PROXY=http://127.0.0.1:1": true, // that one is for https alone
+		"ALL_PROXY=http://127.0.0.1:1 http_proxy=@":  true,
+		"ALL_PROXY=@ no_proxy=forge.invalid":         false,
+		"ALL_PROXY=@ http_proxy=http://127.0.0.1:1":  false,
+		"https_proxy=@": false,
+	} {
+		t.Run(variables, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Bool
+			proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked.Store(r.URL.Host == "forge.invalid")
+				http.NotFound(w, r)
+			}))
+			defer proxy.Close()
+			run := exec.CommandContext(t.Context(), program, "verify", "--download-only", "--release-tag", "boot-v1",
+				"--forge-url", "http://forge.invalid", "--repository", "every/channel")
+			run.Dir = t.TempDir()
+			run.Env = append(strings.Fields(strings.ReplaceAll(variables, "@", proxy.URL)), "PATH="+os.Getenv("PATH"), "HOME="+run.Dir)
+			output, err := run.CombinedOutput()
+			require.Error(t, err)
+			assert.Equal(t, want, asked.Load(), "%s", output)
+		})
 	}
 }
 

@@ -66,24 +66,6 @@ func withNix(t *testing.T) func(*testscript.Env) error {
 	}
 }
 
-func TestFromRemote(t *testing.T) {
-	t.Parallel()
-	for remote, want := range map[string][2]string{
-		"https://forge.example/every/channel.git":    {"https://forge.example", "every/channel"},
-		"http://127.0.0.1:3000/every/channel":        {"http://127.0.0.1:3000", "every/channel"},
-		"https://me:pw@forge.example/every/channel/": {"https://forge.example", "every/channel"},
-		"ssh://git@forge.example:2222/every/channel": {"https://forge.example", "every/channel"},
-		"git@forge.example:every/channel.git":        {"https://forge.example", "every/channel"},
-		"forge.example:every/channel":                {"https://forge.example", "every/channel"},
-		"":                                           {},
-		"../channel":                                 {},
-		"/srv/git/a:b":                               {},
-	} {
-		server, repository := fromRemote(remote)
-		assert.Equal(t, want, [2]string{server, repository}, remote)
-	}
-}
-
 // TestRunOfTheWorkflow checks what provenance says of the run. TestShippedWorkflow
 // opens the address on Gitea.
 func TestRunOfTheWorkflow(t *testing.T) {

@@ -25,10 +25,7 @@ const (
 )
 
 func newPublish(r *report.Report) *cobra.Command {
-	var (
-		store   storeFlags
-		replace string
-	)
+	var replace string
 	cmd := &cobra.Command{
 		Use:   "publish FILE...",
 		Short: "Attach files to a release, new or existing",
@@ -41,7 +38,7 @@ was left in the folder by an earlier run. Provenance among the files
   runner-images publish dist/* --release-tag boot-v2026.02.28 --forge-url file:///srv/releases`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}
@@ -57,7 +54,7 @@ was left in the folder by an earlier run. Provenance among the files
 			if replace != replaceAlways && replace != replaceNever {
 				return plan.InputErrors{{Input: "replace", Value: replace, Why: "takes always or never"}}
 			}
-			releases, err := store.open(r, p, given[plan.Token])
+			releases, err := openPlanned(r, p, given[plan.Token])
 			if err != nil {
 				return err
 			}
@@ -72,8 +69,7 @@ was left in the folder by an earlier run. Provenance among the files
 			return deploy.Attach(cmd.Context(), r, releases, p, files, key, replace == replaceNever)
 		},
 	}
-	addInputs(cmd, plan.ReleaseTag, plan.ForgeURL, plan.Repository, plan.Token, plan.Prerelease, plan.VerifyUploads, plan.SigningKey)
-	store.add(cmd.Flags())
+	addInputs(cmd, plan.ReleaseTag, plan.ForgeURL, plan.Repository, plan.Token, plan.CAFile, plan.Prerelease, plan.VerifyUploads, plan.SigningKey)
 	cmd.Flags().StringVar(&replace, "replace", replaceAlways, "what to do about an asset that is there with other bytes: always replace it, or never and fail")
 	return cmd
 }
@@ -109,7 +105,7 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release
 			if err != nil {
 				fail(path, "%v", err)
 			}
-		case name == trust.SignatureFileName: // is made anew, for what the release then lists
+		case name == trust.SignatureFileName || name == trust.SnapshotFileName: // are made anew, for what the release then lists
 		default:
 			files = append(files, release.File{Name: name, Path: path, Size: info.Size()})
 		}

@@ -25,7 +25,6 @@ const (
 
 // verifyOptions are the flags of verify that are not inputs.
 type verifyOptions struct {
-	store        storeFlags
 	trust        trustFlag
 	downloadOnly bool
 	against      string
@@ -56,7 +55,7 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 			if err := options.validate(); err != nil {
 				return &usageError{err, cmd.CommandPath() + " --help"}
 			}
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}
@@ -75,7 +74,7 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 }
 
 func (o *verifyOptions) addFlags(cmd *cobra.Command) {
-	addInputs(cmd, plan.ReleaseTag, plan.Flake, plan.Images, plan.NixArgs, plan.ForgeURL, plan.Repository, plan.Token)
+	addInputs(cmd, plan.ReleaseTag, plan.Flake, plan.Images, plan.NixArgs, plan.ForgeURL, plan.Repository, plan.Token, plan.CAFile)
 	flags := cmd.Flags()
 	for flag, usage := range map[string]string{
 		"release-tag": "tag of the release (default: the release that this machine was booted from, else as for deploy)",
@@ -85,7 +84,6 @@ func (o *verifyOptions) addFlags(cmd *cobra.Command) {
 	} {
 		flags.Lookup(flag).Usage = usage
 	}
-	o.store.add(flags)
 	o.trust.addFlag(flags)
 	flags.BoolVar(&o.downloadOnly, "download-only", false, "compare the published files with SHA256SUMS.txt only; build nothing")
 	flags.StringVar(&o.against, "against", "", "compare with the files in this `folder`, all or some of a release's, instead of a release")
@@ -113,7 +111,7 @@ func (o verifyOptions) validate() error {
 	if o.downloadOnly && o.again {
 		return errors.New("--download-only builds nothing, so it does not go with --rebuild")
 	}
-	return nil
+	return o.trust.validate()
 }
 
 // fromSystem completes what was given by what a runner knows of itself.
@@ -134,9 +132,9 @@ func (o verifyOptions) fromSystem(given map[string]string) {
 // source returns where the published files are.
 func (o verifyOptions) source(cmd *cobra.Command, r *report.Report, p plan.Plan, token string) (verify.Source, error) {
 	if o.against != "" {
-		return verify.InFolder(o.against), nil
+		return verify.InFolder(o.against, o.trust.file), nil
 	}
-	store, err := o.store.open(r, p, token)
+	store, err := openPlanned(r, p, token)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +162,7 @@ func (o verifyOptions) verify(ctx context.Context, r *report.Report, p plan.Plan
 		request.Settle = 2 * time.Second // a few requests of a publication
 	}
 	var err error
-	if request.Signers, err = o.trust.signers(); err != nil {
+	if request.Signers, err = o.trust.signers(r); err != nil {
 		return err
 	}
 	for _, image := range p.Images {

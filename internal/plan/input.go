@@ -23,6 +23,7 @@ const (
 	ForgeURL            = "forge_url"
 	Repository          = "repository"
 	Token               = "token"
+	CAFile              = "ca_file"
 	VerifyUploads       = "verify_uploads"
 	SigningKey          = "signing_key"
 	NixCopyTo           = "nix_copy_to"
@@ -62,6 +63,7 @@ func Inputs() []Input {
 		{Name: ForgeURL, Description: "Address of the Forgejo or Gitea server, or file:///folder. Default: the server of the run"},
 		{Name: Repository, Description: "Repository of the release, owner/name. Default: the repository of the run"},
 		{Name: Token, Secret: true, Description: "Token that may write releases. Default: the token of the run"},
+		{Name: CAFile, Description: "Certificates (a file in PEM) to trust besides the system's, for a forge with its own authority"},
 		{Name: VerifyUploads, Default: "size", Description: "How to check what the server stored: size, or sha256 to read every asset back"},
 		{Name: SigningKey, Secret: true, Description: "Private SSH key without a passphrase that signs SHA256SUMS.txt and the provenance"},
 		{Name: NixCopyTo, Description: "Store to copy what was built to, so that runners substitute it (s3://..., ssh-ng://..., file://...)"},

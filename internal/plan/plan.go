@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -57,6 +55,7 @@ type Plan struct {
 	ForgeURL      string   `json:"-"`
 	Repository    string   `json:"-"`
 	Commit        string   `json:"-"`
+	CAFile        string   `json:"-"`
 	VerifyUploads string   `json:"-"`
 	NixCopyTo     string   `json:"-"`
 
@@ -150,6 +149,7 @@ func (r *reader) release(c Context) Plan {
 		OutputDir:     r.value(OutputDir),
 		Prerelease:    r.boolean(Prerelease),
 		Commit:        c.SHA,
+		CAFile:        r.value(CAFile),
 		VerifyUploads: r.oneOf(VerifyUploads, "size", "sha256"),
 	}
 	p.ForgeURL, p.Repository = r.destination(c, p.Publish)
@@ -173,15 +173,6 @@ func (r *reader) because(err error) string {
 
 func (r *reader) fail(input, value, why string, args ...any) {
 	r.errors = append(r.errors, &InputError{Input: input, Value: redact.Text(value), Why: fmt.Sprintf(why, args...)})
-}
-
-// wrongAddress returns an invalid address as an error may show it: without a scheme,
-// text before an "@" may still be a user and a password.
-func wrongAddress(value string) string {
-	if strings.Contains(value, "@") && !strings.Contains(value, "://") {
-		return "***"
-	}
-	return value
 }
 
 // value returns what was given for an input, or its default.
@@ -398,63 +389,6 @@ func inFlake(installable, flake string) string {
 		return installable
 	}
 	return flake + "#" + installable
-}
-
-var repositoryName = regexp.MustCompile(`^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$`)
-
-// isRepositoryName reports whether a text is owner/name, and not a path that leads
-// elsewhere.
-func isRepositoryName(text string) bool {
-	owner, name, _ := strings.Cut(text, "/")
-	dots := []string{".", ".."}
-	return repositoryName.MatchString(text) && !slices.Contains(dots, owner) && !slices.Contains(dots, name)
-}
-
-// destination returns where releases are: the forge's address without a
-// trailing slash, and the repository there.
-func (r *reader) destination(c Context, publish bool) (forgeURL, repository string) {
-	forgeURL, repository = r.value(ForgeURL), r.value(Repository)
-	if forgeURL == "" {
-		forgeURL = c.ServerURL
-	}
-	if repository == "" {
-		repository = c.Repository
-	}
-	if forgeURL != "" {
-		r.checkForgeURL(forgeURL)
-	}
-	if repository != "" && !isRepositoryName(repository) {
-		r.fail(Repository, repository, "takes owner/name")
-	}
-	if publish && !strings.HasPrefix(forgeURL, "file:") {
-		if forgeURL == "" {
-			r.fail(ForgeURL, "", "there is no forge to publish to; give its address, for example https://forge.example or file:///folder, or set %s to false%s", PublishRelease, r.because(c.NoRemote))
-		}
-		if repository == "" {
-			r.fail(Repository, "", "there is no repository to publish to; give owner/name%s", r.because(c.NoRemote))
-		}
-		if c.NeedToken && r.value(Token) == "" {
-			r.fail(Token, "", "publishing needs a token with the scope write:repository; in a workflow that is github.token, at a terminal --token-file or the variable FORGEJO_TOKEN")
-		}
-	}
-	return strings.TrimRight(forgeURL, "/"), repository
-}
-
-func (r *reader) checkForgeURL(address string) {
-	u, err := url.Parse(address)
-	switch {
-	case err != nil:
-		r.fail(ForgeURL, wrongAddress(address), "is not an address; use for example https://forge.example")
-	case u.User != nil:
-		u.User = nil
-		r.fail(ForgeURL, u.String(), "an address must not carry a user or a password; hand the token over in %s", Token)
-	case u.Scheme == "file" && (u.Host != "" || !path.IsAbs(u.Path) || path.Clean(u.Path) == "/"):
-		r.fail(ForgeURL, address, "a folder of releases is given as file:// and its whole path, for example file:///srv/releases")
-	case u.Scheme != "file" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == ""):
-		r.fail(ForgeURL, wrongAddress(address), "takes an http, https or file address, for example https://forge.example")
-	case u.Scheme != "file" && strings.ContainsAny(address, "?#"):
-		r.fail(ForgeURL, address, "takes the server's address without ? and #, for example https://forge.example")
-	}
 }
 
 // mirror reports whether the server of the run only mirrors, and its host.

@@ -277,6 +277,22 @@ func TestWrongAddresses(t *testing.T) {
 		{plan.ForgeURL, "https://forge.example/#top", `forge_url "https://forge.example/#top": takes the server's address without ? and #, for example https://forge.example`},
 		{plan.ForgeURL, "https://forge.example:x", `forge_url "https://forge.example:x": is not an address; use for example https://forge.example`},
 		{plan.ForgeURL, "file:///", `forge_url "file:///": a folder of releases is given as file:// and its whole path, for example file:///srv/releases`},
+		{plan.ForgeURL, "http://::1:3000", `forge_url "http://::1:3000": is not an address; use for example https://forge.example, or https://[2001:db8::1]:3000 for a host that is an IPv6 address`},
+		{plan.ForgeURL, "http://2001:db8::1/", `forge_url "http://2001:db8::1/": is not an address; use for example https://forge.example, or https://[2001:db8::1]:3000 for a host that is an IPv6 address`},
+		{plan.ForgeURL, "https://[::1", `forge_url "https://[::1": is not an address; use for example https://forge.example`},
+		{plan.ForgeURL, "https://:3000", `forge_url "https://:3000": takes an http, https or file address, for example https://forge.example`},
+		{plan.ForgeURL, "https://forge.example:0", `forge_url "https://forge.example:0": has a port that is none; use 1 to 65535, for example https://forge.example:3000`},
+		{plan.ForgeURL, "https://forge.example:65536", `forge_url "https://forge.example:65536": has a port that is none; use 1 to 65535, for example https://forge.example:3000`},
+		{plan.ForgeURL, "https://forge.example/api/v1", `forge_url "https://forge.example/api/v1": takes the address of the forge's start page, without /api/v1: https://forge.example`},
+		{plan.ForgeURL, "https://forge.example/git/api/v1/", `forge_url "https://forge.example/git/api/v1/": takes the address of the forge's start page, without /api/v1: https://forge.example/git`},
+		{plan.ForgeURL, "https://forge.example/api/v1/repos/every/channel", `forge_url "https://forge.example/api/v1/repos/every/channel": takes the address of the forge's start page, without /api/v1: https://forge.example`},
+		{plan.ForgeURL, "https://forge.example/every/channel", `forge_url "https://forge.example/every/channel": takes the address of the forge's start page, without the repository: https://forge.example`},
+		{plan.ForgeURL, "https://forge.example/git/Every/Channel.git/", `forge_url "https://forge.example/git/Every/Channel.git/": takes the address of the forge's start page, without the repository: https://forge.example/git`},
+		{plan.ForgeURL, "https://forge.example/other/one.git", `forge_url "https://forge.example/other/one.git": takes the address of the forge's start page; the repository goes into repository as owner/name`},
+		{plan.Repository, "every/channel.git", `repository "every/channel.git": takes owner/name: every/channel`},
+		{plan.Repository, "/every/channel/", `repository "/every/channel/": takes owner/name: every/channel`},
+		{plan.Repository, "https://forge.example/every/channel", `repository "https://forge.example/every/channel": takes owner/name; the forge's address goes into forge_url`},
+		{plan.Repository, "git/every/channel", `repository "git/every/channel": takes owner/name`},
 		{plan.Repository, "../..", `repository "../..": takes owner/name`},
 		{plan.Repository, "./channel", `repository "./channel": takes owner/name`},
 		{plan.Repository, "every/..", `repository "every/..": takes owner/name`},
@@ -286,9 +302,25 @@ func TestWrongAddresses(t *testing.T) {
 		_, err := plan.Make(map[string]string{c.input: c.value}, push)
 		assert.EqualError(t, err, c.want)
 	}
-	p, err := plan.Make(map[string]string{plan.Repository: "every.channel/every.channel", plan.ForgeURL: "https://forge.example/git/"}, push)
-	require.NoError(t, err)
-	assert.Equal(t, "https://forge.example/git", p.ForgeURL)
+	for given, want := range map[string]string{
+		"https://forge.example/git/":       "https://forge.example/git",
+		"HTTPS://Forge.Example/Git":        "https://forge.example/Git",
+		"https://forge.example/api":        "https://forge.example/api",
+		"https://[2001:DB8::1]:3000/":      "https://[2001:db8::1]:3000",
+		"https://forge.example/my-channel": "https://forge.example/my-channel",
+		"FILE:///srv/Releases/":            "file:///srv/Releases",
+		"file:/srv/releases":               "file:/srv/releases",
+		"file:///srv/all releases":         "file:///srv/all releases",
+	} {
+		p, err := plan.Make(map[string]string{plan.Repository: "every.channel/every.channel", plan.ForgeURL: given}, push)
+		require.NoError(t, err)
+		assert.Equal(t, want, p.ForgeURL)
+		reading, repository, err := plan.ForReading(map[string]string{plan.Repository: "every.channel/every.channel", plan.ForgeURL: given})
+		require.NoError(t, err)
+		assert.Equal(t, []string{want, "every.channel/every.channel"}, []string{reading, repository})
+	}
+	_, _, err := plan.ForReading(map[string]string{plan.ForgeURL: "https://forge.example/api/v1"})
+	assert.ErrorContains(t, err, "without /api/v1")
 }
 
 func TestNamesThatAreTooLong(t *testing.T) {

@@ -2,6 +2,7 @@
 {
   lib,
   options,
+  pkgs,
   ...
 }:
 {
@@ -14,6 +15,10 @@
 
   hardware = {
     enableRedistributableFirmware = lib.mkDefault true;
+    cpu = lib.optionalAttrs pkgs.stdenv.hostPlatform.isx86 {
+      amd.updateMicrocode = lib.mkDefault true;
+      intel.updateMicrocode = lib.mkDefault true;
+    };
   }
   # Up to nixpkgs 24.11, importing profiles/all-hardware.nix is enough.
   // lib.optionalAttrs (options.hardware ? enableAllHardware) {

@@ -80,6 +80,11 @@ let
     transcode = true;
     extraArgs = [ "--bitrate 5 %" ];
   });
+  nodeOnGraphics = machine (node {
+    transcode = true;
+    ffmpeg = machine0.pkgs.ffmpeg-headless;
+    hardwareTranscoding = true;
+  });
   nodeByDeviceWithNFTables = machine {
     imports = [ (node { hdhomerun.deviceId = "1038abcd"; }) ];
     networking.nftables.enable = true;
@@ -122,6 +127,7 @@ let
   netbootFile = machine (netboot {
     release.tarball = "/srv/ec-runner-x86_64-netboot-boot-v1.tar.gz";
     ipxe.file = "/srv/ipxe/ec-ipxe.efi";
+    authorizedKeys = [ "ssh-ed25519 AAAA operator" ];
   });
 
   runnerOnDisks =
@@ -136,22 +142,57 @@ let
   scripted = runnerOnDisks false;
   systemd = runnerOnDisks true;
 
-  # What is in nixpkgs since 26.11, as far as the module uses it.
-  forgejoRunner =
-    { lib, ... }:
-    {
-      options.services.forgejo-runner.instances = lib.mkOption { type = lib.types.attrsOf lib.types.anything; };
-    };
   actions = {
     enable = true;
     url = "https://git.every.channel";
     tokenFile = "/var/lib/secrets/actions-token";
     name = "nuc-1";
   };
-  actionsMachine = machine {
+  uuid = "33834eef-e758-48c4-a676-1745426747aa";
+  runnerOf = settings: {
     imports = [
       (disks onDisks)
-      (runner { inherit actions; })
+      (runner { actions = actions // settings; })
+    ];
+  };
+  # Registered with a token, as Gitea and older releases of Forgejo have it.
+  actionsRegistered = machine (runnerOf { });
+  # With a UUID, where nixpkgs has no module for it: with the runner of 24.11, and
+  # with one that reads connections.
+  actionsOwn = machine (runnerOf { inherit uuid; });
+  actionsOwnNewer = machine (runnerOf {
+    inherit uuid;
+    package = machine0.pkgs.forgejo-runner // { version = "12.13.2"; };
+  });
+  # Where nixpkgs has it.
+  actionsForgejo = machine {
+    imports = [
+      ./forgejo-runner.nix
+      (runnerOf { inherit uuid; })
+    ];
+  };
+
+  bootKeys = machine {
+    imports = [
+      (disks onDisks)
+      (runner {
+        bootKeys = {
+          enable = true;
+          url = "http://10.20.30.2/authorized_keys";
+        };
+      })
+    ];
+  };
+  builders = machine {
+    imports = [
+      (disks onDisks)
+      (runner {
+        builders."arm.every.channel" = {
+          systems = [ "aarch64-linux" ];
+          sshKey = "/var/lib/secrets/builder-key";
+          hostKey = "ssh-ed25519 AAAA";
+        };
+      })
     ];
   };
 
@@ -183,10 +224,49 @@ in
       package-x86_64 = outputs.packages.x86_64-linux.runner-images.drvPath;
       package-aarch64 = outputs.packages.aarch64-linux.runner-images.drvPath;
       test-overlay-root = outputs.checks.x86_64-linux.overlay-root.drvPath;
+      test-install = outputs.checks.x86_64-linux.install.drvPath;
       test-netboot = outputs.checks.x86_64-linux.netboot.drvPath;
+      test-netboot-bios = outputs.checks.x86_64-linux.netboot-bios.drvPath;
+      test-netboot-rings = outputs.checks.x86_64-linux.netboot-rings.drvPath;
       shell = outputs.devShells.x86_64-linux.default.drvPath;
       boot-server = netbootFull.config.system.build.toplevel.drvPath;
     };
+
+  # The scripts of the virtual machine tests, and the machines that they are about.
+  vmTests =
+    let
+      look = config: {
+        units = lib.mapAttrs (_: unit: unit.text or "") config.systemd.units;
+        packages = map lib.getName config.environment.systemPackages;
+      };
+      node =
+        config:
+        look config
+        // {
+          address = config.networking.primaryIPAddress;
+          listens = config.services.every-channel.netboot.listenIP or null;
+          interfaces = lib.mapAttrs (_: interface: map (ip: ip.address) interface.ipv4.addresses) config.networking.interfaces;
+          interface = config.services.every-channel.netboot.interface or null;
+        };
+      image = name: look outputs.nixosConfigurations.${name}.config;
+      netbooted = image "ec-runner-x86_64-netboot";
+    in
+    lib.mapAttrs
+      (_: test: {
+        script = builtins.unsafeDiscardStringContext test.config.testScriptString;
+        machines =
+          lib.mapAttrs (_: node) test.nodes
+          # Their configuration is the image's.
+          // lib.optionalAttrs (test.nodes ? client) {
+            client = netbooted;
+            canary = netbooted;
+          }
+          // lib.optionalAttrs (test.nodes == { }) {
+            installer = image "ec-runner-x86_64-iso";
+            runner = image "ec-runner-x86_64";
+          };
+      })
+      (removeAttrs outputs.checks.x86_64-linux [ "runner-images" ]);
 
   imageNames = {
     iso = outputs.nixosConfigurations.ec-runner-x86_64-iso.config.system.build.isoImage.name;
@@ -210,7 +290,13 @@ in
     "overlay-root.service" = systemd.config.boot.initrd.systemd.units."overlay-root.service".text;
     "overlay-root-check.service" = text systemd "overlay-root-check.service";
     "systemd-remount-fs.service" = text systemd "systemd-remount-fs.service";
-    "actions.service" = text actionsMachine "gitea-runner-every\\x2dchannel.service";
+    "actions-registered.service" = text actionsRegistered "gitea-runner-every\\x2dchannel.service";
+    "actions-own.service" = text actionsOwn "every-channel-actions.service";
+    "actions-own-newer.service" = text actionsOwnNewer "every-channel-actions.service";
+    "actions-forgejo.service" = text actionsForgejo "forgejo-runner-every\\x2dchannel.service";
+    "actions-token.service" = text actionsOwn "every-channel-actions-token.service";
+    "boot-keys.service" = text bootKeys "every-channel-boot-keys.service";
+    "ec-node-kqed-on-graphics.service" = text nodeOnGraphics "ec-node-kqed.service";
   };
   scriptedCommands = scripted.config.boot.initrd.postMountCommands;
   timers = {
@@ -251,18 +337,126 @@ in
       );
     };
 
-  actionsForgejo =
-    (machine {
-      imports = [
-        forgejoRunner
-        (disks onDisks)
-        (runner {
-          actions = actions // {
-            uuid = "33834eef-e758-48c4-a676-1745426747aa";
+  actionsForgejo = {
+    inherit (actionsForgejo.config.services.forgejo-runner.instances.every-channel) settings secrets;
+    # It is run by one unit alone.
+    units = lib.mapAttrs (_: system: lib.filter (
+      name: lib.hasInfix "runner" name || lib.hasInfix "channel-actions" name
+    ) (lib.attrNames system.config.systemd.services)) {
+      inherit
+        actionsRegistered
+        actionsOwn
+        actionsForgejo
+        ;
+    };
+  };
+
+  installer =
+    let
+      iso = outputs.nixosConfigurations.ec-runner-x86_64-iso;
+      site = iso.extendModules { modules = [ { services.every-channel.runner.flakeSource = lib.mkForce ./sandbox; } ]; };
+      installer = system: system.config.services.every-channel.installer;
+      autologin = name: toString outputs.nixosConfigurations.${name}.config.services.getty.autologinUser;
+      text = path: builtins.unsafeDiscardStringContext (toString path);
+    in
+    {
+      autologin = autologin "ec-runner-x86_64-iso";
+      netbooted = autologin "ec-runner-x86_64-netboot";
+      installed = autologin "ec-runner-x86_64";
+      passwords = iso.config.services.openssh.settings.PasswordAuthentication;
+      keyFiles = lib.sort (a: b: a < b) iso.config.services.openssh.authorizedKeysFiles;
+      system = text (installer iso).system;
+      sameSystem =
+        text (installer iso).system
+        == text outputs.nixosConfigurations.ec-runner-x86_64.config.system.build.toplevel;
+      inImage = lib.elem (text (installer iso).system) (map text iso.config.system.extraDependencies);
+      ofSite = toString (installer site).system;
+      siteFlake = (installer site).flake;
+    };
+
+  flakeInputs =
+    let
+      # A flake with two inputs, one of which has one itself.
+      store = name: builtins.toFile name name;
+      flake = {
+        outPath = "${./sandbox}";
+        inputs = {
+          a.outPath = store "a";
+          b = {
+            outPath = store "b";
+            inputs.c = {
+              outPath = store "c";
+              # Loops are nothing unusual.
+              inputs.b = flake.inputs.b;
+            };
           };
-        })
+        };
+      };
+      dependencies =
+        settings:
+        map (path: builtins.unsafeDiscardStringContext (toString path))
+          (machine {
+            imports = [
+              (disks onDisks)
+              (runner settings)
+            ];
+          }).config.system.extraDependencies;
+    in
+    {
+      published = dependencies { };
+      off = dependencies { flakeInputs = false; };
+      ofFlake = dependencies { flakeSource = flake; };
+      ofPath = dependencies { flakeSource = flake.outPath; };
+      want = map builtins.unsafeDiscardStringContext [
+        flake.inputs.a.outPath
+        flake.inputs.b.outPath
+        flake.inputs.b.inputs.c.outPath
       ];
-    }).config.services.forgejo-runner.instances.every-channel;
+    };
+
+  lean =
+    let
+      inherit (outputs.nixosConfigurations.ec-runner-x86_64-netboot) config;
+    in
+    {
+      packages = lib.unique (map lib.getName config.environment.systemPackages);
+      inherit (config.boot) kernelParams;
+      documentation = config.documentation.enable;
+      fonts = config.fonts.fontconfig.enable;
+      microcode = lib.genAttrs [ "x86_64" "aarch64" ] (
+        architecture:
+        let
+          inherit (outputs.nixosConfigurations."ec-runner-${architecture}-netboot".config.hardware) cpu;
+        in
+        cpu.intel.updateMicrocode && cpu.amd.updateMicrocode
+      );
+    };
+
+  # As with a nixpkgs that has no newer Go.
+  packageWithoutGo =
+    ((import (nixpkgs + "/default.nix") { system = "x86_64-linux"; }).callPackage ../package.nix { }).drvPath;
+
+  builders =
+    let
+      inherit (builders.config) nix programs;
+    in
+    {
+      inherit (nix) distributedBuilds;
+      substitutes = nix.settings.builders-use-substitutes;
+      trusted = nix.settings.trusted-users;
+      machines = map (machine: {
+        inherit (machine)
+          hostName
+          protocol
+          systems
+          sshUser
+          sshKey
+          maxJobs
+          supportedFeatures
+          ;
+      }) nix.buildMachines;
+      hosts = lib.mapAttrs (_: host: host.publicKey) programs.ssh.knownHosts;
+    };
 
   # The messages of the assertions that fail.
   wrong =
@@ -292,20 +486,36 @@ in
         ];
         fileSystems."/nix" = {
           device = "/persist/nix";
+          fsType = "none";
           options = [ "bind" ];
         };
       };
       actionsWithoutUUID = {
+        imports = [ (runnerOf { }) ];
+        # As if nixpkgs did without registration tokens.
+        disabledModules = [ "services/continuous-integration/gitea-actions-runner.nix" ];
+      };
+      actionsUUIDForGitea = runnerOf {
+        inherit uuid;
+        package = machine0.pkgs.gitea-actions-runner;
+      };
+      actionsTokenInStore = runnerOf { tokenFile = "${builtins.storeDir}/x-token"; };
+      bootKeysOff = {
         imports = [
-          forgejoRunner
           (disks onDisks)
-          (runner { inherit actions; })
+          (runner { bootKeys.url = "http://10.20.30.2/authorized_keys"; })
         ];
       };
-      actionsTokenInStore = {
+      builderKeyInStore = {
         imports = [
           (disks onDisks)
-          (runner { actions = actions // { tokenFile = "${builtins.storeDir}/x-token"; }; })
+          (runner {
+            builders.arm = {
+              systems = [ "aarch64-linux" ];
+              sshKey = "${builtins.storeDir}/x-key";
+              hostKey = "ssh-ed25519 AAAA";
+            };
+          })
         ];
       };
       node = node {
@@ -317,10 +527,19 @@ in
         ipxe.url = "https://boot.example/ec-ipxe.efi";
       };
     };
-  warned = lib.mapAttrs (_: names: warnings (machine { imports = [ (disks names) (runner { }) ]; })) {
-    nixOnRoot = [ "/" ];
-    all = onDisks;
-  };
+  warned =
+    let
+      warned = names: settings: warnings (machine { imports = [ (disks names) (runner settings) ]; });
+    in
+    {
+      nixOnRoot = warned [ "/" ] { };
+      all = warned onDisks { };
+      flakePath = warned onDisks { flakeSource = ./sandbox; };
+      flakePathAlone = warned onDisks {
+        flakeSource = ./sandbox;
+        flakeInputs = false;
+      };
+    };
 
   # Values that the options' types refuse.
   refused =
@@ -348,10 +567,17 @@ in
             macs = [ "00:11" ];
           };
         })).netboot.rings;
+      uuid = (options (runnerOf { uuid = "my-runner"; })).runner.actions.uuid;
       unknown = (options (runner { overlayroot = true; })).runner;
     };
 
   packageSource = "${outputs.packages.x86_64-linux.runner-images.src}";
 
-  options = import ../options.nix { inherit lib; modules = outputs.nixosModules.default; };
+  options = import ../options.nix {
+    inherit lib;
+    modules.imports = [
+      outputs.nixosModules.default
+      outputs.nixosModules.ec-installer
+    ];
+  };
 }

@@ -65,6 +65,7 @@ let
                   runner = { };
                   ec-node = { };
                   netboot = { };
+                  installer = { };
                 };
               };
             }
@@ -93,4 +94,5 @@ builtins.concatMap load [
   ../modules/ec-runner
   ../modules/ec-node
   ../modules/ec-netboot
+  ../modules/ec-installer
 ]

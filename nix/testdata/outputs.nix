@@ -3,17 +3,21 @@
 folder:
 let
   whole = (import (folder + "/flake.nix")).outputs { self = whole // { outPath = folder; }; };
-  nixpkgs = (import ./nixpkgs/flake.nix).outputs {
-    self = nixpkgs;
-    whole = whole // {
-      outPath = folder;
-    };
-  };
+  nixpkgs =
+    (import ./nixpkgs/flake.nix).outputs {
+      self = nixpkgs;
+      whole = whole // {
+        outPath = folder;
+      };
+    }
+    # As its source, in the place of the folder.
+    // { outPath = builtins.path { name = "source"; path = ./nixpkgs; }; };
 
   self =
     (import ../../flake.nix).outputs { inherit self nixpkgs; }
     // {
       inherit nixpkgs;
+      inputs = { inherit nixpkgs; };
       outPath = builtins.path {
         name = "source";
         path = ../..;

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 
 	"code.gitea.io/sdk/gitea"
 
+	"every.channel/runner-images/internal/redact"
 	"every.channel/runner-images/internal/release"
 )
 
@@ -33,7 +36,13 @@ func (s *server) client() client {
 // operation and the asset are for its error.
 type request struct {
 	operation, asset string
-	send             func(api *gitea.Client) error
+	send             func(api api) error
+}
+
+// An api is Gitea's SDK for one request, and the repository that it is about.
+type api struct {
+	*gitea.Client
+	repository
 }
 
 // do sends a request, again and again while that makes sense.
@@ -42,8 +51,8 @@ func (c client) do(ctx context.Context, r request) error {
 }
 
 // ask is do for a request whose answer matters.
-func ask[T any](ctx context.Context, c client, operation string, send func(api *gitea.Client) (T, *gitea.Response, error)) (answer T, err error) {
-	err = c.do(ctx, request{operation, "", func(api *gitea.Client) (err error) {
+func ask[T any](ctx context.Context, c client, operation string, send func(api api) (T, *gitea.Response, error)) (answer T, err error) {
+	err = c.do(ctx, request{operation, "", func(api api) (err error) {
 		answer, _, err = send(api)
 		return err
 	}})
@@ -55,23 +64,26 @@ func (c client) once(ctx context.Context, r request) error {
 	ctx, stall := watch(ctx, c.config.StallTimeout)
 	defer stall.stop()
 	ctx, sent := withSent(ctx)
-	api, err := gitea.NewClient(c.base.String(), gitea.SetGiteaVersion(""), gitea.SetHTTPClient(&c.http), gitea.SetContext(ctx))
+	sent.isJSON = true
+	sdk, err := gitea.NewClient(c.base.String(), gitea.SetGiteaVersion(""), gitea.SetHTTPClient(&c.http), gitea.SetContext(ctx))
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.operation, err)
 	}
-	err = r.send(api)
-	return c.failure(ctx, err, release.Error{Operation: r.operation, Asset: r.asset, URL: sent.url})
+	err = r.send(api{sdk, *c.repository.Load()})
+	return c.failure(ctx, err, sent, release.Error{Operation: r.operation, Asset: r.asset})
 }
 
-// failure completes the error of a request, or returns nil if there was none.
-func (c client) failure(ctx context.Context, err error, failed release.Error) error {
+// failure completes the error of a request, or returns nil if there was none. It
+// is about where the request ended, which may be where a redirect has led.
+func (c client) failure(ctx context.Context, err error, sent *sent, failed release.Error) error {
+	failed.URL = redact.URL(sent.last)
 	var refused *refusal
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &refused):
 		failed.Status, failed.Words, failed.Err = refused.status, refused.words, refused.err
-		failed.Advice = advice(failed.Status, failed.Words, refused.fromForge, strings.HasPrefix(failed.Operation, publishOperation))
+		failed.Advice = c.advice(refused, sent, failed.Operation)
 		if after, ok := retryAfter(refused.retryAfter, c.config.now()); ok {
 			return &waitError{&failed, after}
 		}
@@ -81,8 +93,24 @@ func (c client) failure(ctx context.Context, err error, failed release.Error) er
 	default:
 		failed.Err = cause(ctx, networkError(err))
 		failed.Advice = networkAdvice(failed.Err)
+		if sent.isElsewhere() && failed.Advice != "" {
+			failed.Advice = "the forge redirects to this address: " + failed.Advice
+		}
 	}
 	return &failed
+}
+
+// advice says what to do about an answer.
+func (c client) advice(refused *refusal, sent *sent, operation string) string {
+	switch {
+	case refused.status == http.StatusUnauthorized && c.accepted.Load():
+		return "this token was good earlier in this run: the run was cancelled or has ended, or somebody has deleted the token; run again"
+	case refused.status/100 == 3 && refused.location != nil:
+		return c.redirectAdvice(refused.location)
+	case sent.isElsewhere():
+		return elsewhereAdvice(refused.status)
+	}
+	return advice(refused.status, refused.words, refused.fromForge, strings.HasPrefix(operation, publishOperation))
 }
 
 // isNotTheAPI reports whether an answer could not be understood.
@@ -129,11 +157,16 @@ func (b *budget) spend(d time.Duration) bool {
 	return true
 }
 
+// patience is for how long a server is tried that has never answered: its address
+// is more often wrong than it is being started.
+const patience = 10 * time.Second
+
 // retry repeats attempt after failures that may pass, with waits that double
 // from about a second to about half a minute, or as long as the server asks
 // for, until the budget is used up.
 func (c client) retry(ctx context.Context, attempt func() error) error {
 	const longest = 30 * time.Second
+	start := c.config.now()
 	for pause := time.Second; ; pause = min(2*pause, longest) {
 		err := attempt()
 		if err == nil || !passes(err) || ctx.Err() != nil {
@@ -143,6 +176,9 @@ func (c client) retry(ctx context.Context, attempt func() error) error {
 		var asked *waitError
 		if errors.As(err, &asked) {
 			delay = max(delay, asked.after)
+		}
+		if isAny[*unreachableError](err) && c.config.now().Add(delay).Sub(start) > patience {
+			return fmt.Errorf("%w (given up: nothing has ever answered there)", err)
 		}
 		if !c.budget.spend(delay) {
 			why := fmt.Sprintf("the waits between attempts have used up their %s", c.budget.whole)
@@ -175,12 +211,21 @@ func passes(err error) bool {
 	}
 	switch failed.Status {
 	case 0:
-		return !isAny[*tls.CertificateVerificationError](err) && !errors.Is(err, http.ErrSchemeMismatch) && !errors.Is(err, errRedirects) && !isNotTheAPI(err)
+		return !isAny[*tls.CertificateVerificationError](err) && !errors.Is(err, http.ErrSchemeMismatch) && !errors.Is(err, errRedirects) && !isNotTheAPI(err) && !errors.Is(err, errProxyWantsPassword) && !errors.Is(err, errKeepsName)
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return true
 	default:
-		return failed.Status >= 500 && !strings.Contains(failed.Words, "protected")
+		return failed.Status >= 500 && !isFinal.MatchString(failed.Words)
 	}
+}
+
+// isFinal is what forges say with 500 where they mean that they refuse.
+var isFinal = regexp.MustCompile(`protected|is archived`)
+
+// isRefused reports whether an error is an answer with one of these statuses.
+func isRefused(err error, statuses ...int) bool {
+	var failed *release.Error
+	return errors.As(err, &failed) && slices.Contains(statuses, failed.Status)
 }
 
 func isAny[T error](err error) bool {

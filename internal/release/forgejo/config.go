@@ -26,6 +26,10 @@ type Config struct {
 	CAFile     string // certificates in PEM to trust besides the system's
 	UserAgent  string // "runner-images" by default
 
+	// Run is the number in this repository of the run of Actions that this is a part
+	// of, if it is: other runs can tell by it whether it has ended.
+	Run int64
+
 	VerifyUploads release.VerifyUploads // release.VerifySize by default
 	Parallel      int                   // uploads at once, 4 by default
 
@@ -64,9 +68,12 @@ func Open(config Config) (*release.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	backend := &server{base: base, owner: owner, repository: name, config: config}
+	backend := &server{base: base, config: config}
+	backend.repository.Store(&repository{owner, name})
 	backend.http = http.Client{
-		Transport:     &refusing{&authorised{transport, base, config.Token, config.UserAgent}, config.Token},
+		Transport: &refusing{
+			&authorised{&reaching{next: transport}, base, config.Token, config.UserAgent, &backend.accepted}, config.Token,
+		},
 		CheckRedirect: checkRedirect,
 	}
 	return &release.Store{Backend: backend, VerifyUploads: config.VerifyUploads, Parallel: config.Parallel, Log: config.Log}, nil
@@ -87,7 +94,7 @@ func parseBase(text string) (*url.URL, error) {
 	case address.Scheme != "https" && address.Scheme != "http" || address.Host == "":
 		return nil, fmt.Errorf("forge address %q: use https://HOST, http://HOST or file:///FOLDER", text)
 	}
-	return &url.URL{Scheme: address.Scheme, Host: address.Host, Path: strings.TrimRight(address.Path, "/")}, nil
+	return &url.URL{Scheme: address.Scheme, Host: strings.ToLower(address.Host), Path: strings.TrimRight(address.Path, "/")}, nil
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -156,6 +163,8 @@ func newTransport(config Config) (*http.Transport, error) {
 		IdleConnTimeout:     90 * time.Second,
 		TLSHandshakeTimeout: 10 * time.Second,
 		TLSClientConfig:     trust,
+
+		OnProxyConnectResponse: checkProxy,
 	}
 	// One request a connection at a time: an upload over HTTP/2 is slower, and
 	// its flow control hides whether bytes are accepted.

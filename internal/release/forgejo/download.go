@@ -26,15 +26,38 @@ func (c client) download(ctx context.Context, asset release.Asset, from string, 
 	return content, err
 }
 
+// open sends the request for an asset from offset on. A server that does not give
+// that part is asked for all of it, RFC 9110, section 14.2.
 func (c client) open(ctx context.Context, name, from string, offset int64) (io.ReadCloser, error) {
+	content, err := c.openRange(ctx, name, from, offset)
+	if offset == 0 || !errors.Is(err, errNoRange) && !isRefused(err, http.StatusBadRequest, http.StatusNotImplemented) {
+		return content, err
+	}
+	if content, err = c.openRange(ctx, name, from, 0); err != nil {
+		return nil, err
+	}
+	return skip(content, offset)
+}
+
+func skip(content io.ReadCloser, offset int64) (io.ReadCloser, error) {
+	if _, err := io.CopyN(io.Discard, content, offset); err != nil {
+		return nil, errors.Join(err, content.Close())
+	}
+	return content, nil
+}
+
+// errNoRange is a server that gives another part of a file than it was asked for.
+var errNoRange = errors.New("the server sends another part")
+
+func (c client) openRange(ctx context.Context, name, from string, offset int64) (io.ReadCloser, error) {
 	address, err := url.Parse(from)
 	if err != nil {
 		return nil, fmt.Errorf("download %s: invalid URL", name)
 	}
-	address = c.reachable(address)
-	failed := &release.Error{Operation: "download", Asset: name, URL: redact.URL(address)}
+	failed := &release.Error{Operation: "download", Asset: name}
 	ctx, stall := watch(ctx, c.config.StallTimeout)
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
+	ctx, sent := withSent(ctx)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.reachable(address).String(), nil)
 	if err != nil {
 		stall.stop()
 		return nil, fmt.Errorf("download %s: %w", name, err)
@@ -44,40 +67,27 @@ func (c client) open(ctx context.Context, name, from string, offset int64) (io.R
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
 	response, err := c.http.Do(request)
-	if err := c.failure(ctx, err, *failed); err != nil {
+	if err := c.failure(ctx, err, sent, *failed); err != nil {
 		stall.stop()
 		return nil, err
 	}
+	failed.URL = redact.URL(sent.last)
 	content := &download{ctx: ctx, body: response.Body, stall: stall, failed: failed}
 	switch {
 	case response.StatusCode == http.StatusPartialContent && offset > 0:
 		if !strings.HasPrefix(response.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
-			failed.Err = fmt.Errorf("asked for the bytes from %d on, the server sends %q", offset, response.Header.Get("Content-Range"))
+			failed.Err = fmt.Errorf("%w: asked for the bytes from %d on, it sends %q", errNoRange, offset, response.Header.Get("Content-Range"))
 			return nil, errors.Join(failed, content.Close())
 		}
 		return content, nil
 	case response.StatusCode == http.StatusOK: // a server without ranges sends it all
-		if _, err := io.CopyN(io.Discard, content, offset); err != nil {
-			return nil, errors.Join(err, content.Close())
-		}
-		return content, nil
+		return skip(content, offset)
 	case response.StatusCode == http.StatusRequestedRangeNotSatisfiable && offset > 0:
 		// Nothing is left from there on.
 		return http.NoBody, content.Close()
 	}
 	failed.Err = fmt.Errorf("the server answers %s", response.Status)
 	return nil, errors.Join(failed, content.Close())
-}
-
-// reachable leads a download over the address that this store was given: a
-// forge writes its addresses for the public, and only its own get the token.
-// What leads elsewhere, as a link to another site does, stays.
-func (s *server) reachable(address *url.URL) *url.URL {
-	_, file, ok := strings.Cut(address.EscapedPath(), "/"+url.PathEscape(s.owner)+"/"+url.PathEscape(s.repository)+"/releases/download/")
-	if !ok {
-		return address
-	}
-	return s.base.JoinPath(url.PathEscape(s.owner), url.PathEscape(s.repository), "releases/download", file)
 }
 
 // uuidURL is the address of one very asset, also while another has its name.

@@ -15,6 +15,10 @@ import (
 var (
 	markup = regexp.MustCompile(`(?is)<title>(.*?)</title>`)
 	blanks = regexp.MustCompile(`\s+`)
+
+	// noTarget is what forges say of a commit that is not there. ("The target couldn't
+	// be found." is what Forgejo says of anything else.)
+	noTarget = regexp.MustCompile(`(?i)\btarget ".*" not found|object does not exist`)
 )
 
 // serverWords finds the part of an answer that is for people: the message of the API's
@@ -59,6 +63,9 @@ func advice(status int, words string, fromForge, publishes bool) string {
 	if has("protected") { // with 422, or with 500
 		return "this tag is protected: let the token's user create it (repository settings, Tags), or use another tag"
 	}
+	if has("is archived") { // with 403, 423, or with 500
+		return "take the repository out of the archive"
+	}
 	switch status {
 	case http.StatusUnauthorized:
 		return "give a token that this forge knows and that has not expired"
@@ -66,14 +73,12 @@ func advice(status int, words string, fromForge, publishes bool) string {
 		switch {
 		case has("scope"):
 			return "make a token with the scope write:repository"
-		case has("archived"):
-			return "take the repository out of the archive"
 		case !fromForge:
 			return "something before the forge, a proxy or a firewall, refuses this request"
 		}
 		return "the token's user needs permission to write to this repository's releases"
 	case http.StatusNotFound:
-		if has("target") || has("object does not exist") {
+		if noTarget.MatchString(words) {
 			return "push the commit to this repository, or its tag, before publishing"
 		}
 		return "it is not there, or the token cannot see it"
@@ -94,9 +99,6 @@ func advice(status int, words string, fromForge, publishes bool) string {
 		case has("type") || has("extension"):
 			return "ask the forge's administrator to add this type to ALLOWED_TYPES in [repository.release]"
 		}
-	}
-	if status >= 300 && status < 400 {
-		return "use the address that the forge redirects to as the forge's address"
 	}
 	if status >= 500 && publishes {
 		return "run again later, what has been uploaded is kept; if it stays so, look whether the tag is protected (repository settings, Tags)"
@@ -124,11 +126,15 @@ func tooLargeAdvice(words string, fromForge bool) string {
 func networkAdvice(err error) string {
 	switch {
 	case isAny[*tls.CertificateVerificationError](err):
-		return "give the certificate of the authority that the forge's certificate is from as ca_file"
+		return "give the certificate of the authority that the forge's certificate is from as ca_file, or add it to the system's certificates"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "the forge speaks plain HTTP at this address: use http:// or another port"
 	case errors.Is(err, errRedirects):
 		return "check the forge's address"
+	case errors.Is(err, errProxyWantsPassword):
+		return "give them in the proxy's address (https_proxy=http://user:password@host:port), or name the forge's host in no_proxy"
+	case isAny[*proxyError](err):
+		return "check the forge's address, and https_proxy and no_proxy in the environment"
 	case isAny[*net.OpError](err) || isAny[*net.DNSError](err):
 		return "check the forge's address and the network"
 	}

@@ -2,9 +2,11 @@ package forgejo_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,25 +19,43 @@ import (
 	"every.channel/runner-images/internal/release/forgejo"
 )
 
-// forgejoWords are what Forgejo says where Gitea says otherwise.
-var forgejoWords = strings.NewReplacer(
-	"Release is has no Tag", "Release has no Tag",
-	"invalid username, password or token", "user does not exist [uid: 0, name: ]",
+// A forgejoVersion is what Forgejo of a version answers where Gitea answers otherwise.
+type forgejoVersion struct {
+	words       *strings.Replacer
+	showsDrafts bool // to everybody who asks for their tag
+	pageSize    int  // of the list of releases, at most
+}
+
+var (
+	forgejo12 = forgejoVersion{
+		words: strings.NewReplacer(
+			"Release is has no Tag", "Release has no Tag",
+			"invalid username, password or token", "user does not exist [uid: 0, name: ]",
+		),
+		showsDrafts: true,
+		pageSize:    10,
+	}
+	forgejo15 = forgejoVersion{
+		words: strings.NewReplacer(
+			"Release is has no Tag", "Release has no Tag",
+			`"message":"not found"`, `"message":"The target couldn't be found."`,
+			`"message":"Not found."`, `"message":"The target couldn't be found."`,
+		),
+		pageSize: 50,
+	}
 )
 
-// asForgejo puts a gate before the real server that answers as Forgejo does
-// where the two differ: it shows drafts to everybody who asks for their tag,
-// gives at most ten releases a page, and has words of its own.
-func asForgejo(t *testing.T, config forgejo.Config) forgejo.Config {
+// as puts a gate before the real server that answers as this Forgejo does.
+func (f forgejoVersion) as(t *testing.T, config forgejo.Config) forgejo.Config {
 	t.Helper()
 	gate := newGate(t, config.URL)
 	token := config.Token
 	gate.before = func(_ int, _ http.ResponseWriter, r *http.Request) bool {
-		if strings.Contains(r.URL.Path, "/releases/tags/") && r.Header.Get("Authorization") == "" {
+		if f.showsDrafts && strings.Contains(r.URL.Path, "/releases/tags/") && r.Header.Get("Authorization") == "" {
 			r.Header.Set("Authorization", "token "+token)
 		}
 		if query := r.URL.Query(); strings.HasSuffix(r.URL.Path, "/releases") && query.Has("limit") {
-			query.Set("limit", "10")
+			query.Set("limit", fmt.Sprint(f.pageSize))
 			r.URL.RawQuery = query.Encode()
 		}
 		return false
@@ -48,7 +68,7 @@ func asForgejo(t *testing.T, config forgejo.Config) forgejo.Config {
 		if err != nil {
 			return err
 		}
-		body = []byte(forgejoWords.Replace(string(body)))
+		body = []byte(f.words.Replace(string(body)))
 		response.Body, response.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 		response.Header.Del("Content-Length")
 		return nil
@@ -57,10 +77,11 @@ func asForgejo(t *testing.T, config forgejo.Config) forgejo.Config {
 	return config
 }
 
-// forges are the two columns.
+// forges are the columns of what forges answer.
 var forges = map[string]func(*testing.T, forgejo.Config) forgejo.Config{
-	"gitea":   func(_ *testing.T, config forgejo.Config) forgejo.Config { return config },
-	"forgejo": asForgejo,
+	"gitea":      func(_ *testing.T, config forgejo.Config) forgejo.Config { return config },
+	"forgejo 12": forgejo12.as,
+	"forgejo 15": forgejo15.as,
 }
 
 func TestLatest(t *testing.T) {
@@ -95,6 +116,70 @@ func TestLatest(t *testing.T) {
 			_, err = store.Latest(t.Context(), "disk-v")
 			require.ErrorIs(t, err, release.ErrNotFound)
 		})
+	}
+}
+
+// Newer forges tell of a release the date of its commit as created_at, and order
+// the list by what they like; older ones do not tell when it was published. The
+// newest is the one published last: here boot-v1, of an older commit.
+func TestLatestByPublication(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, false)
+	for _, tag := range []string{"boot-v2", "boot-v1"} {
+		require.Equal(t, http.StatusCreated, gitea(t).API(t, http.MethodPost, "/repos/"+config.Repository+"/releases",
+			map[string]any{"tag_name": tag, "name": tag}, nil))
+	}
+	commits := map[string]string{"boot-v1": "2026-01-01T00:00:00Z", "boot-v2": "2026-02-01T00:00:00Z"}
+	published := map[string]string{"boot-v1": "2026-03-02T00:00:00Z", "boot-v2": "2026-03-01T00:00:00Z"}
+	for name, change := range map[string]func(tag string, one map[string]any){
+		"commit's date": func(tag string, one map[string]any) {
+			one["created_at"], one["published_at"] = commits[tag], published[tag]
+		},
+		"commit's date, numbered otherwise": func(tag string, one map[string]any) {
+			one["created_at"], one["published_at"] = commits[tag], published[tag]
+			one["id"] = map[string]int{"boot-v1": 1, "boot-v2": 2}[tag]
+		},
+		"no date of publication": func(tag string, one map[string]any) {
+			one["created_at"] = commits[tag]
+			delete(one, "published_at")
+		},
+		"published in the same second": func(tag string, one map[string]any) {
+			one["created_at"], one["published_at"] = commits[tag], published["boot-v1"]
+		},
+	} {
+		for _, size := range []int{50, 1} {
+			t.Run(fmt.Sprintf("%s, %d a page", name, size), func(t *testing.T) {
+				t.Parallel()
+				config, gate := config, newGate(t, config.URL)
+				gate.before = func(_ int, _ http.ResponseWriter, r *http.Request) bool {
+					query := r.URL.Query()
+					query.Set("limit", fmt.Sprint(size))
+					r.URL.RawQuery = query.Encode()
+					r.Header.Del("Accept-Encoding")
+					return false
+				}
+				gate.after = func(_ int, response *http.Response) error {
+					var releases []map[string]any
+					if err := json.NewDecoder(response.Body).Decode(&releases); err != nil {
+						return err
+					}
+					for _, one := range releases {
+						change(one["tag_name"].(string), one)
+					}
+					slices.SortFunc(releases, func(a, b map[string]any) int { // as such a forge might
+						return -strings.Compare(fmt.Sprint(a["created_at"]), fmt.Sprint(b["created_at"]))
+					})
+					body, err := json.Marshal(releases)
+					response.Body, response.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+					response.Header.Del("Content-Length")
+					return err
+				}
+				config.URL = gate.URL
+				latest, err := open(t, config).Latest(t.Context(), "boot-")
+				require.NoError(t, err)
+				assert.Equal(t, "boot-v1", latest.Tag)
+			})
+		}
 	}
 }
 
@@ -163,7 +248,7 @@ func TestDraftThatReadersSee(t *testing.T) {
 				Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.tar.gz", content(1, 10)), newFile(t, "b.iso", content(2, 10))},
 			})
 			require.NoError(t, err)
-			if name == "forgejo" {
+			if name == "forgejo 12" {
 				assert.Positive(t, drafts)
 			} else {
 				assert.Zero(t, drafts)
@@ -176,7 +261,104 @@ func TestWordsOfForgejo(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, true)
 	config.Token = strings.Repeat("0", 40)
-	config = asForgejo(t, config)
+	config = forgejo12.as(t, config)
 	_, err := open(t, config).Release(t.Context(), "boot-v1")
 	golden(t, "forgejo-bad-token", err, config)
+}
+
+// What Forgejo 15.0.3 refuses, in its own words, to the letter: a gate answers in
+// place of the real server. TOKEN stands for the token, which Forgejo repeats.
+func TestWordsOfForgejo15(t *testing.T) {
+	t.Parallel()
+	finds := func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/releases/tags/") }
+	creates := func(r *http.Request) bool {
+		return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/releases")
+	}
+	publishes := func(r *http.Request) bool {
+		return r.Method == http.MethodPatch && !strings.Contains(r.URL.Path, "/assets/")
+	}
+	looks := func(r *http.Request) bool { return r.Method == http.MethodGet && strings.Count(r.URL.Path, "/") == 5 }
+	lists := func(r *http.Request) bool {
+		return r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/releases")
+	}
+	downloads := func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/releases/download/") }
+	const notFound = `{"message":"The target couldn't be found.","url":"https://forge.example/api/swagger","errors":[]}`
+	for name, refusal := range map[string]struct {
+		of     func(*http.Request) bool
+		status int
+		body   string
+		reads  bool
+	}{
+		"bad-token":          {finds, 401, `{"message":"access token does not exist [sha: TOKEN]","url":"https://forge.example/api/swagger"}`, false},
+		"bad-token-reading":  {finds, 401, `{"message":"access token does not exist [sha: TOKEN]","url":"https://forge.example/api/swagger"}`, true},
+		"run-cancelled":      {isFileUpload, 401, `{"message":"access token does not exist [sha: TOKEN]","url":"https://forge.example/api/swagger"}`, false},
+		"missing-scope":      {creates, 403, `{"message":"token does not have at least one of required scope(s): [write:repository]","url":"https://forge.example/api/swagger"}`, false},
+		"no-permission":      {creates, 403, `{"message":"user should have a permission to write to a repo","url":"https://forge.example/api/swagger"}`, false},
+		"no-such-release":    {finds, 404, notFound, true},
+		"no-such-repository": {looks, 404, notFound, false},
+		"no-releases":        {lists, 404, notFound, true},
+		"no-such-asset":      {downloads, 404, notFound, true},
+		"upload-not-found":   {isFileUpload, 404, notFound, false},
+		"no-such-commit": {
+			publishes, 404,
+			`{"message":"target \"0123456\" not found: object does not exist [id: 0123456, rel_path: ]","url":"https://forge.example/api/swagger"}`, false,
+		},
+		"quota-create":     {creates, 413, `{"message":"quota exceeded","user_id":1,"username":"adm"}`, false},
+		"quota-upload":     {isFileUpload, 413, `{"message":"quota exceeded","user_id":1,"username":"adm"}`, false},
+		"type":             {isFileUpload, 400, `{"message":"This file extension or type is not allowed to be uploaded.","url":"https://forge.example/api/swagger"}`, false},
+		"protected":        {creates, 422, `{"message":"release tag name is protected [tag_name: boot-v1]","url":"https://forge.example/api/swagger"}`, false},
+		"protected-draft":  {publishes, 500, `{"message":"release tag name is protected [tag_name: boot-v1]","url":"https://forge.example/api/swagger"}`, false},
+		"protected-silent": {publishes, 500, `{"message":"","url":"https://forge.example/api/swagger"}`, false},
+		"archived":         {creates, 500, `{"message":"\u003cRepository 6:adm/images\u003e is archived","url":"https://forge.example/api/swagger"}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := newRepository(t, false)
+			file := newFile(t, "a.iso", content(1, 2<<20))
+			p := publication{Tag: "boot-v1", Commit: "main", Files: []release.File{file}}
+			if refusal.reads {
+				_, err := publish(t.Context(), open(t, config), p)
+				require.NoError(t, err)
+			}
+			gate := newGate(t, config.URL)
+			token := config.Token
+			gate.before = func(_ int, w http.ResponseWriter, r *http.Request) bool {
+				if !refusal.of(r) {
+					return false
+				}
+				w.Header().Set("Content-Type", "application/json;charset=utf-8")
+				w.WriteHeader(refusal.status)
+				_, _ = io.WriteString(w, strings.ReplaceAll(refusal.body, "TOKEN", token))
+				return true
+			}
+			config.URL = gate.URL
+			store := open(t, impatient(config))
+			var err error
+			if refusal.reads {
+				err = readAll(t, store)
+			} else {
+				_, err = publish(t.Context(), store, p)
+			}
+			golden(t, "forgejo-15-"+name, err, config)
+		})
+	}
+}
+
+// readAll reads what a reader does, up to the first error.
+func readAll(t *testing.T, store *release.Store) error {
+	t.Helper()
+	latest, err := store.Latest(t.Context(), "boot-")
+	if err != nil {
+		return err
+	}
+	found, err := store.Release(t.Context(), latest.Tag)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(found.Assets, func(a release.Asset) bool { return a.Name == "a.iso" })
+	content, err := store.Open(t.Context(), found.Assets[i], 0)
+	if err != nil {
+		return err
+	}
+	return content.Close()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"code.gitea.io/sdk/gitea"
@@ -19,6 +20,8 @@ type transaction struct {
 	client
 	tag string
 	id  int64 // of the release, when it was found or created
+
+	noReleases bool // the repository says that it has none
 }
 
 var _ release.Transaction = (*transaction)(nil)
@@ -46,20 +49,22 @@ func (t *transaction) found(r *gitea.Release) release.Release {
 }
 
 func (t *transaction) releaseByID(ctx context.Context) (*gitea.Release, error) {
-	return ask(ctx, t.client, "look at the release", func(api *gitea.Client) (*gitea.Release, *gitea.Response, error) {
-		return api.GetRelease(t.owner, t.repository, t.id)
+	return ask(ctx, t.client, "look at the release", func(api api) (*gitea.Release, *gitea.Response, error) {
+		return api.GetRelease(api.owner, api.name, t.id)
 	})
 }
 
 // Check makes sure that the draft's tag is there or can be made. Forges look only
 // when the draft is published, after all uploads.
 func (t *transaction) Check(ctx context.Context, draft release.Draft) error {
-	repository, err := ask(ctx, t.client, "look at the repository", func(api *gitea.Client) (*gitea.Repository, *gitea.Response, error) {
-		return api.GetRepo(t.owner, t.repository)
+	repository, err := ask(ctx, t.client, "look at the repository", func(api api) (*gitea.Repository, *gitea.Response, error) {
+		return api.GetRepo(api.owner, api.name)
 	})
 	if err != nil {
 		return err
 	}
+	t.learn(repository.FullName)
+	t.noReleases = !repository.HasReleases
 	failed := &release.Error{Operation: t.createOperation(), URL: redact.URL(t.apiURL("releases"))}
 	switch {
 	case repository.Archived:
@@ -79,21 +84,21 @@ func (t *transaction) createOperation() string { return "create the release " + 
 
 // isCommit reports whether the tag is there, or can be made at a commit or branch.
 func (t *transaction) isCommit(ctx context.Context, commit string) bool {
-	return t.exists(ctx, t.tag, func(api *gitea.Client) error {
-		_, _, err := api.GetTag(t.owner, t.repository, t.tag)
+	return t.exists(ctx, t.tag, func(api api) error {
+		_, _, err := api.GetTag(api.owner, api.name, t.tag)
 		return err
-	}) || t.exists(ctx, commit, func(api *gitea.Client) error {
-		_, _, err := api.GetSingleCommit(t.owner, t.repository, commit)
+	}) || t.exists(ctx, commit, func(api api) error {
+		_, _, err := api.GetSingleCommit(api.owner, api.name, commit)
 		return err
-	}) || t.exists(ctx, commit, func(api *gitea.Client) error {
-		_, _, err := api.GetRepoBranch(t.owner, t.repository, commit)
+	}) || t.exists(ctx, commit, func(api api) error {
+		_, _, err := api.GetRepoBranch(api.owner, api.name, commit)
 		return err
 	})
 }
 
 func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.Release, error) {
-	created, err := ask(ctx, t.client, t.createOperation(), func(api *gitea.Client) (*gitea.Release, *gitea.Response, error) {
-		return api.CreateRelease(t.owner, t.repository, gitea.CreateReleaseOption{
+	created, err := ask(ctx, t.client, t.createOperation(), func(api api) (*gitea.Release, *gitea.Response, error) {
+		return api.CreateRelease(api.owner, api.name, gitea.CreateReleaseOption{
 			TagName: t.tag, Title: draft.Title, Target: draft.Commit, IsDraft: true, IsPrerelease: draft.Prerelease,
 		})
 	})
@@ -101,8 +106,14 @@ func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.
 	if errors.As(err, &refused) && refused.Status == http.StatusConflict {
 		return t.Find(ctx) // another run, or an attempt whose answer was lost, has made it
 	}
+	if errors.Is(err, release.ErrNotFound) && t.noReleases {
+		refused.Advice = "releases are turned off: turn them on (repository settings, Units)"
+	}
 	if err != nil {
 		return release.Release{}, err
+	}
+	if strings.Contains(t.tag, "/") {
+		_, _ = t.releaseByTag(ctx, t.tag) // to know in time whether addresses may have the tag
 	}
 	return t.found(created), nil
 }
@@ -134,17 +145,23 @@ func (t *transaction) Switch(ctx context.Context, switches ...release.Switch) er
 	return nil
 }
 
-func (t *transaction) rename(id int64, name string) func(api *gitea.Client) error {
-	return func(api *gitea.Client) error {
-		_, _, err := api.EditReleaseAttachment(t.owner, t.repository, t.id, id, gitea.EditAttachmentOptions{Name: name})
+// errKeepsName is a forge that says that it has renamed an asset, and has not.
+var errKeepsName = errors.New("the server keeps another name")
+
+func (t *transaction) rename(id int64, name string) func(api api) error {
+	return func(api api) error {
+		renamed, _, err := api.EditReleaseAttachment(api.owner, api.name, t.id, id, gitea.EditAttachmentOptions{Name: name})
+		if err == nil && renamed.Name != name {
+			return fmt.Errorf("%w, %q in place of %q", errKeepsName, renamed.Name, name)
+		}
 		return err
 	}
 }
 
 func (t *transaction) Remove(ctx context.Context, asset release.Asset) error {
 	id, _ := idOf(asset)
-	err := t.do(ctx, request{"delete", asset.Name, func(api *gitea.Client) error {
-		_, err := api.DeleteReleaseAttachment(t.owner, t.repository, t.id, id)
+	err := t.do(ctx, request{"delete", asset.Name, func(api api) error {
+		_, err := api.DeleteReleaseAttachment(api.owner, api.name, t.id, id)
 		return err
 	}})
 	if errors.Is(err, release.ErrNotFound) {
@@ -173,8 +190,8 @@ func (t *transaction) Edit(ctx context.Context, edit release.Edit) error {
 		// word. That is not worth the long waits of a server in trouble.
 		c.budget = newBudget(min(20*time.Second, c.config.RetryBudget))
 	}
-	_, err := ask(ctx, c, operation, func(api *gitea.Client) (*gitea.Release, *gitea.Response, error) {
-		return api.EditRelease(t.owner, t.repository, t.id, option)
+	_, err := ask(ctx, c, operation, func(api api) (*gitea.Release, *gitea.Response, error) {
+		return api.EditRelease(api.owner, api.name, t.id, option)
 	})
 	return err
 }

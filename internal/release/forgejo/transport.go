@@ -6,9 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 
 	"every.channel/runner-images/internal/redact"
 )
@@ -21,6 +25,7 @@ type authorised struct {
 	base      *url.URL
 	token     string
 	userAgent string
+	accepted  *atomic.Bool // is set when the forge takes the token
 }
 
 func (a *authorised) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -28,10 +33,79 @@ func (a *authorised) RoundTrip(request *http.Request) (*http.Response, error) {
 	request.Header.Set("User-Agent", a.userAgent)
 	request.Header.Del("Authorization")
 	request.Header.Del("Referer")
-	if a.token != "" && request.URL.Scheme == a.base.Scheme && request.URL.Host == a.base.Host {
+	withToken := a.token != "" && isSameServer(request.URL, a.base)
+	if withToken {
 		request.Header.Set("Authorization", "token "+a.token)
 	}
-	return a.next.RoundTrip(request)
+	response, err := a.next.RoundTrip(request)
+	if withToken && err == nil && response.StatusCode/100 == 2 {
+		a.accepted.Store(true)
+	}
+	return response, err
+}
+
+// isSameServer reports whether two addresses lead to the same server by the same
+// protocol.
+func isSameServer(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b)
+}
+
+func port(address *url.URL) string {
+	if address.Port() != "" {
+		return address.Port()
+	}
+	return map[string]string{"http": "80", "https": "443"}[address.Scheme]
+}
+
+// reaching tells errors of connections to servers that have never answered from
+// those of connections to others.
+type reaching struct {
+	next     http.RoundTripper
+	answered sync.Map // by host
+}
+
+// unreachableError is a connection that was not made, to a server that has never
+// answered.
+type unreachableError struct{ error }
+
+func (e *unreachableError) Unwrap() error { return e.error }
+
+func (r *reaching) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := r.next.RoundTrip(request)
+	if err == nil {
+		r.answered.Store(request.URL.Host, true)
+		return response, nil
+	}
+	if _, answered := r.answered.Load(request.URL.Host); !answered && isNotConnected(err) {
+		return nil, &unreachableError{err}
+	}
+	return nil, err
+}
+
+// isNotConnected reports whether an error is of making a connection.
+func isNotConnected(err error) bool {
+	var failed *net.OpError
+	return errors.As(err, &failed) && (failed.Op == "dial" || failed.Op == "proxyconnect") ||
+		isAny[*net.DNSError](err) || isAny[*proxyError](err)
+}
+
+// proxyError is a proxy's answer that it cannot connect to the forge.
+type proxyError struct{ status string }
+
+func (e *proxyError) Error() string {
+	return fmt.Sprintf("the proxy of the environment cannot connect: it answers %s", e.status)
+}
+
+var errProxyWantsPassword = errors.New("the proxy of the environment wants a user and a password")
+
+func checkProxy(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+	switch answer.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusProxyAuthRequired:
+		return errProxyWantsPassword
+	}
+	return &proxyError{answer.Status}
 }
 
 // refusing makes errors of answers that are no success, with the server's own
@@ -48,6 +122,7 @@ type refusal struct {
 	fromForge  bool   // in the API's form; else something before the forge has answered
 	retryAfter string // the header's value
 	err        error  // where it redirects to, if it does
+	location   *url.URL
 }
 
 func (r *refusal) Error() string { return fmt.Sprintf("the server answers %d", r.status) }
@@ -107,7 +182,7 @@ func (t *refusing) refuse(response *http.Response) *refusal {
 		retryAfter: response.Header.Get("Retry-After"),
 	}
 	if to, err := response.Location(); err == nil && response.StatusCode/100 == 3 {
-		refused.err = fmt.Errorf("it redirects to %s", redact.URL(to))
+		refused.err, refused.location = fmt.Errorf("it redirects to %s", redact.URL(to)), to
 	}
 	return refused
 }
@@ -133,23 +208,33 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// sent is the address of a request, as an error may show it: what a redirect
-// leads to can be secret.
-type sent struct{ url string }
+// sent is the addresses of a request: the first, and the last that redirects have
+// led to.
+type sent struct {
+	first, last *url.URL
+	isJSON      bool // the answer is to be small, and JSON
+}
+
+// isElsewhere reports whether redirects have led to another server.
+func (s *sent) isElsewhere() bool { return s.first.Host != s.last.Host }
 
 type sentKey struct{}
 
-// withSent returns a context whose request is noted in sent.
+// withSent returns a context whose request's addresses are noted in sent.
 func withSent(ctx context.Context) (context.Context, *sent) {
-	noted := &sent{}
+	noted := &sent{first: &url.URL{}, last: &url.URL{}}
 	return context.WithValue(ctx, sentKey{}, noted), noted
 }
 
-// noteSent reports whether a request has such a context.
-func noteSent(request *http.Request) bool {
+// noteSent reports whether the answer is to be JSON.
+func noteSent(request *http.Request) (isJSON bool) {
 	noted, ok := request.Context().Value(sentKey{}).(*sent)
-	if ok && request.Response == nil {
-		noted.url = redact.URL(request.URL)
+	if !ok {
+		return false
 	}
-	return ok
+	if request.Response == nil {
+		noted.first = request.URL
+	}
+	noted.last = request.URL
+	return noted.isJSON
 }

@@ -71,6 +71,10 @@ func (t *transaction) findUpload(ctx context.Context, u release.Upload) (*releas
 func (t *transaction) uploadOnce(ctx context.Context, u release.Upload) (asset release.Asset, err error) {
 	asset, err = t.post(ctx, u, t.multipart.Load())
 	var failed *release.Error
+	if errors.As(err, &failed) && failed.Status == http.StatusExpectationFailed && !t.noExpect.Swap(true) {
+		// RFC 9110, section 10.1.1: something on the way does not know it.
+		asset, err = t.post(ctx, u, t.multipart.Load())
+	}
 	if errors.As(err, &failed) && wantsMultipart(failed) && !t.multipart.Swap(true) {
 		t.config.Log("this forge does not take files as they are; sending them as forms")
 		asset, err = t.post(ctx, u, true)
@@ -131,7 +135,7 @@ func (t *transaction) readBack(ctx context.Context, asset release.Asset) (sum st
 // post sends the content once: as the request's body or as a form's only field.
 func (t *transaction) post(ctx context.Context, u release.Upload, form bool) (asset release.Asset, err error) {
 	address := t.apiURL(fmt.Sprintf("releases/%d/assets", t.id))
-	failed := release.Error{Operation: "upload", Asset: u.Asset, URL: redact.URL(address)}
+	failed := release.Error{Operation: "upload", Asset: u.Asset}
 	address.RawQuery = url.Values{"name": {u.Name}}.Encode()
 
 	content, err := u.Open()
@@ -141,6 +145,7 @@ func (t *transaction) post(ctx context.Context, u release.Upload, form bool) (as
 	defer content.Close()
 	ctx, stall := watch(ctx, t.config.StallTimeout)
 	defer stall.stop()
+	ctx, sent := withSent(ctx)
 	// The transport reads the next piece when the last one has been accepted.
 	body := transfer.WithProgress(content, func(bytes int64) {
 		if bytes < u.Size {
@@ -166,12 +171,12 @@ func (t *transaction) post(ctx context.Context, u release.Upload, form bool) (as
 	request.ContentLength = size
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("Content-Type", contentType)
-	if size > 1<<20 {
+	if size > 1<<20 && !t.noExpect.Load() {
 		// A refusal (401, 413 of a proxy) then comes before the file is sent.
 		request.Header.Set("Expect", "100-continue")
 	}
 	var attached gitea.Attachment
-	if err := t.failure(ctx, t.exchange(request, &attached), failed); err != nil {
+	if err := t.failure(ctx, t.exchange(request, &attached), sent, failed); err != nil {
 		return release.Asset{}, err
 	}
 	return asAsset(&attached), nil

@@ -38,6 +38,11 @@ let
     else
       "${pkgs.writeText "allowed_signers" (lib.concatLines cfg.release.allowedSigners)}";
 
+  # Who may log in on machines that ask for it, see bootKeys of ec-runner.
+  authorizedKeys = lib.optionalAttrs (cfg.authorizedKeys != [ ]) {
+    authorized_keys = "${pkgs.writeText "authorized_keys" (lib.concatLines cfg.authorizedKeys)}";
+  };
+
   # A file that is not in the store is seen by the service in this folder.
   localIPXE = cfg.ipxe.file != null && !lib.hasPrefix "${builtins.storeDir}/" "${cfg.ipxe.file}";
   ipxeDir =
@@ -46,13 +51,16 @@ let
     else if cfg.ipxe.embedded then
       "${embeddedIPXE}"
     else
-      "${pkgs.linkFarm "ec-ipxe" {
-        ${cfg.tftpBootFilename} =
-          if cfg.ipxe.url == null then
-            "${cfg.ipxe.file}"
-          else
-            pkgs.fetchurl { inherit (cfg.ipxe) url hash; };
-      }}";
+      "${pkgs.linkFarm "ec-ipxe" (
+        authorizedKeys
+        // {
+          ${cfg.tftpBootFilename} =
+            if cfg.ipxe.url == null then
+              "${cfg.ipxe.file}"
+            else
+              pkgs.fetchurl { inherit (cfg.ipxe) url hash; };
+        }
+      )}";
 
   embeddedIPXE =
     let
@@ -73,7 +81,8 @@ let
         ipxe.override { inherit embedScript; };
     in
     pkgs.linkFarm "ec-ipxe" (
-      lib.optionalAttrs (lib.elem "x86_64" cfg.ipxe.architectures) {
+      authorizedKeys
+      // lib.optionalAttrs (lib.elem "x86_64" cfg.ipxe.architectures) {
         ${cfg.tftpBootFilename} = "${ipxeFor "x86_64"}/ipxe.efi";
         "undionly.kpxe" = "${ipxeFor "x86_64"}/undionly.kpxe";
       }
@@ -101,7 +110,7 @@ in
       type = types.package;
       default = pkgs.callPackage ../../package.nix { };
       defaultText = literalExpression "runner-images, of this flake";
-      description = "The package with the `runner-images` command.";
+      description = "The package with the `runner-images` command. The flake's own is built with the flake's nixpkgs.";
     };
 
     listenIP = mkOption {
@@ -169,6 +178,16 @@ in
       '';
     };
 
+    authorizedKeys = mkOption {
+      type = types.listOf types.singleLineStr;
+      default = [ ];
+      example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI… operator" ];
+      description = ''
+        SSH keys that this server hands out, at {file}`/authorized_keys`. Machines
+        with {option}`services.every-channel.runner.bootKeys` let them log in as root.
+      '';
+    };
+
     keep = mkOption {
       type = types.ints.positive;
       default = 3;
@@ -219,7 +238,28 @@ in
         example = [ "release@every.channel ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI…" ];
         description = ''
           Lines of an allowed_signers file ({manpage}`ssh-keygen(1)`). With any, only
-          a release that one of these keys has signed is staged.
+          a release that one of these keys has signed is staged, and none with an older
+          bundle than one that was served before.
+        '';
+      };
+      signer = mkOption {
+        type = types.nullOr types.singleLineStr;
+        default = null;
+        example = "release@every.channel";
+        description = ''
+          Believe only keys that `allowedSigners` lists under this principal, for lists
+          that have keys for other things too.
+        '';
+      };
+      maxAge = mkOption {
+        type = types.nullOr (types.strMatching "([0-9]+(h|m|s))+");
+        default = null;
+        example = "720h";
+        description = ''
+          How old the newest signed proof of the latest release may be. A server that
+          hides newer releases is noticed then: the unit that stages fails. What is
+          staged stays served. Something has to be published at least this often. Null:
+          any age; the status page and `/metrics` have it.
         '';
       };
       tarball = mkOption {
@@ -404,7 +444,10 @@ in
           )
           + optionalString (cfg.chainTokenFile != null) " --chain-token-file %d/chain-token";
         LoadCredential = credential cfg.chainTokenFile "chain-token";
-        BindReadOnlyPaths = optional localIPXE "${cfg.ipxe.file}:${ipxeDir}/${cfg.tftpBootFilename}";
+        BindReadOnlyPaths = lib.optionals localIPXE (
+          [ "${cfg.ipxe.file}:${ipxeDir}/${cfg.tftpBootFilename}" ]
+          ++ lib.mapAttrsToList (file: path: "${path}:${ipxeDir}/${file}") authorizedKeys
+        );
         Restart = "always";
         RestartSec = "2s";
         # Transfers under way may end, which takes a minute at most.

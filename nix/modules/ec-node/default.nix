@@ -65,7 +65,9 @@ let
       after = [ "network-online.target" ];
       # A tuner or a relay may be away for days.
       startLimitIntervalSec = 0;
-      path = lib.optional (hdhomerun.host == null) pkgs.libhdhomerun;
+      path =
+        lib.optional (hdhomerun.host == null) pkgs.libhdhomerun
+        ++ lib.optional (cfg.ffmpeg != null) cfg.ffmpeg;
       serviceConfig = import ../sandbox.nix // {
         ExecStart = utils.escapeSystemdExecArgs words;
         Restart = "always";
@@ -78,6 +80,18 @@ let
         PrivateUsers = true;
         ProcSubset = "pid";
         UMask = "0077";
+      }
+      // lib.optionalAttrs cfg.hardwareTranscoding {
+        PrivateDevices = false;
+        DeviceAllow = [ "char-drm rw" ];
+        SupplementaryGroups = [
+          "render"
+          "video"
+        ];
+        # Or the groups that may open the device would not count.
+        PrivateUsers = false;
+        # Drivers compile shaders.
+        MemoryDenyWriteExecute = false;
       };
     };
 in
@@ -138,6 +152,15 @@ in
     };
 
     transcode = mkEnableOption "transcoding of what the tuner sends";
+    ffmpeg = mkOption {
+      type = types.nullOr types.package;
+      default = null;
+      example = lib.literalExpression "pkgs.ffmpeg-headless";
+      description = "The package with the `ffmpeg` that ec-node finds on its path. Null: none but its own.";
+    };
+    hardwareTranscoding = mkEnableOption ''
+      the graphics processor for ec-node, at {file}`/dev/dri`. What it needs besides
+      is in {option}`hardware.graphics.extraPackages`, such as `pkgs.intel-media-driver`'';
     passthrough = mkEnableOption "publishing of what the tuner sends as it is";
     verifyTLS = mkOption {
       type = types.bool;
@@ -172,6 +195,8 @@ in
 
   config = mkIf cfg.enable {
     assertions = import ./assertions.nix cfg;
+
+    hardware = mkIf cfg.hardwareTranscoding { graphics.enable = lib.mkDefault true; };
 
     systemd.services = lib.listToAttrs (
       map (broadcast: lib.nameValuePair "ec-node-${broadcast.name}" (service broadcast)) cfg.broadcasts

@@ -21,6 +21,9 @@ in
 {
   imports = [
     ./actions.nix
+    ./builders.nix
+    ./flake.nix
+    ./keys.nix
     ./overlay-root.nix
   ];
 
@@ -31,51 +34,11 @@ in
       type = types.package;
       default = pkgs.callPackage ../../package.nix { };
       defaultText = literalExpression "runner-images, of this flake";
-      description = "The `runner-images` command of the machine.";
-    };
-
-    flakeSource = mkOption {
-      type = types.nullOr types.path;
-      default = null;
-      defaultText = literalExpression "the source of this flake";
-      description = ''
-        The source of the flake that the machine is built from, with its lock. It
-        is at {file}`/etc/every-channel/flake`, so that a runner can build and
-        verify its own image:
-        `nix build /etc/every-channel/flake#nixosConfigurations.…`. Null leaves
-        it out.
-      '';
-    };
-
-    authorizedKeys = mkOption {
-      type = types.listOf types.singleLineStr;
-      default = [ ];
-      example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI… operator" ];
-      description = ''
-        SSH keys that may log in as root. There are no passwords: without a key
-        nobody logs in.
-      '';
+      description = "The `runner-images` command of the machine. The flake's own is built with the flake's nixpkgs.";
     };
   };
 
   config = mkIf cfg.enable {
-    # A mount, and no link as files in /etc are: Nix takes no link for a flake.
-    systemd.services.every-channel-flake = mkIf (cfg.flakeSource != null) {
-      description = "Source of this machine's flake";
-      wantedBy = [ "multi-user.target" ];
-      path = [ pkgs.util-linux ];
-      script = ''
-        mkdir -p /etc/every-channel/flake
-        mount --bind ${cfg.flakeSource} /etc/every-channel/flake
-        mount -o remount,bind,ro /etc/every-channel/flake
-      '';
-      preStop = "umount /etc/every-channel/flake";
-      serviceConfig = {
-        Type = "oneshot";
-        RemainAfterExit = true;
-      };
-    };
-
     environment.systemPackages = [
       cfg.package
       # What a repair by hand needs.
@@ -83,7 +46,7 @@ in
       pkgs.dosfstools
       pkgs.e2fsprogs
       pkgs.ethtool
-      pkgs.git
+      pkgs.gitMinimal
       pkgs.gptfdisk
       pkgs.pciutils
       pkgs.tcpdump
@@ -130,7 +93,6 @@ in
       mutableUsers = mkDefault false;
       # An image is published without keys; a site adds its own.
       allowNoPasswordLogin = mkDefault true;
-      users.root.openssh.authorizedKeys.keys = cfg.authorizedKeys;
     };
   };
 }

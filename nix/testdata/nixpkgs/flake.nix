@@ -1,15 +1,16 @@
-# A nixpkgs for tests, around another one that may lack what no runner needs: the
-# manual, and Haskell's packages, from which shellcheck and nixfmt are made.
+# A nixpkgs for tests, around another one that may lack what no runner needs, the
+# manual and Haskell's packages, from which shellcheck and nixfmt are made; and
+# that may be too old for the package's Go: nothing is built with it here.
 {
-  description = "nixpkgs without the manual and Haskell";
+  description = "nixpkgs without the manual and Haskell, and with a Go";
 
   inputs.whole.url = "github:NixOS/nixpkgs"; # tests override it
 
   outputs =
     { self, whole }:
     let
-      withoutHaskell =
-        final: _:
+      lacking =
+        final: previous:
         let
           stand-in =
             name:
@@ -22,9 +23,12 @@
           shellcheck = stand-in "shellcheck";
           shellcheck-minimal = stand-in "shellcheck";
           nixfmt-rfc-style = stand-in "nixfmt";
-        };
+        }
+        // whole.lib.genAttrs [ "buildGo125Module" "buildGo126Module" ] (
+          name: previous.${name} or previous.buildGoModule
+        );
       module = {
-        nixpkgs.overlays = [ withoutHaskell ];
+        nixpkgs.overlays = [ lacking ];
         documentation.nixos.enable = false;
       };
     in
@@ -39,7 +43,7 @@
         system: _:
         import whole {
           inherit system;
-          overlays = [ withoutHaskell ];
+          overlays = [ lacking ];
         }
       ) whole.legacyPackages;
     };
