@@ -131,7 +131,7 @@ func ForVerify(given map[string]string, c Context, needTag bool) (Plan, error) {
 type reader struct {
 	given         map[string]string
 	errors        InputErrors
-	onlyPublishes bool // the command has nothing else to do
+	onlyPublishes bool            // the command has nothing else to do
 	said          map[string]bool // causes that an error has
 }
 
