@@ -80,7 +80,7 @@ func TestInstalledDiskIsAsDocumented(t *testing.T) {
 	assert.Equal(t, "ec-root", only(t, reports, "vda2: "), "a disk whose name ends with a letter")
 
 	// The table of the documentation: label, file system, size in GiB, mount.
-	rows := regexp.MustCompile("(?m)^\\| `(EC-BOOT|ec-[a-z]+)` \\| (\\S+) \\| (\\S+)").FindAllStringSubmatch(readFile(t, "../docs/RUNNER_IMAGES.md"), -1)
+	rows := regexp.MustCompile("(?m)^\\| `(EC-BOOT|ec-root|ec-var|ec-nix)` \\| (\\S+) \\| (\\S+)").FindAllStringSubmatch(readFile(t, "../docs/RUNNER_IMAGES.md"), -1)
 	require.Len(t, rows, 4)
 	sizes := map[string]string{"1": "1073741824", "8": "8589934592", "16": "17179869184"}
 	for index, row := range rows {
@@ -101,10 +101,10 @@ func TestInstallLeavesNothingMounted(t *testing.T) {
 	t.Parallel()
 	reports := runInstaller(t)
 	for _, when := range []string{"", " after a failure", " after INT", " after TERM", " after KILL"} {
-		assert.Empty(t, only(t, reports, "left mounted"+when+":"), when)
+		assert.Empty(t, only(t, reports, "left mounted"+when+": "), when)
 	}
 	for _, signal := range []string{"INT", "TERM", "KILL"} {
-		assert.Empty(t, only(t, reports, "seen from outside during "+signal+":"))
+		assert.Empty(t, only(t, reports, "seen from outside during "+signal+": "))
 	}
 }
 

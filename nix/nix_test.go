@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,10 +41,11 @@ func TestFilesParse(t *testing.T) {
 }
 
 type commands struct {
-	Serve, Node                      []string
-	Stage, StageFolder, StageTarball [][]string
-	Rings, Script, ScriptWithToken   string
-	Wrong                            map[string][]string
+	Serve, Node                    []string
+	Stage, StageLatest             [][]string
+	StageFolder, StageTarball      [][]string
+	Rings, Script, ScriptWithToken string
+	Wrong                          map[string][]string
 }
 
 func evaluateCommands(t *testing.T) commands {
@@ -68,6 +70,12 @@ func TestCommandLines(t *testing.T) {
 		strings.Fields(fromForge + "boot-v2026.02.28 --allow-downgrade"),
 		strings.Fields(fromForge + "boot-v2026.03.01 --allow-downgrade --switch=false"), // the two rings have one release
 	}, c.Stage)
+	const latest = stage + "--keep 3 --allowed-signers /etc/allowed_signers --signer release@every.channel" +
+		" --forge-url https://git.every.channel --repository every/channel"
+	assert.Equal(t, [][]string{
+		strings.Fields(latest + " --max-age 720h"),
+		strings.Fields(latest + " --release-tag boot-v2026.03.01 --allow-downgrade --switch=false"),
+	}, c.StageLatest)
 	assert.Equal(t, [][]string{strings.Fields(stage + "--keep 3 --forge-url file:///srv/releases")}, c.StageFolder)
 	assert.Equal(t, [][]string{strings.Fields(stage + "--keep 3 --tarball /srv/bundle.tar.gz")}, c.StageTarball)
 
@@ -82,7 +90,7 @@ func TestCommandLinesAreUnderstood(t *testing.T) {
 	run(t, lab.Root(t), "go", "build", "-o", program, "./cmd/runner-images")
 	c := evaluateCommands(t)
 	secrets := map[string]string{"serve": "--chain-token-file", "stage": "--token-file"}
-	for _, words := range append(append(append(c.Stage, c.StageFolder...), c.StageTarball...), c.Serve) {
+	for _, words := range slices.Concat(c.Stage, c.StageLatest, c.StageFolder, c.StageTarball, [][]string{c.Serve}) {
 		// With --help the flags are read and nothing is done.
 		arguments := append(words, secrets[words[1]], "/secret", "--help")
 		output, err := exec.Command(program, arguments...).CombinedOutput()
@@ -124,6 +132,9 @@ func TestWrongOptions(t *testing.T) {
 		"netbootWithoutRepo":      "netboot.release.repo is not set: the repository with the releases on git.every.channel",
 		"netbootFromBoth":         "netboot.release: both host and tarball are set",
 		"netbootTarballWithRings": "netboot: release.tarball is one bundle without a tag",
+		"netbootSignerOfNothing":  "netboot.release: signer and maxAge are about what is signed. Set allowedSigners too",
+		"netbootAgeOfNothing":     "netboot.release: signer and maxAge are about what is signed. Set allowedSigners too",
+		"netbootAgeOfATag":        "netboot.release.maxAge is about the latest release",
 		"netbootTwoIPXEs":         "netboot.ipxe: set one of embedded, file and url; 2 are",
 		"netbootNoIPXE":           "netboot.ipxe: set one of embedded, file and url; 0 are",
 		"netbootWithoutHash":      "netboot.ipxe.hash is not set",

@@ -215,9 +215,9 @@ func TestActionsWithForgejoRunner(t *testing.T) {
 		"token_url": "/run/every-channel/actions/token",
 	}}}}, actions.Secrets)
 	assert.Equal(t, map[string][]string{
-		"actionsRegistered": {`gitea-runner-every\x2dchannel`},
+		"actionsRegistered": {"every-channel-actions-token", `gitea-runner-every\x2dchannel`},
 		"actionsOwn":        {"every-channel-actions", "every-channel-actions-token"},
-		"actionsForgejo":    {`forgejo-runner-every\x2dchannel`},
+		"actionsForgejo":    {"every-channel-actions-token", `forgejo-runner-every\x2dchannel`},
 	}, actions.Units)
 }
 
@@ -266,7 +266,7 @@ func TestInstaller(t *testing.T) {
 	assert.Equal(t, "/etc/every-channel/flake#ec-runner-x86_64", installer.SiteFlake)
 }
 
-// The sources of all inputs are in a system, whether its flake is given or its path.
+// The sources of all inputs are in a system, if its flake is given and not its path.
 func TestFlakeInputs(t *testing.T) {
 	var inputs struct {
 		Published, Off, OfFlake, OfPath []string
@@ -277,7 +277,7 @@ func TestFlakeInputs(t *testing.T) {
 	assert.Empty(t, inputs.Off)
 	assert.Len(t, inputs.Want, 3, "two inputs, and an input of one of them")
 	assert.ElementsMatch(t, inputs.Want, inputs.OfFlake)
-	assert.ElementsMatch(t, inputs.Want[:1], inputs.OfPath, "what the lock names")
+	assert.Empty(t, inputs.OfPath, "of which there is a warning")
 }
 
 // A netboot image has nothing that a runner does not use.
@@ -337,6 +337,10 @@ func TestAssertions(t *testing.T) {
 	var warned map[string][]string
 	evaluateNixOS(t, "warned", &warned)
 	assert.Empty(t, warned["all"])
+	assert.Empty(t, warned["flakePathAlone"])
+	if assert.Len(t, warned["flakePath"], 1) {
+		assert.Contains(t, warned["flakePath"][0], "Set it to the flake itself (self, not self.outPath)")
+	}
 	if assert.Len(t, warned["nixOnRoot"], 1) {
 		assert.Contains(t, warned["nixOnRoot"][0], "/nix is no file system of its own")
 	}

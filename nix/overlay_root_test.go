@@ -225,7 +225,7 @@ RemainAfterExit=%t
 StandardOutput=%s
 StandardError=%s
 Environment=PATH=/usr/bin
-ExecStart=/usr/bin/bash /test/overlay-root.sh /sysroot 64m
+ExecStart=/usr/bin/bash /test/overlay-root.sh /sysroot 50%%%%
 `, unit.Description, unit.UnitConfig.DefaultDependencies, strings.Join(unit.Requires, " "), strings.Join(unit.After, " "),
 		strings.Join(unit.Before, " "), strings.Join(unit.Conflicts, " "), unit.ServiceConfig.Type, unit.ServiceConfig.RemainAfterExit,
 		unit.ServiceConfig.StandardOutput, unit.ServiceConfig.StandardError)

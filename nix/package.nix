@@ -48,7 +48,7 @@ buildWithGo {
   # The hash of the modules that go.mod and go.sum name, as `nix hash path` has it
   # after `go mod vendor`: scripts/update-vendor-hash writes it here, and a test
   # compares it.
-  vendorHash = "sha256-t1EKiOoWq8RtyDwv470QZdJMt+wcQCrxqXmy8NCAklk=";
+  vendorHash = "sha256-kYIS0/bcSC3DHTtE/V6kAdwJ1T2fM8dOZJk6CIkxfBE=";
 
   subPackages = [ "cmd/runner-images" ];
   # Nothing of the C library: one static binary.

@@ -112,12 +112,7 @@ func TestBootServerInItsSandbox(t *testing.T) {
 		"etc/systemd/system/every-channel-netboot.service":       unit("netboot-full.service"),
 	})
 	require.NoError(t, os.Chmod(filepath.Join(root, "var/lib/secrets/chain-token"), 0o400))
-	disk := filepath.Join(t.TempDir(), "disk.img")
-	run(t, root, lab.Tool(t, "stage1", "mkfs.ext4"), "-q", "-d", root, disk, "256m")
-
-	initrd := t.TempDir()
-	writeTree(t, initrd, map[string]string{"init": readFile(t, "testdata/stage1/plain.sh")})
-	reports := start(t, newInitrd(t, initrd), "", []string{disk})
+	reports := startRoot(t, root)
 	const netBindService = "0000000000000400"
 	for prefix, want := range map[string]string{
 		"stage: ":             "0 success",
@@ -138,4 +133,73 @@ func TestBootServerInItsSandbox(t *testing.T) {
 	assert.Contains(t, only(t, reports, "script without token: "), "404")
 	assert.NotEmpty(t, only(t, reports, "health: "))
 	assert.NotEqual(t, "0", only(t, reports, "metrics: "))
+}
+
+// startRoot boots a machine from a disk with such a root, and returns what it
+// reported.
+func startRoot(t *testing.T, root string) []string {
+	t.Helper()
+	disk := filepath.Join(t.TempDir(), "disk.img")
+	run(t, root, lab.Tool(t, "stage1", "mkfs.ext4"), "-q", "-d", root, disk, "256m")
+	initrd := t.TempDir()
+	writeTree(t, initrd, map[string]string{"init": readFile(t, "testdata/stage1/plain.sh")})
+	return start(t, newInitrd(t, initrd), "", []string{disk})
+}
+
+// A runner gets its token and its registration from its units, and its jobs run what
+// they build, on a machine with a systemd that mounts the folder of a dynamic user
+// noexec. A script takes the place of the runner.
+func TestActionsInTheirSandbox(t *testing.T) {
+	t.Parallel()
+	root := systemdTree(t)
+	unit := func(golden string) string {
+		text := readFile(t, filepath.Join("testdata/units", golden))
+		for old, replacement := range map[string]string{
+			"/nix/store/…-bash-/bin/sh":   "/usr/bin/bash",
+			"/nix/store/…-token\n":        "/srv/token.sh\n",
+			"/nix/store/…-registration\"": "/srv/registration.sh\"",
+			"ExecStart=/nix/store/…-forgejo-runner-/bin/act_runner daemon --config /nix/store/…-forgejo-runner\n": "ExecStart=/srv/job.sh %N\n",
+		} {
+			text = strings.ReplaceAll(text, old, replacement)
+		}
+		require.NotContains(t, text, "/nix/store")
+		return text
+	}
+	// That systemctl waits, and that the test sees it.
+	const dropIn = "[Service]\nType=oneshot\nStandardOutput=journal+console\n"
+	own := unit("actions-own.service")
+	const exec = "ExecPaths=/var/lib/every-channel-actions\n"
+	require.Contains(t, own, exec)
+	const units = "etc/systemd/system/"
+	writeTree(t, root, map[string]string{
+		"etc/passwd":                    "root:x:0:0::/root:/bin/sh\n",
+		"etc/group":                     "root:x:0:\n",
+		"etc/machine-id":                "",
+		"etc/os-release":                "ID=test\n",
+		"var/lib/secrets/actions-token": "TOKEN=a1b2c3\n",
+		"usr/bin/busybox":               readFile(t, lab.Tool(t, "stage1", "busybox")),
+		"srv/token.sh":                  readFile(t, "modules/ec-runner/actions/token.sh"),
+		"srv/registration.sh":           readFile(t, "modules/ec-runner/actions/registration.sh"),
+		"srv/job.sh":                    readFile(t, "testdata/sandbox/job.sh"),
+		"check.sh":                      readFile(t, "testdata/sandbox/actions.sh"),
+		units + "default.target":        "[Unit]\nWants=check.service\n",
+		units + "check.service":         "[Unit]\nAfter=basic.target\nRequires=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n",
+		units + "every-channel-actions-token.service":       unit("actions-token.service"),
+		units + "every-channel-actions.service":             own,
+		units + "every-channel-actions.service.d/test.conf": dropIn,
+		units + "every-channel-actions.service.requires/":   "",
+		units + "without-exec-paths.service":                strings.Replace(own, exec, "", 1),
+		units + "without-exec-paths.service.d/test.conf":    dropIn,
+	})
+	require.NoError(t, os.Chmod(filepath.Join(root, "var/lib/secrets/actions-token"), 0o400))
+	require.NoError(t, os.Symlink("../every-channel-actions-token.service",
+		filepath.Join(root, units, "every-channel-actions.service.requires", "every-channel-actions-token.service")))
+
+	reports := startRoot(t, root)
+	assert.Equal(t, "0 success", only(t, reports, "every-channel-actions: "))
+	assert.JSONEq(t, `{"address": "https://git.every.channel", "id": 0, "labels": ["nix:host", "x86_64-linux:host"],
+		"name": "nuc-1", "uuid": "33834eef-e758-48c4-a676-1745426747aa", "token": "a1b2c3"}`, only(t, reports, "every-channel-actions has "))
+	assert.Contains(t, reports, "every-channel-actions ran what it built")
+	assert.Contains(t, reports, "without-exec-paths could not run what it built", "or this systemd does not have what the test is about")
+	assert.Equal(t, "root 700 root 600", strings.TrimSpace(only(t, reports, "token: ")))
 }

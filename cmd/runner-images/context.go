@@ -3,12 +3,16 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"time"
 
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/redact"
+	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -25,13 +29,19 @@ func surroundings(ctx context.Context) plan.Context {
 		return c
 	}
 	if c.SHA == "" {
-		c.SHA = git(ctx, "rev-parse", "--verify", "--quiet", "HEAD")
-		if tags := strings.Fields(git(ctx, "tag", "--points-at", "HEAD", "--list", plan.TagPrefix+"*")); len(tags) == 1 {
-			c.Ref = "refs/tags/" + tags[0]
+		c.SHA, c.NoCommit = git(ctx, "rev-parse", "--verify", "--quiet", "HEAD")
+		if c.SHA != "" && c.Ref == "" {
+			var tags string
+			tags, c.NoCommit = git(ctx, "tag", "--points-at", c.SHA, "--list", plan.TagPrefix+"*")
+			if c.Tags = strings.Fields(tags); len(c.Tags) == 1 {
+				c.Ref = "refs/tags/" + c.Tags[0]
+			}
 		}
 	}
 	if c.ServerURL == "" && c.Repository == "" {
-		c.ServerURL, c.Repository = plan.FromRemote(git(ctx, "remote", "get-url", "origin"), sshHost(ctx))
+		var remote string
+		remote, c.NoRemote = git(ctx, "remote", "get-url", "origin")
+		c.ServerURL, c.Repository = plan.FromRemote(remote, sshHost(ctx))
 	}
 	return c
 }
@@ -55,33 +65,52 @@ func about(given map[string]string, c plan.Context) trust.Build {
 	}
 	if inRunner() {
 		build.Builder = c.ServerURL
-		build.Workflow = os.Getenv("GITHUB_WORKFLOW")
+		build.Workflow = workflow()
 		build.Run.URL = runURL(build.Repository)
 	}
 	return build
 }
 
-// runURL returns the address of the workflow's run: Forgejo names it by its number
-// in the repository, Gitea by its id.
-func runURL(repository string) string {
-	run := os.Getenv("FORGEJO_RUN_NUMBER")
-	if run == "" {
-		run = os.Getenv("GITHUB_RUN_ID")
+// tell reports what a plan has to say.
+func tell(r *report.Report, p plan.Plan) {
+	for _, note := range p.Notes {
+		r.Notice("%s", note)
 	}
-	if repository == "" || run == "" {
-		return ""
-	}
-	return repository + "/actions/runs/" + run
 }
 
-// git returns what git prints, or "" outside of a repository or without git: the plan
-// then reports what is missing.
-func git(ctx context.Context, args ...string) string {
-	out, err := exec.CommandContext(ctx, "git", args...).Output()
-	if err != nil {
+// workflow names the workflow: by its name, or by its file where it has none.
+func workflow() string {
+	if name := os.Getenv("GITHUB_WORKFLOW"); name != "" {
+		return name
+	}
+	return os.Getenv("GITHUB_WORKFLOW_REF")
+}
+
+// runURL returns the address of the workflow's run. Forgejo, and Gitea before 1.26,
+// take the run's number in the repository. Later Gitea takes its id first, unless the
+// address says by_index, which the others do not look at.
+func runURL(repository string) string {
+	number := os.Getenv("GITHUB_RUN_NUMBER")
+	if repository == "" || number == "" {
 		return ""
 	}
-	return strings.TrimSpace(string(out))
+	return repository + "/actions/runs/" + number + "?by_index=true"
+}
+
+// git returns what git prints. Its error is in git's own words, which have advice, for
+// example on a checkout that belongs to another user. Where git says nothing, as about
+// the commit of a repository without one, there is no error.
+func git(ctx context.Context, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, "git", args...).Output()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		err = nil
+		if words := strings.TrimSpace(string(failed.Stderr)); words != "" {
+			err = fmt.Errorf("git says: %s", redact.Text(words))
+		}
+		out = nil
+	}
+	return strings.TrimSpace(string(out)), err
 }
 
 // sshHost returns the host that ssh connects to for a name, which may be an alias
@@ -91,7 +120,8 @@ func sshHost(ctx context.Context) func(name string) string {
 	return func(name string) string {
 		program := os.Getenv("GIT_SSH_COMMAND")
 		if program == "" {
-			program = cmp.Or(git(ctx, "config", "--get", "core.sshCommand"), "ssh")
+			configured, _ := git(ctx, "config", "--get", "core.sshCommand") // most have none
+			program = cmp.Or(configured, "ssh")
 		}
 		settings, err := exec.CommandContext(ctx, "sh", "-c", program+` -G -- "$1"`, "sh", name).Output()
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/assert"
 
 	"every.channel/runner-images/internal/lab"
 )
@@ -63,4 +64,23 @@ func withNix(t *testing.T) func(*testscript.Env) error {
 		}
 		return withGit(env)
 	}
+}
+
+// TestRunOfTheWorkflow checks what provenance says of the run. TestShippedWorkflow
+// opens the address on Gitea.
+func TestRunOfTheWorkflow(t *testing.T) {
+	const repository = "https://forge.example/every/channel"
+	t.Setenv("GITHUB_RUN_ID", "4711")
+	t.Setenv("GITHUB_RUN_NUMBER", "")
+	assert.Empty(t, runURL(repository), "the page takes the number")
+	t.Setenv("GITHUB_RUN_NUMBER", "12")
+	assert.Equal(t, repository+"/actions/runs/12?by_index=true", runURL(repository))
+	assert.Empty(t, runURL(""))
+
+	const reference = "every/channel/.forgejo/workflows/images.yml@refs/tags/boot-v1"
+	t.Setenv("GITHUB_WORKFLOW_REF", reference)
+	t.Setenv("GITHUB_WORKFLOW", "images")
+	assert.Equal(t, "images", workflow())
+	t.Setenv("GITHUB_WORKFLOW", "")
+	assert.Equal(t, reference, workflow(), "a workflow without a name")
 }

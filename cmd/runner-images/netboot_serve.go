@@ -131,7 +131,7 @@ func reload(log *slog.Logger, server *serve.Server) {
 	notify(log, daemon.SdNotifyReady)
 }
 
-// notify tells systemd, if it is there, of a change of state.
+// notify notifies systemd, if it is there, of a change of state.
 func notify(log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		log.Warn("cannot notify systemd", "error", err)

@@ -21,7 +21,7 @@ func newPlan(r *report.Report) *cobra.Command {
   runner-images plan --json --publish-release=false | jq -r '.images[].installable'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}
@@ -29,6 +29,7 @@ func newPlan(r *report.Report) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			tell(r, p)
 			if asJSON {
 				encoded, err := json.MarshalIndent(p, "", "  ")
 				if err != nil {

@@ -10,12 +10,11 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/klauspost/pgzip"
 
+	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/transfer"
 )
 
@@ -107,8 +106,8 @@ func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.
 
 // checkName accepts the names that a file may have in a bundle.
 func checkName(name string) error {
-	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, `/\`) || strings.ContainsFunc(name, unicode.IsControl) {
-		return fmt.Errorf("the name %q in a bundle: want a plain file name, without a folder", name)
+	if err := checksum.CheckName(name); err != nil {
+		return fmt.Errorf("the name %q in a bundle: %w", name, err)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ type Entry struct {
 // a folder, a device), if a name is not plain or occurs twice, if a limit is
 // exceeded, if the file is truncated or damaged, and if data follows the end of the
 // bundle. The names and the folder entry of `tar -C FOLDER .` ("./kernel", "./") are
-// accepted. Damage that only the gzip checksum shows is found at the end, so the
+// accepted, and sparse files. Damage that only the gzip checksum shows is found at the end, so the
 // caller must not use anything of the bundle before WalkBundle returns nil. Errors of
 // visit and of the context are returned unchanged.
 func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entry Entry, content io.Reader) error) error {
@@ -69,8 +69,8 @@ func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entr
 			continue
 		}
 		entry := Entry{Name: strings.TrimPrefix(header.Name, "./"), Size: header.Size}
-		if header.Typeflag != tar.TypeReg {
-			return fmt.Errorf("bundle: %q is not a regular file", header.Name)
+		if !isFile(header.Typeflag) {
+			return fmt.Errorf("bundle: %q is not a regular file but %s", header.Name, described(header.Typeflag))
 		}
 		if err := checkName(entry.Name); err != nil {
 			return err
@@ -92,6 +92,29 @@ func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entr
 			return err
 		}
 	}
+}
+
+// isFile reports whether an entry is a regular file. A sparse one (tar --sparse), whose
+// holes package tar fills with zeros, is; so is a contiguous one of old systems.
+func isFile(flag byte) bool {
+	return flag == tar.TypeReg || flag == tar.TypeGNUSparse || flag == tar.TypeCont
+}
+
+// described says what an entry is that is not a regular file.
+func described(flag byte) string {
+	switch flag {
+	case tar.TypeLink:
+		return "a hard link"
+	case tar.TypeSymlink:
+		return "a symbolic link"
+	case tar.TypeDir:
+		return "a folder"
+	case tar.TypeChar, tar.TypeBlock:
+		return "a device"
+	case tar.TypeFifo:
+		return "a pipe"
+	}
+	return fmt.Sprintf("an entry of type %q", flag)
 }
 
 // atEnd reads what follows the end of the tar: zeros, and the gzip checksum.

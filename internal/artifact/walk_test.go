@@ -116,6 +116,35 @@ func TestWalkReadsWhatGNUTarWrote(t *testing.T) {
 	}
 }
 
+// TestWalkReadsSparseFiles reads what tar makes of a file with holes, in all of its
+// formats for that.
+func TestWalkReadsSparseFiles(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	path := filepath.Join(folder, "kernel")
+	file, err := os.Create(path)
+	require.NoError(t, err)
+	for _, at := range []int64{0, 1 << 20, 3 << 20} {
+		_, err := file.WriteAt([]byte("data"), at)
+		require.NoError(t, err)
+	}
+	require.NoError(t, errors.Join(file.Truncate(5<<20), file.Close()))
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, format := range [][]string{{"--format=gnu"}, {"--format=oldgnu"}, {"--sparse-version=0.0"}, {"--sparse-version=0.1"}, {"--sparse-version=1.0"}} {
+		options := append([]string{"--create", "--gzip", "--sparse"}, format...)
+		made, err := exec.CommandContext(t.Context(), "tar", append(options, "-C", folder, "kernel")...).Output()
+		require.NoError(t, err)
+		require.Less(t, len(gunzipped(t, made)), 1<<20, "%s: not sparse", format)
+		got, err := contents(made, artifact.Limits{})
+		require.NoError(t, err, format)
+		assert.Len(t, got, 1)
+		assert.True(t, string(want) == got["kernel"], "%s: other bytes", format)
+		_, err = contents(made, artifact.Limits{Files: 1, FileSize: 4 << 20, TotalSize: 8 << 20})
+		require.ErrorContains(t, err, "has 5242880 bytes, more than the 4194304 allowed", format)
+	}
+}
+
 func TestWalkRefuses(t *testing.T) {
 	t.Parallel()
 	limits := artifact.Limits{Files: 3, FileSize: 100, TotalSize: 150}
@@ -128,11 +157,11 @@ func TestWalkRefuses(t *testing.T) {
 		input []byte
 		want  string
 	}{
-		"a symlink":              {tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"}), `"kernel" is not a regular file`},
-		"a hard link":            {tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeLink, Linkname: "initrd"}), "not a regular file"},
-		"a device":               {tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeBlock}), "not a regular file"},
-		"a pipe":                 {tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeFifo}), "not a regular file"},
-		"a folder":               {tarball(tar.Header{Name: "boot/", Typeflag: tar.TypeDir}), "not a regular file"},
+		"a symlink":              {tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"}), `"kernel" is not a regular file but a symbolic link`},
+		"a hard link":            {tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeLink, Linkname: "initrd"}), "not a regular file but a hard link"},
+		"a device":               {tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeBlock}), "not a regular file but a device"},
+		"a pipe":                 {tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeFifo}), "not a regular file but a pipe"},
+		"a folder":               {tarball(tar.Header{Name: "boot/", Typeflag: tar.TypeDir}), "not a regular file but a folder"},
 		"a file in a folder":     {tarball(tar.Header{Name: "boot/kernel"}), "plain file name"},
 		"an absolute name":       {tarball(tar.Header{Name: "/kernel"}), "plain file name"},
 		"a way out":              {tarball(tar.Header{Name: "../kernel"}), "plain file name"},
@@ -235,6 +264,13 @@ func FuzzWalk(f *testing.F) {
 	f.Add(tarball(tar.Header{Name: "kernel", Typeflag: tar.TypeSymlink, Linkname: "/"}))
 	f.Add(tarball(tar.Header{Name: "kernel", Size: 3, Format: tar.FormatPAX, PAXRecords: map[string]string{"A.b": "c"}}))
 	f.Add(tarball(tar.Header{Name: "kernel", Size: 3, Format: tar.FormatGNU}))
+	holes := filepath.Join(f.TempDir(), "kernel")
+	require.NoError(f, errors.Join(os.WriteFile(holes, []byte("data"), 0o600), os.Truncate(holes, 1<<15)))
+	for _, format := range []string{"gnu", "pax"} {
+		sparse, err := exec.Command("tar", "--create", "--sparse", "--format="+format, "-C", filepath.Dir(holes), "kernel").Output()
+		require.NoError(f, err)
+		f.Add(sparse)
+	}
 	f.Add(gzipped([]byte("no tar")))
 	f.Add([]byte{0x1f, 0x8b})
 	limits := artifact.Limits{Files: 4, FileSize: 1 << 16, TotalSize: 1 << 17}

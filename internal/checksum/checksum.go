@@ -4,20 +4,16 @@
 package checksum
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"unicode"
 
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/transfer"
@@ -45,48 +41,6 @@ func (s Sums) Bytes() []byte {
 func (s Sums) WriteFile(ctx context.Context, folder string) error {
 	_, err := disk.WriteFile(ctx, filepath.Join(folder, FileName), s.Bytes())
 	return err
-}
-
-// Parse reads what `sha256sum` prints, in its text ("sum  name") or binary
-// ("sum *name") form; empty lines and carriage returns before a newline are
-// passed over. A line of another form, a name with a folder in it, and one name
-// with two different sums are errors that cite the line.
-func Parse(r io.Reader) (Sums, error) {
-	sums := Sums{}
-	lines := bufio.NewScanner(r)
-	for number := 1; lines.Scan(); number++ {
-		line := strings.TrimSuffix(lines.Text(), "\r")
-		if line == "" {
-			continue
-		}
-		sum, name, err := parseLine(line)
-		if err != nil {
-			return nil, fmt.Errorf("%s line %d %q: %w", FileName, number, line, err)
-		}
-		if known, ok := sums[name]; ok && known != sum {
-			return nil, fmt.Errorf("%s line %d: %s has two different sums", FileName, number, name)
-		}
-		sums[name] = sum
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("read %s: %w", FileName, err)
-	}
-	return sums, nil
-}
-
-func parseLine(line string) (sum, name string, err error) {
-	const digits = 2 * sha256.Size
-	if len(line) < digits+3 || line[digits] != ' ' || !strings.ContainsRune(" *", rune(line[digits+1])) {
-		return "", "", errors.New("want a SHA-256, two spaces or a space and an asterisk, and a file name")
-	}
-	sum, name = strings.ToLower(line[:digits]), line[digits+2:]
-	if _, err := hex.DecodeString(sum); err != nil {
-		return "", "", errors.New("the sum is not hexadecimal")
-	}
-	if strings.ContainsAny(name, `/\`) || strings.ContainsFunc(name, unicode.IsControl) || name == "." || name == ".." {
-		return "", "", errors.New("the name must be a plain file name, without a folder")
-	}
-	return sum, name, nil
 }
 
 // File returns the SHA-256 of the file at path in lower-case hexadecimal, and

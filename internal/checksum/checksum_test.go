@@ -47,8 +47,14 @@ func TestParse(t *testing.T) {
 
 	for input, want := range map[string]string{
 		"hello\n":                               "want a SHA-256",
-		emptySum + "  ":                         "want a SHA-256",
-		emptySum + " name\n":                    "want a SHA-256",
+		emptySum + "  a\n" + helloSum + " b\n":  "want a SHA-256",
+		emptySum + " ":                          "want a SHA-256",
+		"SHA256 (a) " + emptySum:                "want SHA256 (NAME)",
+		"SHA256 a = " + emptySum:                "want SHA256 (NAME)",
+		"SHA512 (a) = " + emptySum:              "want a SHA-256",
+		"\\" + emptySum + `  a\tb`:              "escapes",
+		"\\" + emptySum + `  a\nb`:              "plain file name",
+		"# a comment\nno comment":               "line 2",
 		"g" + emptySum[1:] + "  name\n":         "not hexadecimal",
 		emptySum + "  ../etc/passwd\n":          "plain file name",
 		emptySum + "  ..\n":                     "plain file name",
@@ -76,6 +82,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(emptySum + "  a\n" + helloSum + " *b c.iso\r\n"))
 	f.Add([]byte(strings.ToUpper(helloSum) + "  x\n\n" + helloSum + "  x"))
 	f.Add([]byte("\\" + emptySum + "  back\\\\slash\n"))
+	f.Add([]byte("\ufeffSHA256 (./a) = " + emptySum + "\r\n# comment\nSHA256(b)= " + helloSum))
+	f.Add([]byte(emptySum + " a\n\t" + helloSum + "  b\n\\SHA256 (c) = " + emptySum))
 	f.Fuzz(func(t *testing.T, input []byte) {
 		sums, err := checksum.Parse(bytes.NewReader(input))
 		if err != nil {
@@ -100,4 +108,94 @@ func TestFileWithProgress(t *testing.T) {
 	assert.Greater(t, len(reported), 2)
 	assert.IsIncreasing(t, reported)
 	assert.Equal(t, size, reported[len(reported)-1])
+}
+
+// TestParseIsWhatSha256sumAccepts gives both the same lists: what the one accepts, the
+// other reads, with the same names.
+func TestParseIsWhatSha256sumAccepts(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"a", "b", " b", "b)", "*b", "#c", "a ", "SHA256"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("hello"), 0o600))
+	}
+	plain := func(between, name string) string { return helloSum + between + name + "\n" }
+	for list, names := range map[string][]string{ // nil: refused by both
+		plain("  ", "a"):                                    {"a"},
+		plain(" *", "a"):                                    {"a"},
+		plain(" ", "a"):                                     {"a"},
+		plain("\t", "a"):                                    {"a"},
+		plain("\t ", "a"):                                   {"a"},
+		plain("   ", "b"):                                   {" b"},
+		plain(" **", "b"):                                   {"*b"},
+		plain("  ", "./a"):                                  {"a"},
+		plain(" *", "././a"):                                {"a"},
+		plain("  ", ".//a"):                                 {"a"},
+		plain("  ", "a "):                                   {"a "},
+		plain("  ", "SHA256"):                               {"SHA256"},
+		plain("  ", "a") + plain(" *", "b"):                 {"a", "b"},
+		plain(" ", "a") + plain("  ", "b"):                  {"a", " b"},
+		plain(" ", "a") + plain(" *", "b"):                  {"a", "*b"},
+		plain("  ", "a") + plain(" ", "b"):                  nil,
+		"  \t" + plain("  ", "a"):                           {"a"},
+		strings.ToUpper(helloSum) + "  a\n":                 {"a"},
+		helloSum + "  a":                                    {"a"},
+		helloSum + "  a\r\n":                                {"a"},
+		"# comment\n#\n" + plain("  ", "#c"):                {"#c"},
+		" # no comment\n":                                   nil,
+		"SHA256 (a) = " + helloSum + "\n":                   {"a"},
+		"SHA256 (./a) = " + helloSum + "\n":                 {"a"},
+		"SHA256 (a) = " + helloSum + "\r\n":                 {"a"},
+		"SHA256(a)= " + helloSum + "\n":                     {"a"},
+		"SHA256 (a)\t=\t " + helloSum + "\n":                {"a"},
+		"  SHA256 (a)=" + helloSum + "\n":                   {"a"},
+		"SHA256  (a) = " + helloSum + "\n":                  nil,
+		"SHA256 (b)) = " + helloSum + "\n":                  {"b)"},
+		"SHA256 (a) = " + helloSum + "0\n":                  nil,
+		"SHA256 (a) = " + helloSum + " \n":                  nil,
+		"SHA256 (a) = " + helloSum[:63] + "\n":              nil,
+		"SHA256 (a) = " + helloSum[:63] + "g\n":             nil,
+		"SHA512 (a) = " + helloSum + "\n":                   nil,
+		"sha256 (a) = " + helloSum + "\n":                   nil,
+		"\\" + plain("  ", "a"):                             {"a"},
+		"\\SHA256 (a) = " + helloSum + "\n":                 {"a"},
+		" \\" + plain("  ", "a"):                            {"a"},
+		"\\" + plain("  ", `a\`):                            nil,
+		"\\" + plain("  ", `a\t`):                           nil,
+		"SHA256 (a) = " + helloSum + "\n" + plain(" ", "b"): {"a", "b"},
+		helloSum + "\n":                                     nil,
+		helloSum + " \n":                                    nil,
+		helloSum[:63] + "  a\n":                             nil,
+		helloSum + "0  a\n":                                 nil,
+		"no sum\n":                                          nil,
+	} {
+		sums, err := checksum.Parse(strings.NewReader(list))
+		check := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", "-")
+		check.Dir, check.Stdin = dir, strings.NewReader(list)
+		out, refused := check.CombinedOutput()
+		if names == nil {
+			require.Error(t, err, "%q", list)
+			assert.Error(t, refused, "%q: %s", list, out)
+			continue
+		}
+		require.NoError(t, err, "%q", list)
+		assert.NoError(t, refused, "%q: %s", list, out)
+		want := checksum.Sums{}
+		for _, name := range names {
+			want[name] = helloSum
+		}
+		assert.Equal(t, want, sums, "%q", list)
+		assert.Equal(t, len(names), strings.Count(string(out), ": OK\n"), "%q: %s", list, out)
+	}
+	// What sha256sum --tag and others print, of these files; and what it does not take.
+	for _, tool := range [][]string{{"sha256sum", "a", "b"}, {"sha256sum", "--tag", "a", "b"}, {"sha256sum", "--binary", "a", "b"}, {"sha256sum", "./a", "./b"}} {
+		list := exec.CommandContext(t.Context(), tool[0], tool[1:]...)
+		list.Dir = dir
+		out, err := list.Output()
+		require.NoError(t, err)
+		for _, written := range []string{string(out), "\ufeff" + string(out), strings.ReplaceAll(string(out), "\n", "\r\n"), "\n" + string(out) + "\n"} {
+			sums, err := checksum.Parse(strings.NewReader(written))
+			require.NoError(t, err, "%q", written)
+			assert.Equal(t, checksum.Sums{"a": helloSum, "b": helloSum}, sums, "%q", written)
+		}
+	}
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
@@ -55,8 +54,13 @@ func (d Deployment) Run(ctx context.Context) error {
 		d.Report.Summary("Skipped: " + d.Plan.Reason + ".\n")
 		return d.setOutputs(nil, release.Release{})
 	}
-	started, err := d.deploy(ctx)
-	if err != nil && ctx.Err() == nil {
+	files, published, started, err := d.deploy(ctx)
+	if err == nil {
+		addresses(files, published)
+		d.summarise(files, published)
+		return d.setOutputs(files, published)
+	}
+	if ctx.Err() == nil {
 		what := "Nothing was published."
 		if started {
 			what = "The release was not completed: a new one is still a draft, an existing one may be partly changed. Run again to complete it."
@@ -66,10 +70,26 @@ func (d Deployment) Run(ctx context.Context) error {
 	return err
 }
 
-// deploy also reports whether it started to publish.
-func (d Deployment) deploy(ctx context.Context) (started bool, err error) {
+// deploy returns the files and, if the plan publishes, the release. It also reports
+// whether it started to publish.
+func (d Deployment) deploy(ctx context.Context) (files []artifact.Artifact, published release.Release, started bool, err error) {
+	packaged, line, revision, err := d.make(ctx)
+	if err != nil {
+		return nil, published, false, err
+	}
+	if !d.Plan.Publish {
+		files, err = d.keepLocally(ctx, packaged, line)
+		return files, published, false, err
+	}
+	files, published, err = d.publish(ctx, packaged, line, revision)
+	return files, published, true, err
+}
+
+// make builds and packages the images. It returns them with a line of provenance, and
+// the flake's revision.
+func (d Deployment) make(ctx context.Context) (packaged []artifact.Artifact, line trust.Attestation, revision string, err error) {
 	if err := d.check(ctx); err != nil {
-		return false, err
+		return nil, line, "", err
 	}
 	defer os.RemoveAll(d.linkDir())
 	// Before anything is written, which may be into the flake's folder. The build
@@ -77,38 +97,19 @@ func (d Deployment) deploy(ctx context.Context) (started bool, err error) {
 	source, sourceErr := d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
 	built, err := d.build(ctx)
 	if err != nil {
-		return false, err
+		return nil, line, "", err
 	}
 	if sourceErr != nil {
-		return false, sourceErr
+		return nil, line, "", sourceErr
 	}
 	if err := d.copy(ctx, built); err != nil {
-		return false, err
+		return nil, line, "", err
 	}
-	packaged, err := Package(ctx, d.Report, built, d.Plan, d.ModTime)
-	if err != nil {
-		return false, err
+	if packaged, err = Package(ctx, d.Report, built, d.Plan, d.ModTime); err != nil {
+		return nil, line, "", err
 	}
-	line, err := d.attest(ctx, source, packaged)
-	if err != nil {
-		return false, err
-	}
-	var (
-		files     []artifact.Artifact
-		published release.Release
-	)
-	if d.Plan.Publish {
-		started = true
-		files, published, err = d.publish(ctx, packaged, line, source.Revision)
-	} else {
-		files, _, err = d.merge(ctx, packaged, nil, line)
-	}
-	if err != nil {
-		return started, err
-	}
-	addresses(files, published)
-	d.summarise(files, published)
-	return started, d.setOutputs(files, published)
+	line, err = d.attest(ctx, source, packaged)
+	return packaged, line, source.Revision, err
 }
 
 const checkTimeout = 10 * time.Second
@@ -183,23 +184,37 @@ func (d Deployment) publish(ctx context.Context, packaged []artifact.Artifact, l
 	origin := origin(d.Plan, flakeRevision)
 	p := publication{report: d.Report, store: d.Store, plan: d.Plan, key: d.Key, origin: func(string) string { return origin }}
 	p.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
-		if files, provenance, err = d.merge(ctx, packaged, provenance, line); err != nil {
-			return nil, err
-		}
-		return append(toPublish(packaged), release.File{Name: trust.ProvenanceFileName, Content: provenance}), nil
+		provenance, err := trust.MergeProvenance(ctx, provenance, line, d.Key)
+		return append(toPublish(packaged), release.File{Name: trust.ProvenanceFileName, Content: provenance}), err
+	}
+	p.kept = func(ctx context.Context, published []release.File) (err error) {
+		files, err = d.list(ctx, packaged, published[len(packaged):])
+		return err
 	}
 	published, err := p.run(ctx, false)
 	return files, published.Release, err
 }
 
-// merge adds the line of provenance to what is published, and lists all files in
-// the plan's folder. What the release has stays, so far as it is true.
-func (d Deployment) merge(ctx context.Context, packaged []artifact.Artifact, published []byte, line trust.Attestation) (files []artifact.Artifact, provenance []byte, err error) {
-	if provenance, err = trust.MergeProvenance(ctx, published, line, d.Key); err != nil {
-		return nil, nil, err
+// keepLocally lists what was packaged in the plan's folder, with its provenance and,
+// if there is a key, what proves it: as a new release would have it.
+func (d Deployment) keepLocally(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation) ([]artifact.Artifact, error) {
+	provenance, err := trust.MergeProvenance(ctx, nil, line, d.Key)
+	if err != nil {
+		return nil, err
 	}
-	attested, err := d.list(ctx, packaged, provenance)
-	return append(slices.Clone(packaged), attested), provenance, err
+	proofs := []release.File{{Name: trust.ProvenanceFileName, Content: provenance}}
+	if d.Key != nil {
+		next := trust.Publication{Tag: d.Plan.ReleaseTag, Now: time.Now()}
+		if next.New, err = artifact.Sums(packaged); err != nil {
+			return nil, err
+		}
+		snapshot, err := next.Snapshot(ctx, *d.Key)
+		if err != nil {
+			return nil, err
+		}
+		proofs = append(proofs, release.File{Name: trust.SnapshotFileName, Content: snapshot})
+	}
+	return d.list(ctx, packaged, proofs)
 }
 
 // summarise shows the outcome: a table at a terminal and in the log, the same in
@@ -218,12 +233,20 @@ func (d Deployment) setOutputs(files []artifact.Artifact, published release.Rele
 	if err != nil {
 		return err
 	}
-	d.Report.Output("skipped", fmt.Sprint(d.Plan.Skipped))
-	d.Report.Output("release_tag", d.Plan.ReleaseTag)
-	d.Report.Output("release_url", published.URL)
-	d.Report.Output("assets", string(encoded))
-	d.Report.Output("output_dir", d.Plan.OutputDir)
-	return nil
+	err = d.Report.Outputs(
+		report.Output{Name: "skipped", Value: fmt.Sprint(d.Plan.Skipped)},
+		report.Output{Name: "release_tag", Value: d.Plan.ReleaseTag},
+		report.Output{Name: "release_url", Value: published.URL},
+		report.Output{Name: "assets", Value: string(encoded)},
+		report.Output{Name: "output_dir", Value: d.Plan.OutputDir},
+	)
+	switch {
+	case err == nil || d.Plan.Skipped:
+		return err
+	case d.Plan.Publish:
+		return fmt.Errorf("the release %s is published and whole, but %w", published.URL, err)
+	}
+	return fmt.Errorf("the files in %s are whole, but %w", d.Plan.OutputDir, err)
 }
 
 // addresses completes the files by where they can be downloaded.

@@ -434,3 +434,36 @@ func TestDeployAgain(t *testing.T) {
 	assert.Equal(t, outputs["release_url"], l.outputValues(t)["release_url"])
 	assert.Len(t, after, len(before))
 }
+
+// A runner whose files cannot be written: what was published is said, and only the
+// outputs, which later steps use, are missed.
+func TestRunnersFilesThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	require.NoError(t, os.Mkdir(l.summary, 0o700))
+	require.NoError(t, l.Run(t.Context()))
+	assert.Regexp(t, `(?m)^::warning::there is no job summary: .*`+l.summary, l.log)
+
+	l = newLine(t)
+	require.NoError(t, os.Mkdir(l.outputs, 0o700))
+	err := l.Run(t.Context())
+	require.ErrorContains(t, err, "the release file://"+filepath.Join(l.releases, "boot-v1"))
+	require.ErrorContains(t, err, "is published and whole, but the outputs of this step are not set")
+	_, found := l.release(t)
+	assert.True(t, found)
+	assert.Contains(t, l.log.String(), "x-boot-v1.iso")
+	summary, err := os.ReadFile(l.summary)
+	require.NoError(t, err)
+	assert.NotContains(t, string(summary), "failed")
+	assert.Contains(t, string(summary), "Release file://"+l.releases)
+
+	l = newLine(t)
+	l.Plan.Publish = false
+	require.NoError(t, os.Mkdir(l.outputs, 0o700))
+	require.ErrorContains(t, l.Run(t.Context()), "the files in "+l.Plan.OutputDir+" are whole, but the outputs")
+
+	l = newLine(t)
+	l.Plan.Skipped, l.Plan.Reason = true, "a mirror"
+	require.NoError(t, os.Mkdir(l.outputs, 0o700))
+	require.ErrorContains(t, l.Run(t.Context()), "the outputs of this step are not set")
+}

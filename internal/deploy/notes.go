@@ -7,6 +7,7 @@ import (
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/redact"
 	"every.channel/runner-images/internal/size"
 	"every.channel/runner-images/internal/trust"
 )
@@ -65,7 +66,7 @@ func origin(p plan.Plan, flakeRevision string) string {
 // originIn finds what origin said when the other files of a release were
 // published.
 func originIn(notes string) string {
-	for line := range strings.Lines(notes) {
+	for line := range strings.Lines(redact.Printable(notes)) {
 		if strings.HasPrefix(line, originBegins) {
 			return strings.TrimSpace(line)
 		}

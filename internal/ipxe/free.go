@@ -2,12 +2,16 @@ package ipxe
 
 import "slices"
 
+// freeImages is the command that frees all images.
+const freeImages = "imgfree\n"
+
 // FreeImages returns a script that begins by freeing all images that iPXE has
-// loaded before it. iPXE hands every image to the kernel, in front of the initrd
-// and whatever the script says of initrds, so that one left over keeps the machine
-// from booting, or replaces files of the initrd. No other byte changes. The
-// running script is no image to iPXE until it ends, nor are those that led to it.
+// loaded before. iPXE passes every image to the kernel, in front of the initrd and
+// whatever initrd= the script has: an image that is left over, such as an
+// autoexec.ipxe that iPXE found beside itself or the kernel of a failed try, keeps the
+// machine from booting, or adds files to the initrd. No other byte changes. iPXE does
+// not count scripts that are running among its images.
 func FreeImages(script []byte) []byte {
 	_, second := logicalLine(script, 0)
-	return slices.Concat(script[:second], []byte("imgfree\n"), script[second:])
+	return slices.Concat(script[:second], []byte(freeImages), script[second:])
 }

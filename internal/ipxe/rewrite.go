@@ -1,5 +1,6 @@
-// Package ipxe reads the iPXE scripts of netboot bundles, and rewrites them to
-// the names that files have in a bundle.
+// Package ipxe reads the iPXE scripts of netboot bundles (https://ipxe.org/scripting),
+// rewrites them to the names that files have in a bundle and to where a boot server
+// has them, and makes the scripts that lead iPXE to the boot server.
 package ipxe
 
 import (

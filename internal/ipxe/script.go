@@ -87,7 +87,7 @@ func (w word) words() []word {
 	return words
 }
 
-// A syntax says how iPXE reads a command's words: which options take a value,
+// A syntax is how iPXE reads a command's words: which options take a value,
 // and how many words after the options are a file or the name of an image.
 type syntax struct {
 	long      map[string]string // long options that take a value, and their short form

@@ -12,7 +12,8 @@ import (
 
 // BootFlake copies testdata/boot-flake into a folder of the test's, with the
 // kernel and the busybox that it needs beside it, and returns the folder's path.
-// The image that it builds says its generation, a word, when it has booted.
+// The image that it builds writes its generation, a word, on the console when it has
+// booted.
 func BootFlake(t testing.TB, generation string) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "flake")

@@ -63,7 +63,7 @@ func (n *Network) Command(ctx context.Context, program string, arguments ...stri
 }
 
 // Serve starts a server on the boot server's host, and returns when it has
-// written what says that it is ready. When the test fails, what it wrote is part
+// written the text that means it is ready. When the test fails, what it wrote is part
 // of the test's output.
 func (n *Network) Serve(t testing.TB, ready, program string, arguments ...string) {
 	t.Helper()
@@ -122,7 +122,7 @@ type namespace struct {
 	nsenter string
 }
 
-// newNamespace makes a namespace, with the rights of whoever made another one.
+// newNamespace makes a namespace, with the rights of the one that made another.
 func newNamespace(t testing.TB, beside *namespace) *namespace {
 	t.Helper()
 	command := []string{Tool(t, "boot", "unshare"), "--net", "sh", "-c", "echo made; exec cat"}

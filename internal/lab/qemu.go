@@ -138,7 +138,7 @@ func startVM(t testing.TB, command *exec.Cmd) *VM {
 }
 
 // Wait waits until the machine has written a text on its serial console. An error
-// says that the machine was switched off or the context done before that.
+// means that the machine was switched off or the context ended before that.
 func (vm *VM) Wait(ctx context.Context, text string) error {
 	return vm.console.wait(ctx, vm.ended, text)
 }
@@ -196,9 +196,9 @@ func (c *console) waitTimes(ctx context.Context, ended <-chan struct{}, text str
 			if count = strings.Count(c.String(), text); count >= times {
 				return nil
 			}
-			return fmt.Errorf("it ended before it said %q %d times (%d), and last:\n%s", text, times, count, c.tail())
+			return fmt.Errorf("it ended before it wrote %q %d times (%d), and last:\n%s", text, times, count, c.tail())
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %q: %w; last it said:\n%s", text, context.Cause(ctx), c.tail())
+			return fmt.Errorf("wait for %q: %w; last it wrote:\n%s", text, context.Cause(ctx), c.tail())
 		}
 	}
 }

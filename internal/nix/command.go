@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -40,14 +41,19 @@ func (n Nix) output(ctx context.Context, folder string, args ...string) ([]byte,
 }
 
 // errorText returns what nix printed from its first error on, without the warnings
-// before it.
+// before it. The first error may be that of a program that nix runs, such as git.
 func errorText(stderr string) string {
 	stderr = plain(stderr)
-	if at := strings.Index(stderr, "error:"); at >= 0 {
-		stderr = stderr[at+len("error:"):]
+	if at := firstError.FindStringIndex(stderr); at != nil {
+		stderr = stderr[at[0]:]
+	} else if at := strings.Index(stderr, "error:"); at >= 0 {
+		stderr = stderr[at:]
 	}
-	return strings.TrimSpace(stderr)
+	return strings.TrimSpace(strings.TrimPrefix(stderr, "error:"))
 }
+
+// firstError is where an error of nix, git or ssh begins.
+var firstError = regexp.MustCompile(`(?m)^(error|fatal|ERROR|remote|ssh|[^\s:]+@[^\s:]+): `)
 
 // run starts a command and waits for its end. When ctx is done, it asks the
 // whole process group to end, and after a while kills it and all that came of

@@ -250,11 +250,13 @@ func (s *stream) flakeProblem(request Request, e nixError) (kind ProblemKind, re
 	// For an input that is locked and cannot be fetched, Nix reports only that it is
 	// missing.
 	fetching := strings.Contains(e.full, "while fetching the input") || strings.HasPrefix(text, "Cannot find Git revision")
-	for _, line := range s.other.lines { // git's own message is clearer than that of Nix
-		if fatal, found := strings.CutPrefix(line, "fatal: "); found && fetching {
-			text = fatal
-			break
-		}
+	failure, advice := s.saidByGit()
+	switch {
+	case failure == "":
+	case fetching:
+		text = failure // clearer than what Nix says
+	default:
+		text += "; git says: " + failure
 	}
 	kind, reason = Mistake, text
 	switch {
@@ -266,7 +268,30 @@ func (s *stream) flakeProblem(request Request, e nixError) (kind ProblemKind, re
 	if noSpace.MatchString(text) {
 		reason += "; " + fullDisk
 	}
+	if advice != "" {
+		reason += "\n" + advice
+	}
 	return kind, reason
+}
+
+// saidByGit returns the first error of the git that Nix ran, and git's advice on it.
+// Where git itself does not know the cause, that is what ssh or the server said last.
+func (s *stream) saidByGit() (failure, advice string) {
+	lines := s.other.lines
+	isFatal := func(line string) bool { return strings.HasPrefix(line, "fatal: ") }
+	at := slices.IndexFunc(lines, isFatal)
+	if at < 0 {
+		return "", ""
+	}
+	failure = strings.TrimPrefix(lines[at], "fatal: ")
+	if at > 0 && strings.HasPrefix(failure, "Could not read from remote repository") {
+		failure = lines[at-1]
+	}
+	rest := lines[at+1:]
+	if next := slices.IndexFunc(rest, isFatal); next >= 0 {
+		rest = rest[:next]
+	}
+	return failure, strings.Join(rest, "\n")
 }
 
 func names(images []artifact.Image) []string {

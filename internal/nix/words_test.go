@@ -1,6 +1,7 @@
 package nix
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -143,4 +144,32 @@ func TestPlainText(t *testing.T) {
 	assert.Equal(t, "100%", plain("  1%\r 50%\r100%"))
 	assert.Equal(t, "linux-6.12", Name("/nix/store/4fh5vs78nhr8yc49gydrbrs7r6j1im6g-linux-6.12.drv"))
 	assert.Equal(t, "/elsewhere/a-b", Name("/elsewhere/a-b"))
+}
+
+// What git, ssh and a server say is part of the error, whichever of them knows the cause.
+func TestWordsOfGit(t *testing.T) {
+	t.Parallel()
+	const failed = `@nix {"action":"msg","level":0,"msg":"error: program 'git' failed with exit code 128","raw_msg":"program 'git' failed with exit code 128"}` + "\n"
+	const fetching = `@nix {"action":"msg","level":0,"msg":"error: while fetching the input 'git+ssh://git@forge.example/x'\nprogram 'git' failed with exit code 128","raw_msg":"program 'git' failed with exit code 128"}` + "\n"
+	for said, want := range map[string]string{
+		"fatal: detected dubious ownership in repository at '/srv/x'\nTo add an exception for this directory, call:\n\n\tgit config --global --add safe.directory /srv/x\n" + failed: "program 'git' failed with exit code 128; git says: detected dubious ownership in repository at '/srv/x'\n" +
+			"To add an exception for this directory, call:\n\tgit config --global --add safe.directory /srv/x",
+		"git@forge.example: Permission denied (publickey).\nfatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\nand the repository exists.\n" + fetching: `the flake "." or one of its inputs cannot be fetched: git@forge.example: Permission denied (publickey).` + "\n" +
+			"Please make sure you have the correct access rights\nand the repository exists.",
+		"fatal: unable to access 'http://127.0.0.1:1/': Connection refused\nfatal: Refusing to point HEAD outside of refs/\n" + fetching: `the flake "." or one of its inputs cannot be fetched: unable to access 'http://127.0.0.1:1/': Connection refused`,
+	} {
+		s := newStream(nil)
+		_, err := s.Write([]byte(said))
+		require.NoError(t, err)
+		problem := s.problem(Request{Images: []artifact.Image{{Name: "image", Installable: ".#x"}}}, nil)
+		assert.Equal(t, want, strings.ReplaceAll(problem.Reason, "\n\n", "\n"))
+	}
+	for said, want := range map[string]string{
+		"warning: Git tree is dirty\nfatal: detected dubious ownership in repository at '/srv/x'\nerror: program 'git' failed": "fatal: detected dubious ownership in repository at '/srv/x'\nerror: program 'git' failed",
+		"warning: an option\nerror: no such path":                                  "no such path",
+		"git@forge.example: Permission denied (publickey).\nfatal: Could not read": "git@forge.example: Permission denied (publickey).\nfatal: Could not read",
+		"nothing of that kind": "nothing of that kind",
+	} {
+		assert.Equal(t, want, errorText(said))
+	}
 }

@@ -33,10 +33,10 @@ func (r *reader) destination(c Context, publish bool) (forgeURL, repository stri
 		if !r.onlyPublishes {
 			why += ", or set " + PublishRelease + " to false"
 		}
-		r.fail(ForgeURL, "", "%s", why)
+		r.fail(ForgeURL, "", "%s%s", why, r.because(c.NoRemote))
 	}
 	if repository == "" {
-		r.fail(Repository, "", "there is no repository to publish to; give owner/name")
+		r.fail(Repository, "", "there is no repository to publish to; give owner/name%s", r.because(c.NoRemote))
 	}
 	if c.NeedToken && r.value(Token) == "" {
 		r.fail(Token, "", "publishing needs a token with the scope write:repository; in a workflow that is github.token, at a terminal --token-file or the variable FORGEJO_TOKEN")

@@ -26,6 +26,14 @@ type Context struct {
 	ServerURL  string // "https://forge.example"
 	Repository string // "owner/name"
 
+	// Tags are those of the commit that begin with TagPrefix, where no Ref says which
+	// of them it is about.
+	Tags []string
+
+	// NoCommit and NoRemote are why it is not known which commit this is, and which
+	// repository; nil where nothing is known of that either.
+	NoCommit, NoRemote error
+
 	// NeedToken makes it an error to publish to a server without a token. A plan
 	// that is only shown needs none.
 	NeedToken bool
@@ -50,6 +58,9 @@ type Plan struct {
 	CAFile        string   `json:"-"`
 	VerifyUploads string   `json:"-"`
 	NixCopyTo     string   `json:"-"`
+
+	// Notes are sentences about what whoever runs it may not expect.
+	Notes []string `json:"-"`
 }
 
 // Make returns the plan for the given inputs. Inputs that are missing or empty take
@@ -120,7 +131,8 @@ func ForVerify(given map[string]string, c Context, needTag bool) (Plan, error) {
 type reader struct {
 	given         map[string]string
 	errors        InputErrors
-	onlyPublishes bool // the command has nothing else to do
+	said          map[string]bool // causes that an error has
+	onlyPublishes bool            // the command has nothing else to do
 }
 
 func (r *reader) err() error {
@@ -142,7 +154,22 @@ func (r *reader) release(c Context) Plan {
 		VerifyUploads: r.oneOf(VerifyUploads, "size", "sha256"),
 	}
 	p.ForgeURL, p.Repository = r.destination(c, p.Publish)
+	if len(c.Tags) > 1 && p.ReleaseTag != "" {
+		p.Notes = append(p.Notes, fmt.Sprintf("this commit has the tags %s; the release is %s", strings.Join(c.Tags, " and "), p.ReleaseTag))
+	}
 	return p
+}
+
+// because is the end of a sentence about what is not known: why that is so, once.
+func (r *reader) because(err error) string {
+	if err == nil || r.said[err.Error()] {
+		return ""
+	}
+	if r.said == nil {
+		r.said = map[string]bool{}
+	}
+	r.said[err.Error()] = true
+	return " (" + err.Error() + ")"
 }
 
 func (r *reader) fail(input, value, why string, args ...any) {
@@ -235,11 +262,15 @@ func hasPassword(u *url.URL) bool {
 
 func (r *reader) releaseTag(c Context) string {
 	tag := r.value(ReleaseTag)
-	if tag == "" {
+	if tag == "" && len(c.Tags) > 1 {
+		r.fail(ReleaseTag, "", "this commit has the tags %s; give the one to release", strings.Join(c.Tags, " and "))
+		return ""
+	}
+	if tag == "" && (c.SHA == "" || c.NoCommit == nil) {
 		tag = defaultTag(c)
 	}
 	if tag == "" {
-		r.fail(ReleaseTag, "", "there is no commit to name the release after; give a tag, for example boot-v2026.02.28")
+		r.fail(ReleaseTag, "", "there is no commit to name the release after; give a tag, for example boot-v2026.02.28%s", r.because(c.NoCommit))
 		return ""
 	}
 	if err := release.CheckTag(tag); err != nil {
@@ -308,11 +339,10 @@ func (r *reader) imageLines(lines, flake string) []artifact.Image {
 	var images []artifact.Image
 	for line := range strings.Lines(lines) {
 		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
+		name, installable := imageLine(line)
+		if name == "" {
 			continue
 		}
-		name, installable, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
-		installable = strings.TrimSpace(installable)
 		switch {
 		case installable == "":
 			r.fail(Images, line, "a line is an image's name and its installable, for example my-iso .#nixosConfigurations.my-iso.config.system.build.isoImage")
@@ -327,6 +357,28 @@ func (r *reader) imageLines(lines, flake string) []artifact.Image {
 		}
 	}
 	return images
+}
+
+// imageLine splits a line into an image's name and its installable, either of which may
+// be missing, and leaves a comment out. A comment is a # at the beginning of a word, as
+// in a shell; but an installable may begin with it, as in "name #attribute".
+func imageLine(line string) (name, installable string) {
+	if strings.HasPrefix(line, "#") {
+		return "", ""
+	}
+	name, rest, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
+	rest = strings.TrimSpace(rest)
+	quoted := false
+	for i, c := range rest {
+		switch {
+		case c == '"': // of an attribute's name
+			quoted = !quoted
+		case c != '#' || quoted:
+		case i > 0 && rest[i-1] == ' ', i == 0 && (rest == "#" || rest[1] == ' ' || rest[1] == '#'):
+			return name, strings.TrimSpace(rest[:i])
+		}
+	}
+	return name, rest
 }
 
 // inFlake completes an installable that is only an attribute of the flake.

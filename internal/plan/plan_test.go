@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os/exec"
 	"strings"
 	"testing"
@@ -397,4 +398,56 @@ func TestForVerify(t *testing.T) {
 	_, err = plan.ForVerify(map[string]string{plan.ReleaseTag: "boot-v1", plan.Flake: "x#y"}, plan.Context{}, true)
 	assert.ErrorContains(t, err, `forge_url "": there is no forge to compare with`)
 	assert.ErrorContains(t, err, `flake "x#y": takes a flake without an attribute`)
+}
+
+func TestCommentsInImages(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"x .#a  # comment":           ".#a",
+		"x .#a\t# comment # again":   ".#a",
+		"x .#a #comment":             ".#a",
+		"x .#a#b":                    ".#a#b",
+		"x #a":                       ".#a",
+		"x #a # comment":             ".#a",
+		"x a # .#b":                  ".#a",
+		`x .#"a # b"."c"  # "d`:      `.#"a # b"."c"`,
+		"# x .#a\n  #x .#b\n x .#c ": ".#c",
+	} {
+		p, err := plan.Make(map[string]string{plan.Images: line, plan.ReleaseTag: "boot-v1", plan.PublishRelease: "false"}, plan.Context{})
+		require.NoError(t, err, line)
+		assert.Equal(t, []artifact.Image{{Name: "x", Installable: want}}, p.Images, line)
+	}
+	for _, line := range []string{"x # comment", "x #", "x ## comment", "x"} {
+		_, err := plan.Make(map[string]string{plan.Images: line, plan.ReleaseTag: "boot-v1", plan.PublishRelease: "false"}, plan.Context{})
+		require.ErrorContains(t, err, "a line is an image's name and its installable", line)
+	}
+}
+
+func TestTwoTagsOfACommit(t *testing.T) {
+	t.Parallel()
+	two := plan.Context{SHA: "89abcdef0123456789abcdef0123456789abcdef", Tags: []string{"boot-v1", "boot-v2"}}
+	given := map[string]string{plan.PublishRelease: "false"}
+	_, err := plan.Make(given, two)
+	require.EqualError(t, err, `release_tag "": this commit has the tags boot-v1 and boot-v2; give the one to release`)
+	_, err = plan.ForFiles(given, two)
+	require.ErrorContains(t, err, "give the one to release")
+	given[plan.ReleaseTag] = "boot-v2"
+	p, err := plan.Make(given, two)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"this commit has the tags boot-v1 and boot-v2; the release is boot-v2"}, p.Notes)
+	p, err = plan.Make(given, plan.Context{Tags: []string{"boot-v1"}})
+	require.NoError(t, err)
+	assert.Empty(t, p.Notes)
+}
+
+func TestWordsOfGit(t *testing.T) {
+	t.Parallel()
+	words := errors.New("git says: no")
+	_, err := plan.Make(map[string]string{}, plan.Context{NoCommit: words, NoRemote: errors.New("git says: neither")})
+	require.ErrorContains(t, err, "there is no commit to name the release after; give a tag, for example boot-v2026.02.28 (git says: no)")
+	require.ErrorContains(t, err, "or set publish_release to false (git says: neither)")
+	assert.Equal(t, 1, strings.Count(err.Error(), "neither"), "a cause is said once")
+	// A commit whose tags are not known may have one that is its name.
+	_, err = plan.Make(map[string]string{plan.PublishRelease: "false"}, plan.Context{SHA: "89abcdef0123456789abcdef0123456789abcdef", NoCommit: words})
+	require.ErrorContains(t, err, "(git says: no)")
 }

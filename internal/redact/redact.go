@@ -1,5 +1,6 @@
-// Package redact takes what may be secret out of text and addresses before they
-// are shown, logged or recorded. It is the only place that decides what that is.
+// Package redact takes out of text and addresses, before they are shown, logged or
+// recorded, what may be secret, and what would act on a terminal or a log. It is the
+// only place that decides what that is.
 package redact
 
 import (
@@ -40,12 +41,6 @@ func Text(text string) string {
 		return hidden
 	}
 	return secretParameter.ReplaceAllString(withoutUsers(text), "${1}"+hidden)
-}
-
-// Recorded is Text for addresses that must stay usable: no user is in the place of
-// one that is left out.
-func Recorded(text string) string {
-	return strings.ReplaceAll(Text(text), "://"+hidden+"@", "://")
 }
 
 // secretParameter is a parameter in an address with a name for secrets:
@@ -91,7 +86,8 @@ func withoutUser(word string) (shown string, certain bool) {
 		return word, false
 	}
 	at := strings.LastIndex(authority, "@")
-	web := strings.HasSuffix(scheme, "http") || strings.HasSuffix(scheme, "https")
+	lower := strings.ToLower(scheme)
+	web := strings.HasSuffix(lower, "http") || strings.HasSuffix(lower, "https")
 	if at < 0 || !web && !strings.Contains(authority[:at], ":") {
 		return word, true
 	}

@@ -93,7 +93,7 @@ func (r *Report) Progress(verb string) *Progress {
 // Status sets what is being done now. It stays until the next one, and is printed
 // again, with its duration, after a while without other output.
 func (p *Progress) Status(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	text := p.report.clean(fmt.Sprintf(format, args...))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if last := p.status.Load(); last != nil && last.text == text {
@@ -154,7 +154,7 @@ func (p *Progress) Close() {
 
 func (p *Progress) bar(name string, total int64) *mpb.Bar {
 	return p.bars.AddBar(total,
-		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
+		mpb.PrependDecorators(decor.Name(p.report.clean(name), decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(
 			decor.CountersKibiByte("% .1f of % .1f", decor.WCSyncSpace),
 			decor.AverageSpeed(decor.SizeB1024(0), "% .1f", decor.WCSyncSpace),

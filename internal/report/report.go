@@ -14,6 +14,8 @@ import (
 
 	"github.com/sethvargo/go-githubactions"
 	"golang.org/x/term"
+
+	"every.channel/runner-images/internal/redact"
 )
 
 // Options are where a report goes.
@@ -88,11 +90,13 @@ func (r *Report) Mask(secret string) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.secrets = append(r.secrets, secret)
+	r.secrets = append(r.secrets, redact.Printable(secret))
 }
 
-// clean removes secrets.
+// clean removes secrets, and what a terminal or a log would obey: everything that is
+// reported passes it, and may be a server's words.
 func (r *Report) clean(text string) string {
+	text = redact.Printable(text)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, secret := range r.secrets {
@@ -146,53 +150,53 @@ func (r *Report) Group(title string) (end func()) {
 
 // Notice reports something that readers of the run should see.
 func (r *Report) Notice(format string, args ...any) {
-	if r.action == nil {
-		r.Line("note: "+format, args...)
-		return
-	}
-	r.action.Noticef("%s", r.clean(fmt.Sprintf(format, args...)))
+	r.annotate("note", (*githubactions.Action).Noticef, fmt.Sprintf(format, args...))
 }
 
 // Warning reports something that may be wrong.
 func (r *Report) Warning(format string, args ...any) {
+	r.annotate("warning", (*githubactions.Action).Warningf, fmt.Sprintf(format, args...))
+}
+
+// annotate reports a text: at a terminal behind its kind, in Actions with its first
+// line as an annotation and the others above it. An annotation of several lines is one
+// line of the log, with %0A in it, where the runner has no annotations (Forgejo's).
+func (r *Report) annotate(kind string, command func(*githubactions.Action, string, ...any), text string) {
 	if r.action == nil {
-		r.Line("warning: "+format, args...)
+		r.Line("%s: %s", kind, text)
 		return
 	}
-	r.action.Warningf("%s", r.clean(fmt.Sprintf(format, args...)))
+	first, rest, _ := strings.Cut(strings.Trim(r.clean(text), "\n"), "\n")
+	if rest != "" {
+		r.Line("%s", rest)
+	}
+	command(r.action, "%s", first)
 }
 
 // Error reports why the run fails. Errors that were joined are reported one by
-// one, each as an annotation.
+// one.
 func (r *Report) Error(err error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, err := range joined.Unwrap() {
+	if all := separate(err); len(all) > 0 {
+		for _, err := range all {
 			r.Error(err)
 		}
 		return
 	}
-	text := r.clean(err.Error())
-	if r.action == nil {
-		r.Line("error: %s", text)
-		return
-	}
-	if strings.Contains(text, "\n") {
-		r.Line("%s", text) // an annotation's own line in the log cannot be read
-	}
-	r.action.Errorf("%s", text)
+	r.annotate("error", (*githubactions.Action).Errorf, err.Error())
 }
 
-// Output sets an output of the action's step. At a terminal it does
-// nothing.
-func (r *Report) Output(name, value string) {
-	if r.action != nil && r.getenv("GITHUB_OUTPUT") != "" {
-		r.action.SetOutput(name, value)
+// separate returns the errors that an error consists of: all of its words are theirs.
+func separate(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return nil
 	}
-}
-
-// Summary adds Markdown to the job's summary, where the runner has one.
-func (r *Report) Summary(markdown string) {
-	if r.action != nil && r.getenv("GITHUB_STEP_SUMMARY") != "" {
-		r.action.AddStepSummary(r.clean(markdown))
+	var texts []string
+	for _, err := range joined.Unwrap() {
+		texts = append(texts, err.Error())
 	}
+	if strings.Join(texts, "\n") != err.Error() {
+		return nil
+	}
+	return joined.Unwrap()
 }

@@ -3,6 +3,7 @@ package report_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +37,9 @@ func TestActions(t *testing.T) {
 	r.Warning("large")
 	r.Error(errors.Join(errors.New("first\nline two"), errors.New("second with s3cret")))
 	r.Result("table\n")
-	r.Output("release_tag", "boot-v1")
+	r.Notice("two\nlines")
+	r.Error(fmt.Errorf("told by %w and by %w", errors.New("one"), errors.New("another")))
+	require.NoError(t, r.Outputs(report.Output{Name: "release_tag", Value: "boot-v1"}, report.Output{Name: "assets", Value: "[]\ns3cret"}))
 	r.Summary("# Released\ns3cret\n")
 
 	assert.Equal(t, strings.Join([]string{
@@ -47,18 +50,20 @@ func TestActions(t *testing.T) {
 		"::endgroup::",
 		"::notice::a mirror",
 		"::warning::large",
-		"first",
 		"line two",
-		"::error::first%0Aline two",
+		"::error::first",
 		"::error::second with ***",
 		"table",
+		"lines",
+		"::notice::two",
+		"::error::told by one and by another",
 		"",
 	}, "\n"), out.String())
 	assert.Empty(t, log.String())
 
 	got, err := os.ReadFile(outputs)
 	require.NoError(t, err)
-	assert.Regexp(t, `^release_tag<<\S+\nboot-v1\n\S+\n$`, string(got))
+	assert.Equal(t, map[string]string{"release_tag": "boot-v1", "assets": "[]\n***"}, readOutputs(t, string(got)))
 	got, err = os.ReadFile(summary)
 	require.NoError(t, err)
 	assert.Equal(t, "# Released\n***\n\n", string(got))
@@ -67,7 +72,7 @@ func TestActions(t *testing.T) {
 func TestActionsWithoutItsFiles(t *testing.T) {
 	var out bytes.Buffer
 	r := report.New(report.Options{Out: &out, Getenv: environment(map[string]string{"GITHUB_ACTIONS": "true"})})
-	r.Output("release_tag", "boot-v1")
+	require.NoError(t, r.Outputs(report.Output{Name: "release_tag", Value: "boot-v1"}))
 	r.Summary("# Released")
 	assert.Empty(t, out.String())
 }
@@ -82,7 +87,7 @@ func TestTerminal(t *testing.T) {
 	r.Notice("a mirror")
 	r.Warning("large")
 	r.Error(errors.New("broken"))
-	r.Output("release_tag", "boot-v1")
+	require.NoError(t, r.Outputs(report.Output{Name: "release_tag", Value: "boot-v1"}))
 	r.Summary("# Released")
 	r.Result("table\n")
 	assert.Equal(t, "Build\n100% of ***\nnote: a mirror\nwarning: large\nerror: broken\n", log.String())

@@ -26,6 +26,8 @@ let
       tag = null;
       tokenFile = null;
       allowedSigners = [ ];
+      signer = null;
+      maxAge = null;
       tarball = null;
     }
     // (overrides.release or { });
@@ -103,6 +105,19 @@ in
 {
   serve = full.serve (paths // { ipxeDir = "/ipxe"; });
   stage = full.stage (paths // { allowedSignersFile = "/etc/allowed_signers"; });
+  stageLatest =
+    (commands {
+      release = {
+        allowedSigners = [ "release@every.channel ssh-ed25519 AAAA" ];
+        signer = "release@every.channel";
+        maxAge = "720h";
+      };
+      rings.canary = {
+        releaseTag = "boot-v2026.03.01";
+        macs = [ "00:11:22:33:44:55" ];
+      };
+    }).stage
+      (paths // { ringsFile = null; allowedSignersFile = "/etc/allowed_signers"; });
   stageFolder =
     (commands {
       release = {
@@ -151,6 +166,15 @@ in
       rings.canary = {
         releaseTag = "boot-v1";
         macs = [ ];
+      };
+    };
+    netbootSignerOfNothing = wrongNetboot { release.signer = "release@every.channel"; };
+    netbootAgeOfNothing = wrongNetboot { release.maxAge = "720h"; };
+    netbootAgeOfATag = wrongNetboot {
+      release = {
+        allowedSigners = [ "release@every.channel ssh-ed25519 AAAA" ];
+        tag = "boot-v1";
+        maxAge = "720h";
       };
     };
     netbootTwoIPXEs = wrongNetboot { ipxe.file = "/srv/ipxe.efi"; };

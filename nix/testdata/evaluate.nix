@@ -379,9 +379,9 @@ in
       # A flake with two inputs, one of which has one itself.
       store = name: builtins.toFile name name;
       flake = {
-        outPath = "${./inputs}";
+        outPath = "${./sandbox}";
         inputs = {
-          a.outPath = locked;
+          a.outPath = store "a";
           b = {
             outPath = store "b";
             inputs.c = {
@@ -392,7 +392,6 @@ in
           };
         };
       };
-      locked = "${builtins.path { name = "source"; path = ./inputs/a; }}";
       dependencies =
         settings:
         map (path: builtins.unsafeDiscardStringContext (toString path))
@@ -409,7 +408,7 @@ in
       ofFlake = dependencies { flakeSource = flake; };
       ofPath = dependencies { flakeSource = flake.outPath; };
       want = map builtins.unsafeDiscardStringContext [
-        locked
+        flake.inputs.a.outPath
         flake.inputs.b.outPath
         flake.inputs.b.inputs.c.outPath
       ];
@@ -528,10 +527,19 @@ in
         ipxe.url = "https://boot.example/ec-ipxe.efi";
       };
     };
-  warned = lib.mapAttrs (_: names: warnings (machine { imports = [ (disks names) (runner { }) ]; })) {
-    nixOnRoot = [ "/" ];
-    all = onDisks;
-  };
+  warned =
+    let
+      warned = names: settings: warnings (machine { imports = [ (disks names) (runner settings) ]; });
+    in
+    {
+      nixOnRoot = warned [ "/" ] { };
+      all = warned onDisks { };
+      flakePath = warned onDisks { flakeSource = ./sandbox; };
+      flakePathAlone = warned onDisks {
+        flakeSource = ./sandbox;
+        flakeInputs = false;
+      };
+    };
 
   # Values that the options' types refuse.
   refused =

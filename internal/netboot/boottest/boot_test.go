@@ -96,7 +96,7 @@ func TestBoot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			defer f.turn()()
+			defer f.slot()()
 			network := lab.NewNetwork(t)
 			network.StartDHCP(t, test.dhcp...)
 			f.serve(t, network, staged, test.serve...)
@@ -132,7 +132,7 @@ func TestBoot(t *testing.T) {
 // testLoop shows that the one boot file is a loop where nothing breaks it, and so
 // that something does in the other tests: the boot program comes from another TFTP server.
 func (f *fleet) testLoop(t *testing.T, staged string) {
-	defer f.turn()()
+	defer f.slot()()
 	network := lab.NewNetwork(t)
 	network.StartDHCP(t, "enable-tftp", "tftp-root="+f.ipxe, "dhcp-boot=undionly.kpxe")
 	f.serve(t, network, staged)
@@ -145,7 +145,7 @@ func (f *fleet) testLoop(t *testing.T, staged string) {
 }
 
 func (f *fleet) testRollback(t *testing.T) {
-	defer f.turn()()
+	defer f.slot()()
 	staged := f.stage(t, oldTag, newTag)
 	network := lab.NewNetwork(t)
 	network.StartDHCP(t)
@@ -159,7 +159,7 @@ func (f *fleet) testRollback(t *testing.T) {
 
 // testRing boots a machine of a ring beside one of none.
 func (f *fleet) testRing(t *testing.T) {
-	defer f.turn()()
+	defer f.slot()()
 	const mac = "52:54:00:aa:bb:cc"
 	staged := f.stage(t, newTag, oldTag)
 	rings := fmt.Sprintf("rings:\n- name: canary\n  release_tag: %s\n  macs: [%s]\n", newTag, strings.ToUpper(mac))
@@ -172,7 +172,7 @@ func (f *fleet) testRing(t *testing.T) {
 }
 
 func (f *fleet) testForbidden(t *testing.T, staged string) {
-	defer f.turn()()
+	defer f.slot()()
 	network := lab.NewNetwork(t)
 	network.StartDHCP(t, "dhcp-boot=undionly.kpxe,,"+lab.ServerIP)
 	f.serve(t, network, staged, "--http-allowed-cidr", "192.0.2.0/24")
@@ -194,9 +194,9 @@ func requireBoots(t *testing.T, machine *lab.VM, generation string) {
 	machine.Stop()
 }
 
-// turn waits until a machine may run: two at a time are as fast as one where there
+// slot waits until a machine may run: two at a time are as fast as one where there
 // are two processors.
-func (f *fleet) turn() (done func()) {
+func (f *fleet) slot() (done func()) {
 	f.slots <- struct{}{}
 	return func() { <-f.slots }
 }

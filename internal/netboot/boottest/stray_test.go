@@ -72,7 +72,7 @@ func (f *fleet) embedded(t *testing.T) map[string]embedded {
 // another TFTP server, where its autoexec.ipxe loads that of the boot server and
 // then runs the embedded script.
 func (f *fleet) testEmbeddedUEFI(t *testing.T, staged string, e embedded) {
-	defer f.turn()()
+	defer f.slot()()
 	folder := t.TempDir()
 	require.NoError(t, os.CopyFS(folder, os.DirFS(f.ipxe)))
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "embedded.ipxe"), []byte(e.script), 0o644))
@@ -93,7 +93,7 @@ func (f *fleet) testEmbeddedUEFI(t *testing.T, staged string, e embedded) {
 // Replaced is the binary: QEMU starts Debian's ipxe.lkrn, which runs its initrd as
 // it runs an embedded script, in place of undionly.kpxe.
 func (f *fleet) testEmbeddedBIOS(t *testing.T, e embedded) {
-	defer f.turn()()
+	defer f.slot()()
 	script := filepath.Join(t.TempDir(), "embedded.ipxe")
 	require.NoError(t, os.WriteFile(script, []byte(e.script), 0o600))
 	staged := f.stage(t, newTag)
@@ -114,7 +114,7 @@ func (f *fleet) testEmbeddedBIOS(t *testing.T, e embedded) {
 // testOwnScript boots machines by a script of the site's own, in the folder of iPXE
 // binaries, that loads something before it goes on to the release.
 func (f *fleet) testOwnScript(t *testing.T, staged string, firmware lab.Firmware) {
-	defer f.turn()()
+	defer f.slot()()
 	own := map[lab.Firmware]struct{ name, bootfile string }{
 		lab.UEFI: {"autoexec.ipxe", "ipxe.efi"}, // which loads autoexec.ipxe
 		lab.BIOS: {"own.ipxe", "own.ipxe"},
@@ -147,7 +147,7 @@ echo This try has failed
 
 // testRetry boots a machine whose first try fails when kernel and initrd are loaded.
 func (f *fleet) testRetry(t *testing.T, machine lab.Machine, bootfile, script string) {
-	defer f.turn()()
+	defer f.slot()()
 	staged := f.stageScript(t, script)
 	network := lab.NewNetwork(t)
 	network.StartDHCP(t, "dhcp-boot="+bootfile+",,"+lab.ServerIP)

@@ -1,5 +1,4 @@
-// Package journal is told what the boot server's parts do, and keeps it for
-// people: a log line for each stage of a boot, numbers for Prometheus, and a
+// Package journal records what the boot server does, for people: a log line for each stage of a boot, numbers for Prometheus, and a
 // table of the machines that were seen.
 package journal
 
@@ -13,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -23,19 +23,20 @@ const (
 	ProxyDHCP = "proxy-dhcp"
 )
 
-// A Client is who asks for something.
+// A Client is the sender of a request.
 type Client struct {
 	Address  netip.Addr
-	MAC      string // as in 52:54:00:12:34:56, or empty: it did not say
-	Firmware string // for people, or empty: it did not say
+	MAC      machine.MAC      // not valid: not sent
+	Firmware machine.Firmware // the zero value: not sent
 }
 
 // A Journal may be written to and read from several goroutines at once.
 type Journal struct {
-	log     *slog.Logger
-	metrics metrics
-	refused rate.Sometimes // keeps refused clients from filling the log
-	trouble rate.Sometimes // likewise those who ask for what is not there
+	log      *slog.Logger
+	registry *prometheus.Registry
+	metrics  metrics
+	refused  rate.Sometimes // keeps refused clients from filling the log
+	failed   rate.Sometimes // likewise clients that ask for what is not there
 
 	mu      sync.Mutex
 	table   table
@@ -45,12 +46,13 @@ type Journal struct {
 // New returns a journal that writes to log, and whose numbers registry gathers.
 func New(log *slog.Logger, registry *prometheus.Registry) *Journal {
 	return &Journal{
-		log:     log,
-		metrics: newMetrics(registry),
-		refused: rate.Sometimes{First: 20, Interval: time.Second},
-		trouble: rate.Sometimes{First: 100, Interval: time.Second},
-		table:   newTable(),
-		changed: make(chan struct{}),
+		log:      log,
+		registry: registry,
+		metrics:  newMetrics(registry),
+		refused:  rate.Sometimes{First: 20, Interval: time.Second},
+		failed:   rate.Sometimes{First: 100, Interval: time.Second},
+		table:    newTable(),
+		changed:  make(chan struct{}),
 	}
 }
 
@@ -75,11 +77,11 @@ func (j *Journal) update(client Client, change func(machine *record, now time.Ti
 	now := time.Now()
 	machine := j.table.find(client, now)
 	change(machine, now)
-	j.tell()
+	j.notify()
 	return machine.Machine
 }
 
-func (j *Journal) tell() {
+func (j *Journal) notify() {
 	close(j.changed)
 	j.changed = make(chan struct{})
 }
@@ -92,20 +94,20 @@ func (j *Journal) stage(message string, machine Machine, attributes ...slog.Attr
 			all = append(all, slog.String(key, value))
 		}
 	}
-	add("mac", machine.MAC)
+	add("mac", machine.MAC.String())
 	if machine.Address.IsValid() {
 		add("address", machine.Address.String())
 	}
-	add("firmware", machine.Firmware)
+	add("firmware", machine.Firmware.String())
 	add("release", machine.Boot.Release)
 	add("architecture", string(machine.Boot.Architecture))
 	add("ring", machine.Boot.Ring)
 	j.log.LogAttrs(context.Background(), slog.LevelInfo, message, append(all, attributes...)...)
 }
 
-// Answered notes that ProxyDHCP sent a client the name of a boot file.
+// Answered records that ProxyDHCP sent a client the name of a boot file.
 func (j *Journal) Answered(client Client, file string) {
-	j.metrics.proxyAnswers.WithLabelValues(client.Firmware).Inc()
+	j.metrics.proxyAnswers.WithLabelValues(client.Firmware.String()).Inc()
 	machine := j.update(client, func(machine *record, _ time.Time) {
 		if machine.Stage >= Script {
 			machine.restart()
@@ -114,27 +116,27 @@ func (j *Journal) Answered(client Client, file string) {
 	j.stage("sent the boot file's name by DHCP", machine, slog.String("file", file))
 }
 
-// Begin notes that a client was sent the script of its release.
-func (j *Journal) Begin(client Client, boot Boot) {
-	j.metrics.begun.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
+// BootStarted records that a client was sent the script of its release.
+func (j *Journal) BootStarted(client Client, boot Boot) {
+	j.metrics.started.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
 	machine := j.update(client, func(machine *record, now time.Time) {
 		if machine.Stage >= Script {
 			machine.restart()
 		}
-		machine.begin(boot, now)
+		machine.startBoot(boot, now)
 	})
 	j.stage("sent the release's script", machine)
 }
 
-// SendLoader notes that a file that leads to the release is sent: an iPXE binary,
-// or a script. What name says is for people.
+// SendLoader records that a file that leads to the release is sent: an iPXE binary,
+// or a script. The name is for people.
 func (j *Journal) SendLoader(client Client, protocol, name string, size int64) *Transfer {
 	transfer := j.transfer(protocol, name, size)
 	j.update(client, func(machine *record, now time.Time) {
 		switch {
 		case machine.Stage < Script:
-		case client.MAC == "" && machine.MAC != "":
-			machine.isPerhaps()
+		case !client.MAC.IsValid() && machine.MAC.IsValid():
+			machine.assumeSame()
 		default:
 			machine.restart()
 		}
@@ -144,7 +146,7 @@ func (j *Journal) SendLoader(client Client, protocol, name string, size int64) *
 	return transfer
 }
 
-// SendImage notes that the kernel or the initrd of a release is sent, by its
+// SendImage records that the kernel or the initrd of a release is sent, by its
 // name in the state folder.
 func (j *Journal) SendImage(client Client, boot Boot, name string, size int64) *Transfer {
 	transfer := j.transfer(HTTP, name, size)
@@ -154,8 +156,8 @@ func (j *Journal) SendImage(client Client, boot Boot, name string, size int64) *
 			if machine.Stage >= Script {
 				machine.restart()
 			}
-			machine.begin(boot, now)
-			j.metrics.begun.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
+			machine.startBoot(boot, now)
+			j.metrics.started.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
 		}
 		machine.Stage = Kernel
 		if name == state.Initrd {
@@ -172,7 +174,7 @@ type Transfer struct {
 	protocol string
 	name     string
 	size     int64
-	began    time.Time
+	started  time.Time
 	machine  *record
 	fetch    *Fetch
 }
@@ -183,31 +185,31 @@ func (j *Journal) transfer(protocol, name string, size int64) *Transfer {
 }
 
 func (t *Transfer) add(machine *record, now time.Time) {
-	t.machine, t.began = machine, now
+	t.machine, t.started = machine, now
 	t.fetch = machine.fetch(t.name, t.size, now)
 }
 
-// Sent notes that n more bytes were sent.
+// Sent records that n more bytes were sent.
 func (t *Transfer) Sent(n int64) {
 	t.journal.metrics.bytes.WithLabelValues(t.protocol).Add(float64(n))
 	t.journal.mu.Lock()
 	defer t.journal.mu.Unlock()
 	t.fetch.Sent += n
 	t.machine.Seen = time.Now()
-	t.journal.tell()
+	t.journal.notify()
 }
 
-// End notes that the transfer is over: whole says that the client has the file to
-// its end, and err why it broke off, if it did. A part that the client asked for
-// ends with neither.
-func (t *Transfer) End(whole bool, err error) {
+// End records that the transfer is over: complete means that the client has the file
+// to its end, and err is why it was interrupted, if it was. A part that the client
+// asked for ends with neither.
+func (t *Transfer) End(complete bool, err error) {
 	t.journal.metrics.active.WithLabelValues(t.protocol).Dec()
-	machine, booted := t.end(whole && err == nil)
+	machine, booted := t.end(complete && err == nil)
 	file := slog.Group("file",
 		slog.String("name", t.name),
 		slog.Int64("bytes", t.fetch.Sent),
 		slog.String("protocol", t.protocol),
-		slog.Duration("took", time.Since(t.began).Round(time.Millisecond)))
+		slog.Duration("took", time.Since(t.started).Round(time.Millisecond)))
 	if err != nil {
 		t.journal.stage("transfer broke off", machine, file, slog.String("error", err.Error()))
 		return
@@ -219,21 +221,21 @@ func (t *Transfer) End(whole bool, err error) {
 	}
 }
 
-func (t *Transfer) end(whole bool) (machine Machine, booted bool) {
+func (t *Transfer) end(complete bool) (machine Machine, booted bool) {
 	t.journal.mu.Lock()
 	defer t.journal.mu.Unlock()
 	now := time.Now()
-	t.fetch.Ended, t.fetch.Whole = now, whole
-	if whole && t.machine.Stage < Booted && t.machine.has(state.Kernel) && t.machine.has(state.Initrd) {
+	t.fetch.Ended, t.fetch.Complete = now, complete
+	if complete && t.machine.Stage < Booted && t.machine.has(state.Kernel) && t.machine.has(state.Initrd) {
 		t.machine.Stage = Booted
 		t.machine.LastBoot, t.machine.Last = now, t.machine.Boot
 		booted = true
 	}
-	t.journal.tell()
+	t.journal.notify()
 	return t.machine.Machine, booted
 }
 
-// Refused notes that a request was refused, for a reason that is one of a few
+// Refused records that a request was refused, for a reason that is one of a few
 // words: "network", "token", "limit".
 func (j *Journal) Refused(protocol, reason string, address netip.Addr) {
 	j.metrics.refused.WithLabelValues(protocol, reason).Inc()
@@ -242,7 +244,7 @@ func (j *Journal) Refused(protocol, reason string, address netip.Addr) {
 	})
 }
 
-// TFTPFailed notes a TFTP request or transfer that failed, for a reason that is
+// TFTPFailed records a TFTP request or transfer that failed, for a reason that is
 // one of a few words.
 func (j *Journal) TFTPFailed(reason string, address netip.Addr, err error) {
 	j.metrics.tftpErrors.WithLabelValues(reason).Inc()
@@ -251,9 +253,9 @@ func (j *Journal) TFTPFailed(reason string, address netip.Addr, err error) {
 	})
 }
 
-// Trouble notes what keeps a machine from what it should boot.
-func (j *Journal) Trouble(client Client, err error) {
-	j.trouble.Do(func() {
+// Failed records why a machine is not served what it asked for.
+func (j *Journal) Failed(client Client, err error) {
+	j.failed.Do(func() {
 		j.log.Warn("cannot serve a machine", "mac", client.MAC, "address", client.Address, "error", err)
 	})
 }

@@ -14,15 +14,25 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
 var (
 	address = netip.MustParseAddr("10.20.30.100")
-	boot    = journal.Boot{Release: "boot-v1", Architecture: state.X86_64}
+	bios    = machine.Firmware{BIOS: true, Architecture: machine.X86_64}
+	boot    = journal.Boot{Release: "boot-v1", Architecture: machine.X86_64}
 )
 
-const mac = "52:54:00:12:34:56"
+var mac = address48("52:54:00:12:34:56")
+
+func address48(text string) machine.MAC {
+	mac, err := machine.ParseMAC(text)
+	if err != nil {
+		panic(err)
+	}
+	return mac
+}
 
 type site struct {
 	*journal.Journal
@@ -67,7 +77,7 @@ func TestABoot(t *testing.T) {
 	assert.Empty(t, s.only().MAC)
 
 	changed := s.Changed()
-	s.Begin(journal.Client{Address: address, MAC: mac, Firmware: "BIOS"}, boot)
+	s.BootStarted(journal.Client{Address: address, MAC: mac, Firmware: bios}, boot)
 	assert.NotNil(t, changed)
 	<-changed
 	machine := s.only()
@@ -99,12 +109,12 @@ func TestABoot(t *testing.T) {
 	assert.Equal(t, 5, strings.Count(s.log.String(), "\n"), "one line a stage:\n%s", s.log)
 
 	// It boots again: what it fetched for the boot before is no part of this one.
-	s.Begin(journal.Client{Address: address, MAC: mac}, boot)
+	s.BootStarted(journal.Client{Address: address, MAC: mac}, boot)
 	machine = s.only()
 	assert.Equal(t, journal.Script, machine.Stage)
 	assert.Empty(t, machine.Fetched)
 	assert.Equal(t, boot, machine.Last)
-	assert.Equal(t, "BIOS", machine.Firmware)
+	assert.Equal(t, bios, machine.Firmware)
 	s.send(s.SendImage(journal.Client{MAC: mac}, boot, state.Initrd, 100), 100)
 	assert.NotEqual(t, journal.Booted, s.only().Stage, "the kernel was sent for the boot before")
 }
@@ -113,17 +123,17 @@ func TestBootsAreCountedOnce(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	// One with the script, one that loads by fixed names, one that breaks off.
-	s.Begin(journal.Client{MAC: mac}, boot)
+	s.BootStarted(journal.Client{MAC: mac}, boot)
 	for _, client := range []journal.Client{{MAC: mac}, {Address: address}} {
 		s.send(s.SendImage(client, boot, state.Kernel, 10), 10)
 		s.send(s.SendImage(client, boot, state.Initrd, 10), 10)
 	}
-	other := journal.Boot{Release: "boot-v2", Architecture: state.AArch64}
-	s.send(s.SendImage(journal.Client{MAC: "52:54:00:00:00:01"}, other, state.Kernel, 10), 10)
-	broken := s.SendImage(journal.Client{MAC: "52:54:00:00:00:01"}, other, state.Initrd, 10)
+	other := journal.Boot{Release: "boot-v2", Architecture: machine.AArch64}
+	s.send(s.SendImage(journal.Client{MAC: address48("52:54:00:00:00:01")}, other, state.Kernel, 10), 10)
+	broken := s.SendImage(journal.Client{MAC: address48("52:54:00:00:00:01")}, other, state.Initrd, 10)
 	broken.Sent(5)
 	broken.End(false, errors.New("connection reset by peer"))
-	part := s.SendImage(journal.Client{MAC: "52:54:00:00:00:01"}, other, state.Initrd, 10)
+	part := s.SendImage(journal.Client{MAC: address48("52:54:00:00:00:01")}, other, state.Initrd, 10)
 	part.Sent(2)
 	part.End(false, nil)
 
@@ -149,21 +159,21 @@ netboot_sent_bytes_total{protocol="http"} 57
 func TestAddressesMove(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	s.Begin(journal.Client{Address: address, MAC: mac}, boot)
-	second := "52:54:00:00:00:02"
-	s.Begin(journal.Client{Address: address, MAC: second}, boot)
+	s.BootStarted(journal.Client{Address: address, MAC: mac}, boot)
+	second := address48("52:54:00:00:00:02")
+	s.BootStarted(journal.Client{Address: address, MAC: second}, boot)
 	s.send(s.SendImage(journal.Client{Address: address}, boot, state.Kernel, 10), 10)
 	machines := map[string]journal.Machine{}
 	for _, machine := range s.Machines() {
-		machines[machine.MAC] = machine
+		machines[machine.MAC.String()] = machine
 	}
 	require.Len(t, machines, 2)
-	assert.Empty(t, names(machines[mac]))
-	assert.Equal(t, []string{"kernel"}, names(machines[second]))
+	assert.Empty(t, names(machines[mac.String()]))
+	assert.Equal(t, []string{"kernel"}, names(machines[second.String()]))
 
 	// The first one comes back with another address, and is the same machine.
 	moved := netip.MustParseAddr("10.20.30.101")
-	s.Begin(journal.Client{Address: moved, MAC: mac}, boot)
+	s.BootStarted(journal.Client{Address: moved, MAC: mac}, boot)
 	assert.Len(t, s.Machines(), 2)
 	s.send(s.SendLoader(journal.Client{Address: moved}, journal.TFTP, "ipxe.efi", 1), 1)
 	assert.Len(t, s.Machines(), 2)
@@ -178,9 +188,9 @@ func TestAnAddressIsLeasedAnew(t *testing.T) {
 		s.send(s.SendLoader(journal.Client{Address: address}, journal.TFTP, "ec-ipxe.efi", 1), 1)
 		s.send(s.SendLoader(journal.Client{Address: address}, journal.TFTP, "autoexec.ipxe", 1), 1)
 	}
-	boots := func(mac string) {
+	boots := func(mac machine.MAC) {
 		client := journal.Client{Address: address, MAC: mac}
-		s.Begin(client, boot)
+		s.BootStarted(client, boot)
 		s.send(s.SendImage(client, boot, state.Kernel, 10), 10)
 		s.send(s.SendImage(client, boot, state.Initrd, 10), 10)
 	}
@@ -192,17 +202,17 @@ func TestAnAddressIsLeasedAnew(t *testing.T) {
 	loads()
 	assert.Equal(t, journal.Loader, s.only().Stage, "it may be the same machine")
 
-	second := "52:54:00:00:00:02"
+	second := address48("52:54:00:00:00:02")
 	boots(second)
 	machines := map[string]journal.Machine{}
 	for _, machine := range s.Machines() {
-		machines[machine.MAC] = machine
+		machines[machine.MAC.String()] = machine
 	}
 	require.Len(t, machines, 2)
-	before.Seen = machines[mac].Seen
-	assert.Equal(t, before, machines[mac])
-	assert.Equal(t, all, names(machines[second]))
-	assert.Equal(t, journal.Booted, machines[second].Stage)
+	before.Seen = machines[mac.String()].Seen
+	assert.Equal(t, before, machines[mac.String()])
+	assert.Equal(t, all, names(machines[second.String()]))
+	assert.Equal(t, journal.Booted, machines[second.String()].Stage)
 
 	loads()
 	boots(second)
@@ -215,11 +225,11 @@ func TestMadeUpMACs(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for i := range 5000 {
-		s.Begin(journal.Client{MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256)}, boot)
+		s.BootStarted(journal.Client{MAC: address48(fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256))}, boot)
 	}
 	machines := s.Machines()
 	assert.Len(t, machines, 4096)
-	assert.Equal(t, "02:00:00:00:13:87", machines[0].MAC)
+	assert.Equal(t, "02:00:00:00:13:87", machines[0].MAC.String())
 }
 
 // TestRefusalsDoNotFillTheLog counts them all, and logs the first of them.

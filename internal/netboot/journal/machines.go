@@ -6,21 +6,21 @@ import (
 	"slices"
 	"time"
 
-	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/netboot/machine"
 )
 
 // A Machine is what is known of a machine that was seen booting.
 type Machine struct {
-	MAC      string     // as in 52:54:00:12:34:56, or empty: not known yet
-	Address  netip.Addr // the last one
-	Firmware string     // for people: "BIOS", "UEFI x86_64"; empty: not known yet
-	Seen     time.Time  // when it last asked for something
+	MAC      machine.MAC      // not valid: not known yet
+	Address  netip.Addr       // the last one
+	Firmware machine.Firmware // the zero value: not known yet
+	Seen     time.Time        // when it last asked for something
 
 	// The boot that is under way, or the last one.
 	Boot    Boot
 	Stage   Stage
 	Began   time.Time
-	Fetched []Fetch // in the order in which they began, the last ones of many
+	Fetched []Fetch // in the order of their start; of many the last ones
 
 	// The last boot that finished; LastBoot is zero if none has.
 	LastBoot time.Time
@@ -30,11 +30,11 @@ type Machine struct {
 // A Boot is what a machine boots.
 type Boot struct {
 	Release      string // the tag
-	Architecture state.Architecture
+	Architecture machine.Architecture
 	Ring         string // empty: in no ring
 }
 
-// A Stage is how far a boot has come.
+// A Stage is the progress of a boot.
 type Stage int
 
 // The stages of a boot, in their order.
@@ -54,12 +54,12 @@ func (s Stage) String() string {
 
 // A Fetch is a file that a machine fetched in a boot.
 type Fetch struct {
-	Name  string
-	Sent  int64 // bytes
-	Size  int64 // bytes
-	Began time.Time
-	Ended time.Time // zero: under way
-	Whole bool      // it was sent to its end
+	Name     string
+	Sent     int64 // bytes
+	Size     int64 // bytes
+	Began    time.Time
+	Ended    time.Time // zero: under way
+	Complete bool      // it was sent to its end
 }
 
 // maxMachines is how many machines are remembered; beyond it the one that was
@@ -74,24 +74,24 @@ type record struct {
 	Machine
 	fetches []*Fetch // what becomes Machine.Fetched
 
-	// before is what the machine was before a client that did not tell its MAC was
-	// taken for it, by its address; nil if the machine has told its MAC since.
+	// before is the state before a client that did not send its MAC was taken for this
+	// machine, by its address; nil if the machine has sent its MAC since.
 	before *record
 }
 
-// begin notes that a boot begins, after what has been fetched on the way to it.
-func (r *record) begin(boot Boot, now time.Time) {
+// startBoot records the start of a boot; what was fetched before it belongs to it.
+func (r *record) startBoot(boot Boot, now time.Time) {
 	r.Boot, r.Stage, r.Began = boot, Script, now
 }
 
-// restart forgets the boot that was under way or done.
+// restart removes the boot that was in progress or done.
 func (r *record) restart() {
 	r.Boot, r.Stage, r.Began, r.fetches = Boot{}, Asked, time.Time{}, nil
 }
 
-// isPerhaps notes that a new boot may be this machine's, or that of another one
-// which has its address by now.
-func (r *record) isPerhaps() {
+// assumeSame records a new boot as this machine's, although another machine may have
+// its address by now.
+func (r *record) assumeSame() {
 	if r.before == nil {
 		before := *r
 		r.before = &before
@@ -99,8 +99,8 @@ func (r *record) isPerhaps() {
 	r.restart()
 }
 
-// wasNot undoes isPerhaps, and returns what the other machine has fetched.
-func (r *record) wasNot() []*Fetch {
+// revert undoes assumeSame, and returns what the other machine has fetched.
+func (r *record) revert() []*Fetch {
 	others := r.fetches
 	*r = *r.before
 	return others
@@ -115,28 +115,28 @@ func (r *record) fetch(name string, size int64, now time.Time) *Fetch {
 	return fetch
 }
 
-// has tells whether a file was fetched to its end in this boot.
+// has reports whether a file was fetched to its end in this boot.
 func (r *record) has(name string) bool {
-	return slices.ContainsFunc(r.fetches, func(f *Fetch) bool { return f.Name == name && f.Whole })
+	return slices.ContainsFunc(r.fetches, func(f *Fetch) bool { return f.Name == name && f.Complete })
 }
 
 // table finds machines by MAC and by address.
 type table struct {
 	machines  map[*record]struct{}
-	byMAC     map[string]*record
+	byMAC     map[machine.MAC]*record
 	byAddress map[netip.Addr]*record
 }
 
 func newTable() table {
-	return table{map[*record]struct{}{}, map[string]*record{}, map[netip.Addr]*record{}}
+	return table{map[*record]struct{}{}, map[machine.MAC]*record{}, map[netip.Addr]*record{}}
 }
 
 // find returns the machine of a client, a new one if need be. A client that
-// does not tell its MAC is the machine that was last seen at its address.
+// does not send its MAC is the machine that was last seen at its address.
 func (t *table) find(client Client, now time.Time) *record {
 	machine := t.byMAC[client.MAC]
 	atAddress := t.byAddress[client.Address]
-	if machine == nil && atAddress != nil && (client.MAC == "" || atAddress.MAC == "") {
+	if machine == nil && atAddress != nil && (!client.MAC.IsValid() || !atAddress.MAC.IsValid()) {
 		machine = atAddress
 	}
 	if machine == nil {
@@ -144,18 +144,18 @@ func (t *table) find(client Client, now time.Time) *record {
 		t.makeRoom()
 		t.machines[machine] = struct{}{}
 	}
-	if client.MAC != "" {
-		if atAddress != nil && atAddress != machine && (atAddress.MAC == "" || atAddress.before != nil) {
-			// What this machine did before it told its MAC.
+	if client.MAC.IsValid() {
+		if atAddress != nil && atAddress != machine && (!atAddress.MAC.IsValid() || atAddress.before != nil) {
+			// What this machine did before it sent its MAC.
 			if machine.Stage >= Script {
 				machine.restart()
 			}
-			if atAddress.MAC == "" {
+			if !atAddress.MAC.IsValid() {
 				machine.fetches = append(machine.fetches, atAddress.fetches...)
 				machine.Firmware = cmp.Or(machine.Firmware, atAddress.Firmware)
 				t.forget(atAddress)
 			} else {
-				machine.fetches = append(machine.fetches, atAddress.wasNot()...)
+				machine.fetches = append(machine.fetches, atAddress.revert()...)
 			}
 		}
 		machine.MAC, machine.before = client.MAC, nil
@@ -205,7 +205,7 @@ func (t *table) list() []Machine {
 		machines = append(machines, copied)
 	}
 	slices.SortFunc(machines, func(a, b Machine) int {
-		return cmp.Or(b.Seen.Compare(a.Seen), cmp.Compare(a.MAC, b.MAC), a.Address.Compare(b.Address))
+		return cmp.Or(b.Seen.Compare(a.Seen), a.MAC.Compare(b.MAC), a.Address.Compare(b.Address))
 	})
 	return machines
 }

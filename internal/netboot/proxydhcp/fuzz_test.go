@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"testing"
 
@@ -14,19 +13,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/netboot/journal"
-	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/netboot/machine"
 )
 
 type x86Only struct{}
 
-func (x86Only) Program(firmware Firmware) (string, error) {
-	if firmware.Architecture != state.X86_64 {
+func (x86Only) Program(firmware machine.Firmware) (string, error) {
+	if firmware.Architecture != machine.X86_64 {
 		return "", errors.New("no iPXE")
 	}
 	return "ec-ipxe.efi", nil
 }
 
-func (x86Only) Script(mac net.HardwareAddr, _ Firmware) string {
+func (x86Only) Script(mac machine.MAC, _ machine.Firmware) string {
 	return "http://10.77.0.1/netboot.ipxe?mac=" + mac.String()
 }
 

@@ -1,6 +1,6 @@
-// Package proxydhcp tells firmware what to boot, beside a DHCP server that leases
-// addresses and does not know (the ProxyDHCP of the PXE specification 2.1, with
-// the options of RFC 4578, and the UEFI specification's HTTP Boot). It leases no
+// Package proxydhcp sends firmware the name of its boot file, beside a DHCP server that
+// leases addresses and does not have it (the ProxyDHCP of the PXE specification 2.1,
+// with the options of RFC 4578, and the UEFI specification's HTTP Boot). It leases no
 // addresses itself.
 package proxydhcp
 
@@ -15,15 +15,14 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
-	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/netboot/machine"
 )
 
 // The UDP ports that PXE clients know.
 const (
-	DHCPPort   = 67   // where DHCP servers hear the client's first question
-	PXEPort    = 4011 // where a boot server hears the second one
+	DHCPPort   = 67   // where DHCP servers get the client's first request
+	PXEPort    = 4011 // where a boot server gets the second one
 	clientPort = 68
 )
 
@@ -39,68 +38,52 @@ const (
 	// sends it.
 	optionIPXE = dhcpv4.GenericOptionCode(175)
 
-	// pxeDiscoveryControl within the vendor's option says, when its bit 3 is set,
-	// that the answer's boot file is all there is to know.
+	// pxeDiscoveryControl is in the vendor's option. When its bit 3 is set, the client
+	// uses the answer's boot file without asking further.
 	pxeDiscoveryControl = 6
 	pxeUseBootFile      = 1 << 3
 )
 
-// Firmware is what asks.
-type Firmware struct {
-	BIOS         bool // else UEFI
-	HTTP         bool // UEFI that boots from HTTP addresses
-	Architecture state.Architecture
-}
-
-// String returns a name for people.
-func (f Firmware) String() string {
-	switch {
-	case f.BIOS:
-		return "BIOS"
-	case f.HTTP:
-		return "UEFI HTTP " + string(f.Architecture)
-	}
-	return "UEFI " + string(f.Architecture)
-}
-
 // firmware by the client's architecture (option 93): RFC 4578, and IANA's
 // registry "Processor Architecture Types". Firmware for x86_64 has been seen to
 // call itself 9 as well as 7.
-var firmware = map[iana.Arch]Firmware{
-	iana.INTEL_X86PC:     {BIOS: true, Architecture: state.X86_64},
-	iana.EFI_X86_64:      {Architecture: state.X86_64},
-	iana.EFI_BC:          {Architecture: state.X86_64},
-	iana.EFI_ARM64:       {Architecture: state.AArch64},
-	iana.EFI_X86_64_HTTP: {HTTP: true, Architecture: state.X86_64},
-	iana.EFI_BC_HTTP:     {HTTP: true, Architecture: state.X86_64},
-	iana.EFI_ARM64_HTTP:  {HTTP: true, Architecture: state.AArch64},
+var firmware = map[iana.Arch]machine.Firmware{
+	iana.INTEL_X86PC:     {BIOS: true, Architecture: machine.X86_64},
+	iana.EFI_X86_64:      {Architecture: machine.X86_64},
+	iana.EFI_BC:          {Architecture: machine.X86_64},
+	iana.EFI_ARM64:       {Architecture: machine.AArch64},
+	iana.EFI_X86_64_HTTP: {HTTP: true, Architecture: machine.X86_64},
+	iana.EFI_BC_HTTP:     {HTTP: true, Architecture: machine.X86_64},
+	iana.EFI_ARM64_HTTP:  {HTTP: true, Architecture: machine.AArch64},
 }
 
 // Boot is where the things to boot are.
 type Boot interface {
 	// Program returns the name of the iPXE binary for a firmware: for TFTP, or an
-	// address for firmware that boots from HTTP. An error says that there is none.
-	Program(Firmware) (string, error)
+	// address for firmware that boots from HTTP. An error means that there is none.
+	Program(machine.Firmware) (string, error)
 
 	// Script returns the address of the script for iPXE on a machine.
-	Script(mac net.HardwareAddr, firmware Firmware) string
+	Script(mac machine.MAC, firmware machine.Firmware) string
 }
 
 // A Server answers on one network interface.
 type Server struct {
-	Address  netip.Addr   // this server's on the interface
-	Subnet   netip.Prefix // whose clients are answered
-	Networks access.Networks
-	Journal  *journal.Journal
-	Boot     Boot
+	Address netip.Addr   // this server's on the interface
+	Subnet  netip.Prefix // whose clients are answered
+	Journal *journal.Journal
+	Boot    Boot
+
+	// Allow reports whether a client with an address may boot. Nil: all may.
+	Allow func(client netip.Addr) bool
 }
 
-// ServeDHCP answers the first question of clients, which reach the DHCP port by
+// ServeDHCP answers the first request of clients, which reach the DHCP port by
 // broadcast, until the connection is closed. The connection must be bound to the
 // interface.
 func (s *Server) ServeDHCP(conn net.PacketConn) error { return s.serve(conn, s.offer) }
 
-// ServePXE answers the second question of clients, which comes to the PXE port
+// ServePXE answers the second request of clients, which comes to the PXE port
 // from those that have their address, until the connection is closed.
 func (s *Server) ServePXE(conn net.PacketConn) error { return s.serve(conn, s.acknowledge) }
 
@@ -126,7 +109,7 @@ func (s *Server) serve(conn net.PacketConn, respond respond) error {
 			continue
 		}
 		if _, err := conn.WriteTo(answer.ToBytes(), net.UDPAddrFromAddrPort(to)); err != nil && !errors.Is(err, net.ErrClosed) {
-			s.Journal.Trouble(client(request, Firmware{}), fmt.Errorf("answer by ProxyDHCP: %w", err))
+			s.Journal.Failed(client(request, machine.Firmware{}), fmt.Errorf("answer by ProxyDHCP: %w", err))
 		}
 	}
 }
@@ -157,7 +140,7 @@ func (s *Server) acknowledge(request *dhcpv4.DHCPv4, from netip.AddrPort) (*dhcp
 	return s.answer(request, dhcpv4.MessageTypeAck), from
 }
 
-// mayAnswer tells whether a client is on this server's subnet and in the allowed
+// mayAnswer reports whether a client is on this server's subnet and in the allowed
 // networks, as far as it has an address.
 func (s *Server) mayAnswer(request *dhcpv4.DHCPv4, from netip.Addr) bool {
 	if request.OpCode != dhcpv4.OpcodeBootRequest || len(request.ClientHWAddr) != 6 {
@@ -170,7 +153,7 @@ func (s *Server) mayAnswer(request *dhcpv4.DHCPv4, from netip.Addr) bool {
 		if !s.Subnet.Contains(address) {
 			return false
 		}
-		if !s.Networks.Allow(address) {
+		if s.Allow != nil && !s.Allow(address) {
 			s.Journal.Refused(journal.ProxyDHCP, "network", address)
 			return false
 		}
@@ -186,13 +169,11 @@ func ipv4(ip net.IP) netip.Addr {
 	return address
 }
 
-func client(request *dhcpv4.DHCPv4, firmware Firmware) journal.Client {
-	c := journal.Client{MAC: request.ClientHWAddr.String()}
+func client(request *dhcpv4.DHCPv4, firmware machine.Firmware) journal.Client {
+	c := journal.Client{Firmware: firmware}
+	c.MAC, _ = machine.MACFrom(request.ClientHWAddr)
 	if address := ipv4(request.ClientIPAddr); !address.IsUnspecified() {
 		c.Address = address
-	}
-	if firmware.Architecture != "" {
-		c.Firmware = firmware.String()
 	}
 	return c
 }
@@ -206,7 +187,7 @@ func (s *Server) answer(request *dhcpv4.DHCPv4, kind dhcpv4.MessageType) *dhcpv4
 	client := client(request, asks)
 	file, err := s.file(request, asks)
 	if err != nil {
-		s.Journal.Trouble(client, err)
+		s.Journal.Failed(client, err)
 		return nil
 	}
 	answer, err := dhcpv4.NewReplyFromRequest(request,
@@ -218,7 +199,7 @@ func (s *Server) answer(request *dhcpv4.DHCPv4, kind dhcpv4.MessageType) *dhcpv4
 		dhcpv4.WithOptionCopied(request, dhcpv4.OptionClientMachineIdentifier),
 	)
 	if err != nil {
-		s.Journal.Trouble(client, err)
+		s.Journal.Failed(client, err)
 		return nil
 	}
 	answer.YourIPAddr = net.IPv4zero
@@ -241,7 +222,7 @@ func (s *Server) answer(request *dhcpv4.DHCPv4, kind dhcpv4.MessageType) *dhcpv4
 // part, which ends it with a zero (RFC 2131).
 const maxFileField = 127
 
-// label is what a log may say of a file: an address can have the chain token in it.
+// label is what a log may contain of a file: an address can have the chain token in it.
 func label(file string) string {
 	if !strings.Contains(file, "://") {
 		return file
@@ -250,15 +231,16 @@ func label(file string) string {
 	return file[strings.LastIndex(file, "/")+1:]
 }
 
-func (s *Server) file(request *dhcpv4.DHCPv4, asks Firmware) (string, error) {
+func (s *Server) file(request *dhcpv4.DHCPv4, asks machine.Firmware) (string, error) {
 	if isIPXE(request) {
-		return s.Boot.Script(request.ClientHWAddr, asks), nil
+		mac, _ := machine.MACFrom(request.ClientHWAddr)
+		return s.Boot.Script(mac, asks), nil
 	}
 	return s.Boot.Program(asks)
 }
 
 // identify returns the class and the firmware of a client that boots.
-func identify(request *dhcpv4.DHCPv4) (class string, asks Firmware, ok bool) {
+func identify(request *dhcpv4.DHCPv4) (class string, asks machine.Firmware, ok bool) {
 	for _, class := range []string{pxeClient, httpClient} {
 		if !strings.HasPrefix(request.ClassIdentifier(), class) {
 			continue
@@ -270,11 +252,11 @@ func identify(request *dhcpv4.DHCPv4) (class string, asks Firmware, ok bool) {
 			}
 		}
 	}
-	return "", Firmware{}, false
+	return "", machine.Firmware{}, false
 }
 
-// isIPXE tells whether iPXE asks: it says so in its user class (option 77), not
-// quite as RFC 3004 has it, and by an option of its own.
+// isIPXE reports whether the client is iPXE, by its user class (option 77), whose form
+// is not quite that of RFC 3004, or by an option of its own.
 func isIPXE(request *dhcpv4.DHCPv4) bool {
 	return request.Options.Has(optionIPXE) ||
 		bytes.Contains(request.Options.Get(dhcpv4.OptionUserClassInformation), []byte("iPXE"))

@@ -21,8 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/lab"
-	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/proxydhcp"
 )
 
@@ -31,7 +31,7 @@ var mac = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}
 // boot is a site with iPXE for BIOS and for UEFI on x86_64.
 type boot struct{}
 
-func (boot) Program(firmware proxydhcp.Firmware) (string, error) {
+func (boot) Program(firmware machine.Firmware) (string, error) {
 	switch firmware.String() {
 	case "BIOS":
 		return "undionly.kpxe", nil
@@ -43,18 +43,18 @@ func (boot) Program(firmware proxydhcp.Firmware) (string, error) {
 	return "", errors.New("no iPXE for " + firmware.String())
 }
 
-func (boot) Script(mac net.HardwareAddr, firmware proxydhcp.Firmware) string {
+func (boot) Script(mac machine.MAC, firmware machine.Firmware) string {
 	return "http://10.77.0.1/T/netboot.ipxe?mac=" + mac.String() + "&for=" + strings.ReplaceAll(firmware.String(), " ", "-")
 }
 
 func newServer(t *testing.T, log *bytes.Buffer) *proxydhcp.Server {
 	t.Helper()
 	return &proxydhcp.Server{
-		Address:  netip.MustParseAddr("10.77.0.1"),
-		Subnet:   netip.MustParsePrefix("10.77.0.0/24"),
-		Networks: access.Networks{netip.MustParsePrefix("10.77.0.0/25")},
-		Journal:  journal.New(slog.New(slog.NewTextHandler(log, nil)), prometheus.NewRegistry()),
-		Boot:     boot{},
+		Address: netip.MustParseAddr("10.77.0.1"),
+		Subnet:  netip.MustParsePrefix("10.77.0.0/24"),
+		Allow:   netip.MustParsePrefix("10.77.0.0/25").Contains,
+		Journal: journal.New(slog.New(slog.NewTextHandler(log, nil)), prometheus.NewRegistry()),
+		Boot:    boot{},
 	}
 }
 
@@ -110,6 +110,14 @@ func TestOnTheWire(t *testing.T) {
 	} {
 		out, err := exec.CommandContext(t.Context(), lab.Tool(t, "boot", "ip"), strings.Fields(line)...).CombinedOutput()
 		require.NoError(t, err, "ip %s: %s", line, out)
+	}
+	// What is sent before the kernel has seen the other end is lost.
+	for _, name := range []string{"server", "client", "other", "otherclient"} {
+		require.Eventually(t, func() bool {
+			out, err := exec.CommandContext(t.Context(), lab.Tool(t, "boot", "ip"), "-oneline", "link", "show", "dev", name).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			return strings.Contains(string(out), "state UP")
+		}, time.Minute, 10*time.Millisecond)
 	}
 	// Both ends are on this one host, and packets come from an address of its own.
 	for _, name := range []string{"server", "client", "other", "otherclient"} {
@@ -218,7 +226,7 @@ func TestTheSecondQuestion(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	server := newServer(t, &log)
-	server.Subnet, server.Networks = netip.MustParsePrefix("127.0.0.0/8"), nil
+	server.Subnet, server.Allow = netip.MustParsePrefix("127.0.0.0/8"), nil
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	require.NoError(t, err)
 	ended := make(chan error, 1)

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"sync"
 
-	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
 )
 
@@ -17,12 +16,12 @@ const (
 
 // A guard limits connections: beyond maxConnections clients wait, and beyond the
 // limit of one client its further ones are closed, so that no single client can
-// have all. Those who may not boot share one limit: they are told so, but only a
-// few at a time. Unlike other limiting listeners it leaves the connection a TCP
-// one, to which the kernel can send files by itself (sendfile(2)).
+// take all. Clients that may not boot share one limit for their refusals. Unlike other
+// limiting listeners it leaves the connection a TCP one, to which the kernel can send
+// files by itself (sendfile(2)).
 type guard struct {
 	*net.TCPListener
-	networks access.Networks
+	networks networks
 	journal  *journal.Journal
 	slots    chan struct{}
 	closed   chan struct{}
@@ -32,12 +31,12 @@ type guard struct {
 	open map[netip.Addr]int
 }
 
-// strangers stand for all clients who may not boot.
-var strangers = netip.Addr{}
+// forbiddenClients stands for all clients that may not boot.
+var forbiddenClients = netip.Addr{}
 
-const maxStrangers = 32
+const maxForbidden = 32
 
-func newGuard(listener *net.TCPListener, networks access.Networks, j *journal.Journal) *guard {
+func newGuard(listener *net.TCPListener, networks networks, j *journal.Journal) *guard {
 	g := &guard{
 		TCPListener: listener, networks: networks, journal: j,
 		slots: make(chan struct{}, maxConnections), closed: make(chan struct{}), open: map[netip.Addr]int{},
@@ -59,16 +58,16 @@ func (g *guard) Accept() (net.Conn, error) {
 			<-g.slots
 			return nil, err
 		}
-		address := access.Address(conn.RemoteAddr())
+		address := addressOf(conn.RemoteAddr())
 		client, limit := address, maxConnectionsPerClient
-		if !g.networks.Allow(address) {
-			client, limit = strangers, maxStrangers
+		if !g.networks.allow(address) {
+			client, limit = forbiddenClients, maxForbidden
 		}
 		if g.enter(client, limit) {
 			return &guarded{TCPConn: conn, leave: sync.OnceFunc(func() { g.leave(client) })}, nil
 		}
 		g.journal.Refused(journal.HTTP, "limit", address)
-		conn.Close()
+		_ = conn.Close() // nothing was sent or received
 	}
 }
 
@@ -102,7 +101,7 @@ type guarded struct {
 	leave func()
 }
 
-// Close closes the connection, and makes room for another.
+// Close closes the connection, so that another one is accepted.
 func (c *guarded) Close() error {
 	c.leave()
 	return c.TCPConn.Close()

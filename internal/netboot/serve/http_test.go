@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/serve"
 	"every.channel/runner-images/internal/netboot/state"
 )
@@ -66,7 +67,7 @@ func TestHTTP(t *testing.T) {
 	assert.Equal(t, "no release is staged; run: runner-images netboot stage\n", body(t, nothing))
 
 	initrd := strings.Repeat("0123456789", 1_000_000)
-	s.stageFiles("boot-v1", map[string]string{state.Initrd: initrd}, state.X86_64)
+	s.stageFiles("boot-v1", map[string]string{state.Initrd: initrd}, machine.X86_64)
 	s.switchTo("boot-v1")
 	assert.Equal(t, "ok\n", body(t, s.do("127.0.0.1", "GET", "/healthz")))
 
@@ -248,9 +249,9 @@ func TestRings(t *testing.T) {
 	assert.Equal(t, "boot-v2", boots("52:54:00:00:00:02"))
 	assert.Equal(t, "boot-v1", boots("52:54:00:00:00:03"), "a ring's release that is not staged")
 	assert.Contains(t, s.log.String(), "ring next: release boot-v3: not staged; it boots the current release")
-	s.stage("boot-v3", state.X86_64)
+	s.stage("boot-v3", machine.X86_64)
 	assert.Equal(t, "boot-v3", boots("52:54:00:00:00:03"))
-	s.stage("boot-v3", state.AArch64)
+	s.stage("boot-v3", machine.AArch64)
 	assert.Equal(t, "boot-v1", boots("52:54:00:00:00:03"), "a ring's release that is not for such a machine")
 	assert.Contains(t, s.log.String(), "ring next: release boot-v3 for x86_64: not staged; it boots the current release")
 
@@ -262,7 +263,7 @@ func TestRings(t *testing.T) {
 func TestArchitectures(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil)
-	s.stage("boot-v1", state.X86_64, state.AArch64)
+	s.stage("boot-v1", machine.X86_64, machine.AArch64)
 	s.switchTo("boot-v1")
 	for buildarch, want := range map[string]string{"i386": "x86_64", "x86_64": "x86_64", "arm64": "aarch64"} {
 		script := s.mustGet("/netboot.ipxe?mac=&arch=" + buildarch)
@@ -282,7 +283,7 @@ func TestReleaseGoesWhileAMachineBoots(t *testing.T) {
 	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet(began+"kernel"))
 
 	s.sum = strings.Repeat("b", 64)
-	s.stageFiles("boot-v1", map[string]string{state.Initrd: "another initrd"}, state.X86_64)
+	s.stageFiles("boot-v1", map[string]string{state.Initrd: "another initrd"}, machine.X86_64)
 	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet(began+"initrd"))
 	assert.Equal(t, "another initrd", s.mustGet("/initrd"))
 	assert.Contains(t, s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:57"), "initrd r/boot-v1/x86_64/bbbbbbbbbbbb/52-54-00-12-34-57/initrd")
@@ -301,8 +302,8 @@ func TestStopWhileAMachineLoads(t *testing.T) {
 	require.NoError(t, err)
 	prepare := func(limit time.Duration) (s *site, slow net.Conn, from *bufio.Reader) {
 		s = start(t, func(c *serve.Config) { c.DrainLimit = limit })
-		s.stageFiles("boot-v1", map[string]string{state.Initrd: string(initrd)}, state.X86_64)
-		s.stage("boot-v2", state.X86_64)
+		s.stageFiles("boot-v1", map[string]string{state.Initrd: string(initrd)}, machine.X86_64)
+		s.stage("boot-v2", machine.X86_64)
 		s.switchTo("boot-v1")
 		slow, err := net.Dial("tcp", s.server.HTTPAddr().String())
 		require.NoError(t, err)
@@ -471,6 +472,18 @@ func TestConfigurationThatCannotBe(t *testing.T) {
 		require.ErrorAs(t, err, &option)
 		assert.ErrorContains(t, err, want)
 	}
+}
+
+// Machines reach no socket but a TCP one.
+func TestSocketThatIsNotTCP(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	listener, err := net.Listen("unix", filepath.Join(folder, "http"))
+	require.NoError(t, err)
+	_, err = serve.New(t.Context(), serve.Config{StateDir: folder, Listeners: serve.Listeners{HTTP: listener}})
+	require.ErrorContains(t, err, "is no TCP socket, which machines need")
+	_, err = listener.Accept()
+	assert.ErrorIs(t, err, net.ErrClosed)
 }
 
 // TestNewClosesWhatItOpened when it cannot go on.

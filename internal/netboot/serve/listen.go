@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// listen opens the sockets that are not there yet.
+// listen opens the sockets that are not open yet.
 func (s *Server) listen(ctx context.Context) error {
 	address, err := s.listenIP()
 	if err != nil {
@@ -23,6 +23,9 @@ func (s *Server) listen(ctx context.Context) error {
 		}
 	}
 	s.close = append(s.close, s.listeners.HTTP)
+	if _, s.httpPort, err = net.SplitHostPort(s.listeners.HTTP.Addr().String()); err != nil {
+		return fmt.Errorf("the socket for HTTP at %q is no TCP socket, which machines need: %w", s.listeners.HTTP.Addr(), err)
+	}
 	if given.Status == nil {
 		if s.listeners.Status, err = sockets.Listen(ctx, "tcp", s.config.StatusAddress); err != nil {
 			return &OptionError{"status-address", s.config.StatusAddress, err.Error() + "; use for example 127.0.0.1:0, which takes a free port"}
@@ -86,9 +89,8 @@ func interfacePrefix(name string) (netip.Prefix, error) {
 	return netip.Prefix{}, fmt.Errorf("--interface %q has no IPv4 address yet", name)
 }
 
-// mtu returns the least size in bytes of a packet on the networks that machines
-// are on, or zero if it is not known: the chosen interface's, or that of all but
-// the loopback.
+// mtu returns the smallest MTU in bytes of the networks that machines are on, or zero
+// if it is not known: the configured interface's, or that of all but the loopback.
 func (s *Server) mtu() int {
 	interfaces, err := net.Interfaces()
 	if err != nil {

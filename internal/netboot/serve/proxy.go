@@ -11,12 +11,13 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4/server4"
 
-	"every.channel/runner-images/internal/netboot/chain"
+	"every.channel/runner-images/internal/ipxe"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/proxydhcp"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
-// listenProxy opens the sockets of ProxyDHCP and finds out where it answers.
+// listenProxy opens the sockets of ProxyDHCP and determines whose requests it answers.
 func (s *Server) listenProxy() error {
 	name := s.config.Interface
 	if name == "" {
@@ -53,22 +54,21 @@ func (s *Server) listenProxy() error {
 		}
 		s.close = append(s.close, *socket.conn)
 	}
-	s.proxy = &proxydhcp.Server{Address: address, Subnet: subnet, Networks: s.networks, Journal: s.journal, Boot: boot{s, address}}
+	s.proxy = &proxydhcp.Server{Address: address, Subnet: subnet, Allow: s.networks.allow, Journal: s.journal, Boot: boot{s, address}}
 	return nil
 }
 
-// boot tells ProxyDHCP where things are for clients that reach the server at an
-// address.
+// boot has the boot files for ProxyDHCP's clients that reach the server at an address.
 type boot struct {
 	server  *Server
 	address netip.Addr
 }
 
 // Program returns the iPXE binary for a firmware.
-func (b boot) Program(firmware proxydhcp.Firmware) (string, error) {
+func (b boot) Program(firmware machine.Firmware) (string, error) {
 	names := b.server.programs(firmware)
 	for _, name := range names {
-		if !b.server.loaders.Has(name) {
+		if !b.server.loaders.has(name) {
 			continue
 		}
 		if firmware.HTTP {
@@ -81,27 +81,23 @@ func (b boot) Program(firmware proxydhcp.Firmware) (string, error) {
 
 // programs returns the names that the iPXE binary for a firmware may have, the
 // first of which is taken.
-func (s *Server) programs(firmware proxydhcp.Firmware) []string {
+func (s *Server) programs(firmware machine.Firmware) []string {
 	switch {
 	case firmware.BIOS:
 		return []string{"undionly.kpxe", "ipxe.pxe"}
-	case firmware.Architecture == state.AArch64:
+	case firmware.Architecture == machine.AArch64:
 		return []string{"ec-ipxe-arm64.efi", "ipxe-arm64.efi", "snponly-arm64.efi"}
 	}
 	return []string{s.config.TFTPBootFilename, "ipxe.efi", "snponly.efi"}
 }
 
-// Script returns the address of the script for iPXE on a machine. It need not ask
-// again who it is.
-func (b boot) Script(mac net.HardwareAddr, firmware proxydhcp.Firmware) string {
-	platform := "efi"
-	if firmware.BIOS {
-		platform = "pcbios"
-	}
+// Script returns the address of the script for iPXE on a machine, with the machine's
+// description where there is room for it.
+func (b boot) Script(mac machine.MAC, firmware machine.Firmware) string {
 	query := url.Values{
-		chain.QueryMAC:          {strings.ReplaceAll(mac.String(), ":", "-")},
-		chain.QueryArchitecture: {string(firmware.Architecture)},
-		chain.QueryPlatform:     {platform},
+		ipxe.QueryMAC:          {mac.Hyphenated()},
+		ipxe.QueryArchitecture: {string(firmware.Architecture)},
+		ipxe.QueryPlatform:     {firmware.Platform()},
 	}
 	const most = 127 // bytes of a boot file's name in the fixed part of a DHCP packet
 	address := b.server.byIP(b.address, state.Script)

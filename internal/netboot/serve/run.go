@@ -7,45 +7,42 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
-	"every.channel/runner-images/internal/netboot/access"
-	"every.channel/runner-images/internal/netboot/boothttp"
-	"every.channel/runner-images/internal/netboot/boottftp"
 	"every.channel/runner-images/internal/netboot/state"
-	"every.channel/runner-images/internal/netboot/status"
+	"every.channel/runner-images/internal/netboot/tftp"
 )
 
 const (
 	maxHeaderBytes = 8 << 10
-	requestWithin  = 10 * time.Second
-	idleWithin     = time.Minute
+	requestTimeout = 10 * time.Second
+	idleTimeout    = time.Minute
 )
 
-// Run serves until the context is done, then takes no more requests, lets
-// transfers come to their end within the configured limit, and returns nil. It
-// returns early with an error if a part cannot go on.
+// Run serves until the context ends, then accepts no more requests, lets transfers
+// end within the configured limit, and returns nil. It returns early with an error if
+// a part fails.
 func (s *Server) Run(ctx context.Context) error {
-	tftp := &boottftp.Server{Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts, MTU: s.mtu()}
-	handler := &boothttp.Handler{
-		State: s.state, Loaders: s.loaders, Networks: s.networks, Journal: s.journal, Scripts: s.scripts,
-		Token: func() access.Token { return *s.token.Load() },
-		Rings: func() state.Rings { return *s.rings.Load() },
-		Began: tftp.Began,
+	files := &tftpFiles{loaders: s.loaders, scripts: s.scripts}
+	tftpServer := &tftp.Server{Files: files, Allow: s.networks.allow, Journal: s.journal, MTU: s.mtu()}
+	handler := &handler{
+		state: s.state, loaders: s.loaders, networks: s.networks, journal: s.journal, scripts: s.scripts,
+		token: func() chainToken { return *s.token.Load() },
+		rings: func() state.Rings { return *s.rings.Load() },
+		asked: files.requests.forget,
 	}
 	s.close = append(s.close, handler)
 	group, ctx := errgroup.WithContext(ctx)
 	boot := s.newHTTP(handler)
-	boot.ReadTimeout = requestWithin // no request has a body
-	page := s.newHTTP(status.New(ctx, s.state, handler.Rings, s.journal, s.registry, s.log))
+	boot.ReadTimeout = requestTimeout // no request has a body
+	page := s.newHTTP(s.journal.StatusPage(ctx, s.state, handler.rings))
 	group.Go(func() error { return serveHTTP(boot, s.guarded()) })
 	group.Go(func() error { return serveHTTP(page, netutil.LimitListener(s.listeners.Status, maxStatusConnections)) })
-	group.Go(func() error { return tftp.Serve(s.listeners.TFTP) })
+	group.Go(func() error { return tftpServer.Serve(s.listeners.TFTP) })
 	if s.proxy != nil {
 		group.Go(func() error { return s.proxy.ServeDHCP(s.listeners.ProxyDHCP) })
 		group.Go(func() error { return s.proxy.ServePXE(s.listeners.PXE) })
@@ -61,7 +58,7 @@ func (s *Server) Run(ctx context.Context) error {
 		var draining errgroup.Group
 		draining.Go(func() error { return drain(limit, boot) })
 		draining.Go(func() error { return drain(limit, page) })
-		draining.Go(func() error { tftp.Shutdown(limit); return nil })
+		draining.Go(func() error { tftpServer.Shutdown(limit); return nil })
 		return draining.Wait()
 	})
 	if s.proxy != nil {
@@ -74,8 +71,8 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) newHTTP(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           handler,
-		ReadHeaderTimeout: requestWithin,
-		IdleTimeout:       idleWithin,
+		ReadHeaderTimeout: requestTimeout,
+		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
@@ -97,7 +94,7 @@ func serveHTTP(server *http.Server, listener net.Listener) error {
 	return nil
 }
 
-// drain lets a server's transfers end, and breaks them off when the limit is over.
+// drain lets a server's transfers end, and aborts them when the limit is reached.
 func drain(limit context.Context, server *http.Server) error {
 	err := server.Shutdown(limit)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -131,11 +128,10 @@ func (s *Server) addresses(local netip.Addr, name string) []string {
 	if local.IsValid() {
 		hosts = append(hosts, local.String())
 	}
-	port := s.listeners.HTTP.Addr().(*net.TCPAddr).Port
 	var addresses []string
 	for _, host := range hosts {
-		host = net.JoinHostPort(host, strconv.Itoa(port))
-		addresses = append(addresses, "http://"+strings.TrimSuffix(host, ":80")+s.token.Load().Path()+name)
+		host = net.JoinHostPort(host, s.httpPort)
+		addresses = append(addresses, "http://"+strings.TrimSuffix(host, ":80")+s.token.Load().path()+name)
 	}
 	return addresses
 }

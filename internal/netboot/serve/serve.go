@@ -18,14 +18,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"every.channel/runner-images/internal/netboot/access"
 	"every.channel/runner-images/internal/netboot/journal"
-	"every.channel/runner-images/internal/netboot/loaders"
 	"every.channel/runner-images/internal/netboot/proxydhcp"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
-// What a Config's zero values stand for.
+// What the zero values of a Config mean.
 const (
 	DefaultHTTPPort         = 80
 	DefaultTFTPPort         = 69
@@ -34,16 +32,16 @@ const (
 	DefaultDrainLimit       = time.Minute
 )
 
-// AnyPort stands for a free port, where a zero stands for the usual one.
+// AnyPort means a free port, where zero means the default one.
 const AnyPort = -1
 
-// A Config says what to serve and to whom. Only StateDir has to be set.
+// A Config is what to serve and to whom. Only StateDir is required.
 type Config struct {
 	StateDir string // a release can be staged in it later
 
 	ListenIP  netip.Addr // zero: the interface's first IPv4 address, or all addresses if there is none
 	Interface string     // a network interface's name; ProxyDHCP needs one
-	Hostname  string     // in addresses that machines are given; they fall back to the IP address
+	Hostname  string     // in addresses for machines, which fall back to the IP address
 	HTTPPort  int
 	TFTPPort  int
 
@@ -58,9 +56,9 @@ type Config struct {
 	ProxyDHCPSubnet string // in CIDR notation; empty: the interface's
 
 	StatusAddress string        // host and port
-	DrainLimit    time.Duration // how long transfers may go on when the server is told to stop
+	DrainLimit    time.Duration // how long transfers may continue when the server stops
 
-	Listeners Listeners    // sockets that are there already
+	Listeners Listeners    // sockets that are open already
 	Log       *slog.Logger // nil: slog.Default()
 }
 
@@ -87,15 +85,16 @@ type Listeners struct {
 type Server struct {
 	config    Config
 	log       *slog.Logger
-	networks  access.Networks
+	networks  networks
 	state     *state.Dir
-	loaders   *loaders.Dir
+	loaders   *loaderDir
 	registry  *prometheus.Registry
 	journal   *journal.Journal
 	listeners Listeners
-	proxy     *proxydhcp.Server // nil: not wanted
+	httpPort  string            // of listeners.HTTP
+	proxy     *proxydhcp.Server // nil: disabled
 	close     []io.Closer       // in the order of opening
-	token     atomic.Pointer[access.Token]
+	token     atomic.Pointer[chainToken]
 	rings     atomic.Pointer[state.Rings]
 }
 
@@ -111,7 +110,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.networks, err = access.ParseNetworks(config.HTTPAllowedCIDRs); err != nil {
+	if s.networks, err = parseNetworks(config.HTTPAllowedCIDRs); err != nil {
 		return nil, &OptionError{"http-allowed-cidr", strings.Join(config.HTTPAllowedCIDRs, ", "), err.Error()}
 	}
 	if err := s.config.check(); err != nil {
@@ -124,7 +123,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		return nil, &OptionError{"state-dir", config.StateDir, err.Error() + "; runner-images netboot stage makes it"}
 	}
 	s.close = append(s.close, s.state)
-	if s.loaders, err = loaders.Open(config.IPXEDir); err != nil {
+	if s.loaders, err = openLoaders(config.IPXEDir); err != nil {
 		return nil, &OptionError{"ipxe-dir", config.IPXEDir, err.Error()}
 	}
 	s.close = append(s.close, s.loaders)
@@ -167,7 +166,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// check finds what nothing else would find before a machine does not boot.
+// check finds mistakes that would otherwise show only when a machine does not boot.
 func (c Config) check() error {
 	for option, port := range map[string]int{"http-port": c.HTTPPort, "tftp-port": c.TFTPPort} {
 		if port < 0 || port > 65535 {
@@ -188,8 +187,8 @@ func (c Config) check() error {
 	return nil
 }
 
-// Close closes all that New opened. It is for a server that is not run; Run does
-// the same when it returns.
+// Close closes all that New opened. It is for a server that is not run: Run closes
+// them when it returns.
 func (s *Server) Close() error {
 	var errs []error
 	for _, open := range slices.Backward(s.close) {
@@ -201,12 +200,12 @@ func (s *Server) Close() error {
 	return errors.Join(errs...)
 }
 
-// Reload reads the chain token and the rings again. If one cannot be read, what
-// was there before stays.
+// Reload reads the chain token and the rings again. If one cannot be read, both stay
+// as they were.
 func (s *Server) Reload() error {
-	token := access.Token{}
+	token := chainToken{}
 	if file := s.config.ChainTokenFile; file != "" {
-		read, err := access.ReadToken(file)
+		read, err := readToken(file)
 		if err != nil {
 			return &OptionError{"chain-token-file", file, err.Error()}
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/lab"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/serve"
 	"every.channel/runner-images/internal/netboot/state"
 )
@@ -66,7 +67,7 @@ func start(t *testing.T, configure func(*serve.Config), tags ...string) *site {
 	t.Cleanup(func() { assert.NoError(t, dir.Close()) })
 	s := &site{t: t, state: dir, ipxe: t.TempDir(), sum: strings.Repeat("a", 64), log: &lockedBuffer{}}
 	for i, tag := range tags {
-		s.stage(tag, state.X86_64)
+		s.stage(tag, machine.X86_64)
 		if i == 0 {
 			s.switchTo(tag)
 		}
@@ -96,12 +97,12 @@ func start(t *testing.T, configure func(*serve.Config), tags ...string) *site {
 }
 
 // stage stages a release whose kernel and initrd say what they are of.
-func (s *site) stage(tag string, architectures ...state.Architecture) {
+func (s *site) stage(tag string, architectures ...machine.Architecture) {
 	s.t.Helper()
 	s.stageFiles(tag, map[string]string{}, architectures...)
 }
 
-func (s *site) stageFiles(tag string, files map[string]string, architectures ...state.Architecture) {
+func (s *site) stageFiles(tag string, files map[string]string, architectures ...machine.Architecture) {
 	s.t.Helper()
 	incoming, err := s.state.Incoming(tag, "https://forge.example/owner/name/releases/tag/"+tag)
 	require.NoError(s.t, err)
@@ -233,6 +234,9 @@ func TestTFTP(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, autoexec, "#!ipxe\nimgfree\ndhcp ")
 
-	_, err = s.tftp("absent")
-	assert.ErrorContains(t, err, "no such file")
+	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(s.ipxe), "secret"), []byte("secret"), 0o600))
+	for _, name := range []string{"absent", "../secret", "/"} {
+		_, err = s.tftp(name)
+		assert.ErrorContains(t, err, "no such file", name)
+	}
 }

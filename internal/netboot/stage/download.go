@@ -14,7 +14,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/size"
 )
@@ -22,12 +22,12 @@ import (
 const (
 	downloadsFolder = "downloads"
 
-	// tries is how often a download is begun again that does not get on; one that
-	// gets on may break off as often as it likes.
+	// tries is how often a download is tried that makes no progress; one that makes
+	// progress may be interrupted any number of times.
 	tries = 5
 )
 
-// download returns an asset's content as a file that has the checksum it shall have.
+// download returns an asset's content as a file, verified by its checksum.
 func (s Stager) download(ctx context.Context, asset release.Asset, sum string) (_ *os.File, err error) {
 	folder := filepath.Join(s.Dir.Path(), downloadsFolder)
 	if err := os.MkdirAll(folder, 0o755); err != nil {
@@ -51,7 +51,7 @@ func (s Stager) download(ctx context.Context, asset release.Asset, sum string) (
 	for {
 		if err := s.complete(ctx, asset, file); err != nil {
 			if errors.Is(err, syscall.ENOSPC) {
-				err = errors.Join(err, os.Remove(path)) // what is there would be in the way of all else
+				err = errors.Join(err, os.Remove(path)) // what is there takes the space of everything else
 			}
 			return nil, fmt.Errorf("download %s: %w", asset.Name, err)
 		}
@@ -70,12 +70,12 @@ func (s Stager) download(ctx context.Context, asset release.Asset, sum string) (
 		if !resumed {
 			return nil, errors.Join(wrong, os.Remove(path))
 		}
-		s.tell("%s is not what was published, perhaps since its download broke off: downloading all of it again", asset.Name)
+		s.notify("%s is not what was published, perhaps since its download broke off: downloading all of it again", asset.Name)
 		resumed = false
 	}
 }
 
-// complete downloads what a file has not yet of an asset.
+// complete downloads the rest of an asset that a file has a part of.
 func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File) error {
 	wait := backoff.NewExponentialBackOff()
 	for failed := 0; ; failed++ {
@@ -94,9 +94,9 @@ func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File
 			return nil
 		}
 		if have == 0 {
-			s.tell("downloading %s, %s", asset.Name, size.Text(asset.Size))
+			s.notify("downloading %s, %s", asset.Name, size.Text(asset.Size))
 		} else {
-			s.tell("downloading %s, the remaining %s of %s", asset.Name, size.Text(asset.Size-have), size.Text(asset.Size))
+			s.notify("downloading %s, the remaining %s of %s", asset.Name, size.Text(asset.Size-have), size.Text(asset.Size))
 		}
 		written, err := s.fetch(ctx, asset, file, have)
 		var broken *brokenOff
@@ -116,7 +116,7 @@ func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File
 			return err
 		}
 		pause := wait.NextBackOff()
-		s.tell("the download of %s broke off (%v); going on in %s", asset.Name, err, pause.Round(100*time.Millisecond))
+		s.notify("the download of %s broke off (%v); going on in %s", asset.Name, err, pause.Round(100*time.Millisecond))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -125,14 +125,14 @@ func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File
 	}
 }
 
-// brokenOff is the error of a transfer that may be taken up again.
+// brokenOff is the error of a transfer that can be resumed.
 type brokenOff struct{ error }
 
 func (b *brokenOff) Unwrap() error { return b.error }
 
 // fetch appends an asset's content from an offset to a file, and returns how many
-// bytes that were. Stores try again by themselves to begin a transfer, and end one
-// that stands still.
+// bytes that were. Stores retry the start of a transfer by themselves, and end one
+// that stalls.
 func (s Stager) fetch(ctx context.Context, asset release.Asset, file *os.File, offset int64) (int64, error) {
 	body, err := s.Store.Open(ctx, asset, offset)
 	if err != nil {
@@ -159,7 +159,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // clearDownloads removes what is left of downloads, but for those of the bundles
 // that are wanted.
-func (s Stager) clearDownloads(wanted map[state.Architecture]bundle) error {
+func (s Stager) clearDownloads(wanted map[machine.Architecture]bundle) error {
 	folder := filepath.Join(s.Dir.Path(), downloadsFolder)
 	entries, err := os.ReadDir(folder)
 	if errors.Is(err, fs.ErrNotExist) {

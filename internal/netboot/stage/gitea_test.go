@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/lab"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/stage"
-	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/release/forgejo"
 )
@@ -114,11 +114,11 @@ func TestFromAForge(t *testing.T) {
 	_, err = s.stager().Release(t.Context(), "")
 	require.ErrorIs(t, err, release.ErrNotFound)
 
-	s.publish("boot-v1", state.X86_64, state.AArch64)
+	s.publish("boot-v1", machine.X86_64, machine.AArch64)
 	gitea.API(t, http.MethodPost, "/repos/"+config.Repository+"/releases", map[string]any{"tag_name": "boot-v9", "draft": true}, nil)
 	_, err = s.stager().Release(t.Context(), "")
 	require.NoError(t, err)
-	requireCurrent(t, s.dir, "boot-v1", state.X86_64, state.AArch64)
+	requireCurrent(t, s.dir, "boot-v1", machine.X86_64, machine.AArch64)
 	_, err = s.stager().Release(t.Context(), "boot-v9")
 	require.ErrorContains(t, err, "release boot-v9 is a draft")
 
@@ -129,7 +129,7 @@ func TestFromAForge(t *testing.T) {
 	var reported, total int64
 	s.changes = func(stager *stage.Stager) {
 		stager.Progress = func(name string, done, all int64) {
-			assert.Equal(t, bundleName(state.X86_64, "boot-v2"), name)
+			assert.Equal(t, bundleName(machine.X86_64, "boot-v2"), name)
 			assert.GreaterOrEqual(t, done, reported)
 			reported, total = done, all
 		}
@@ -147,7 +147,7 @@ func TestFromAForge(t *testing.T) {
 	line.set(cut, true)
 	before := snapshot(t, s.dir)
 	_, err = s.stager().Release(t.Context(), "")
-	require.ErrorContains(t, err, "download "+bundleName(state.X86_64, "boot-v3"))
+	require.ErrorContains(t, err, "download "+bundleName(machine.X86_64, "boot-v3"))
 	assert.Equal(t, before, snapshot(t, s.dir))
 	require.Len(t, partial(), 1)
 	line.set(0, false)

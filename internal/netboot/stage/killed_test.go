@@ -16,6 +16,7 @@ import (
 
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/lab"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/release/folder"
@@ -64,20 +65,20 @@ func child(t *testing.T, s *site, program ...string) *exec.Cmd {
 // requireServable checks that what is current is whole, by what it says of itself.
 func requireServable(t *testing.T, dir *state.Dir) (tag string) {
 	t.Helper()
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	require.NoError(t, err)
-	defer hold.Close()
-	require.NotEmpty(t, hold.Release.Bundles)
-	for architecture, bundle := range hold.Release.Bundles {
+	defer snapshot.Close()
+	require.NotEmpty(t, snapshot.Release.Bundles)
+	for architecture, bundle := range snapshot.Release.Bundles {
 		for _, name := range state.FileNames() {
-			file, err := hold.Open(architecture, name)
+			file, err := snapshot.Open(architecture, name)
 			require.NoError(t, err)
 			sum, size, err := checksum.File(t.Context(), file.Name())
 			require.NoError(t, errors.Join(err, file.Close()))
 			require.Equal(t, bundle.Files[name], state.File{SHA256: sum, Size: size})
 		}
 	}
-	return hold.Release.Tag
+	return snapshot.Release.Tag
 }
 
 // A stage that is killed, whenever, leaves something whole to serve: what was
@@ -85,7 +86,7 @@ func requireServable(t *testing.T, dir *state.Dir) (tag string) {
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	s.publish("boot-v0", state.X86_64, state.AArch64)
+	s.publish("boot-v0", machine.X86_64, machine.AArch64)
 	began := time.Now()
 	require.NoError(t, child(t, s).Run())
 	whole := time.Since(began)
@@ -94,7 +95,7 @@ func TestKilled(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	for i := 1; i <= 5; i++ {
 		before, after := fmt.Sprintf("boot-v%d", i-1), fmt.Sprintf("boot-v%d", i)
-		s.publish(after, state.X86_64, state.AArch64)
+		s.publish(after, machine.X86_64, machine.AArch64)
 		for range 3 {
 			command := child(t, s)
 			require.NoError(t, command.Start())
@@ -104,7 +105,7 @@ func TestKilled(t *testing.T) {
 		}
 		out, err := child(t, s).CombinedOutput()
 		require.NoError(t, err, "%s", out)
-		requireCurrent(t, s.dir, after, state.X86_64, state.AArch64)
+		requireCurrent(t, s.dir, after, machine.X86_64, machine.AArch64)
 	}
 	entries, err := os.ReadDir(filepath.Join(s.dir.Path(), "releases"))
 	require.NoError(t, err)

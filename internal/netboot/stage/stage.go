@@ -1,13 +1,14 @@
 // Package stage brings a release's netboot bundles into the boot server's state
-// folder: downloaded or from a tarball, verified, unpacked aside, put in place
-// whole, and then switched to in one step. Whatever fails, or whenever the
-// process dies, what was served before is served still.
+// folder: downloaded or from a tarball, verified, unpacked, renamed into place when
+// complete, and then switched to in one step. Whatever fails, or whenever the
+// process is killed, the server serves what it served before.
 //
-// A broken download is kept in the state folder's downloads/ under the checksum
-// that it shall have, and goes on where it broke off.
+// An interrupted download is kept in the state folder's downloads/ under its expected
+// checksum, and is resumed.
 package stage
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,9 +21,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/release"
 )
@@ -45,7 +48,8 @@ type Stager struct {
 	// 0 means DefaultKeep.
 	Keep int
 
-	// RingsFile says which releases rings need; the state folder's for an empty path.
+	// RingsFile is the path of the file of rings, whose releases stay staged; empty: the
+	// state folder's.
 	RingsFile string
 
 	// StayOnCurrent stages without switching: for a release that a ring tries.
@@ -55,23 +59,33 @@ type Stager struct {
 	// for one whose assets have changed.
 	Refresh bool
 
-	// Verify, if set, is given the content of SHA256SUMS.txt of a tag's release,
-	// and how to get further files of it such as a signature, before anything is
-	// believed that it says. What was staged before is verified again before it
-	// is switched to. Its errors are returned as they are.
-	Verify func(tag string, sums []byte, file func(name string) ([]byte, error)) error
+	// Verify, if set, is called before anything is believed that a release says. What
+	// was staged before is verified again before it is switched to. Its errors are
+	// returned as they are.
+	Verify Verify
 
-	// Tell, if set, is told what is being done, a sentence at a time.
-	Tell func(sentence string)
+	// VerifyStaged is Verify for what was current before: keys that have ended since
+	// count. Its error wraps ErrUnproved for a release that was staged without a
+	// signature.
+	VerifyStaged Verify
 
-	// Progress, if set, is told how many bytes of an asset are here.
+	// AllowDowngrade takes bundles that are older than what was current before.
+	AllowDowngrade bool
+
+	// MaxAge is how old the newest proof of the latest release may be; 0 for any age.
+	MaxAge time.Duration
+
+	// Notify, if set, is called with what is being done, a sentence at a time.
+	Notify func(sentence string)
+
+	// Progress, if set, is called with how many bytes of an asset are downloaded.
 	Progress func(name string, done, total int64)
 }
 
-// DefaultKeep is how many releases stay staged unless somebody says otherwise.
+// DefaultKeep is how many releases stay staged where Keep is 0.
 const DefaultKeep = 3
 
-// An Outcome says what has changed.
+// An Outcome is what has changed.
 type Outcome struct {
 	Release  state.Release   // what was asked for
 	Staged   bool            // it was not staged before, or not as it is now
@@ -84,9 +98,9 @@ type Outcome struct {
 // switches to it. The release of a tag that is staged is switched to without the
 // store. A release that has been staged as it is in the store is left alone.
 func (s Stager) Release(ctx context.Context, tag string) (Outcome, error) {
-	return s.alone(ctx, func() (Outcome, error) {
+	return s.locked(ctx, func() (Outcome, error) {
 		if tag != "" && !s.Refresh {
-			outcome, err := s.switchTo(tag, false)
+			outcome, err := s.switchToStaged(ctx, tag)
 			if err == nil {
 				return s.pruned(outcome), nil
 			}
@@ -94,16 +108,31 @@ func (s Stager) Release(ctx context.Context, tag string) (Outcome, error) {
 				return outcome, err
 			}
 		}
-		release, err := s.find(ctx, tag)
+		candidate, err := s.look(ctx, tag)
 		if err != nil {
 			return Outcome{}, err
 		}
-		offer, err := s.offer(ctx, release)
-		if err != nil {
-			return Outcome{}, fmt.Errorf("release %s: %w", release.Tag, err)
-		}
-		return s.stage(ctx, offer)
+		return s.stage(ctx, candidate)
 	})
+}
+
+// look returns what the store has for the boot server, if that may be staged.
+func (s Stager) look(ctx context.Context, tag string) (candidate, error) {
+	release, err := s.find(ctx, tag)
+	if err != nil {
+		return candidate{}, err
+	}
+	found, err := s.candidate(ctx, release)
+	if err == nil {
+		err = s.admit(release.Tag, found.bundleSums(), found.proof)
+	}
+	if err == nil && tag == "" {
+		err = s.fresh(found.proof)
+	}
+	if err != nil {
+		return candidate{}, fmt.Errorf("release %s: %w", release.Tag, err)
+	}
+	return found, nil
 }
 
 // Tarball stages a netboot bundle from a file, as a bundle of the release of the
@@ -111,18 +140,21 @@ func (s Stager) Release(ctx context.Context, tag string) (Outcome, error) {
 // of that release for other architectures stay. If there is a SHA256SUMS.txt
 // beside it, it must list the file and its checksum.
 func (s Stager) Tarball(ctx context.Context, path, tag string) (Outcome, error) {
-	return s.alone(ctx, func() (Outcome, error) {
-		offer, err := s.tarballOffer(ctx, path, tag)
+	return s.locked(ctx, func() (Outcome, error) {
+		candidate, err := s.tarballCandidate(ctx, path, tag)
 		if err != nil {
 			return Outcome{}, err
 		}
-		return s.stage(ctx, offer)
+		if err := s.admit(candidate.tag, candidate.bundleSums(), candidate.proof); err != nil {
+			return Outcome{}, fmt.Errorf("tarball %q: %w", path, err)
+		}
+		return s.stage(ctx, candidate)
 	})
 }
 
 // Rollback switches to the release that was current before.
 func (s Stager) Rollback(ctx context.Context) (Outcome, error) {
-	return s.alone(ctx, func() (Outcome, error) {
+	return s.locked(ctx, func() (Outcome, error) {
 		before, err := s.currentTag()
 		if err != nil {
 			return Outcome{}, err
@@ -131,7 +163,12 @@ func (s Stager) Rollback(ctx context.Context) (Outcome, error) {
 		if err != nil {
 			return Outcome{}, fmt.Errorf("roll back: %w", err)
 		}
-		if err := s.verifyStaged(previous.Tag); err != nil {
+		proof, err := s.verifyStaged(previous.Tag)
+		if err != nil {
+			return Outcome{}, err
+		}
+		s.AllowDowngrade = true // it is asked for
+		if err := s.remember(ctx, previous, proof); err != nil {
 			return Outcome{}, err
 		}
 		if previous, err = s.Dir.Rollback(); err != nil {
@@ -146,36 +183,40 @@ type Comparison struct {
 	Current string // the tag of the current release, if there is one
 	Wanted  string // the tag of the release that Release would switch to
 	Same    bool   // Release would change nothing
+
+	// Published is when the publisher has last changed a release, as far as this boot
+	// server has ever seen; zero if nothing that is signed says so.
+	Published time.Time
 }
 
-// Check says what Release would do with the same tag, looking at the store even
-// for a tag that is staged. It changes nothing and waits for nobody.
+// Check returns what Release would do with the same tag, looking at the store even
+// for a tag that is staged. It changes nothing and does not wait for the lock.
 func (s Stager) Check(ctx context.Context, tag string) (Comparison, error) {
-	release, err := s.find(ctx, tag)
+	candidate, err := s.look(ctx, tag)
 	if err != nil {
 		return Comparison{}, err
-	}
-	offer, err := s.offer(ctx, release)
-	if err != nil {
-		return Comparison{}, fmt.Errorf("release %s: %w", release.Tag, err)
 	}
 	current, err := s.currentTag()
 	if err != nil {
 		return Comparison{}, err
 	}
-	staged, err := s.staged(release.Tag)
+	staged, err := s.staged(candidate.tag)
 	if err != nil {
 		return Comparison{}, err
 	}
-	return Comparison{
-		Current: current, Wanted: release.Tag,
-		Same: current == release.Tag && offer.isStagedAs(staged),
-	}, nil
+	compared := Comparison{
+		Current: current, Wanted: candidate.tag,
+		Same: current == candidate.tag && candidate.isStagedAs(staged),
+	}
+	if s.Verify != nil {
+		compared.Published, err = s.newestProof(candidate.proof)
+	}
+	return compared, err
 }
 
-// alone calls do while no other stager works in the state folder.
-func (s Stager) alone(ctx context.Context, do func() (Outcome, error)) (Outcome, error) {
-	unlock, err := s.Dir.Lock(ctx, func() { s.tell("waiting for another stage in %s to end", s.Dir.Path()) })
+// locked calls do with the state folder locked.
+func (s Stager) locked(ctx context.Context, do func() (Outcome, error)) (Outcome, error) {
+	unlock, err := s.Dir.Lock(ctx, func() { s.notify("waiting for another stage in %s to end", s.Dir.Path()) })
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -183,16 +224,22 @@ func (s Stager) alone(ctx context.Context, do func() (Outcome, error)) (Outcome,
 	return do()
 }
 
-// An offer is what a release has for the boot server.
-type offer struct {
+// A candidate is a release, or a part of one, that can be staged.
+type candidate struct {
 	tag, source string
-	bundles     map[state.Architecture]bundle
-	sums        checksum.Sums // of SHA256SUMS.txt, if there is one
-	proofs      map[string][]byte
+	bundles     map[machine.Architecture]bundle
+	evidence
 
-	// complete says that bundles are all that the release has; else what is
-	// staged for other architectures stays.
+	// complete means that bundles are all that the release has; otherwise bundles that
+	// are staged for other architectures stay.
 	complete bool
+}
+
+// evidence is why a release is believed.
+type evidence struct {
+	sums  checksum.Sums     // of SHA256SUMS.txt, if there is one
+	files map[string][]byte // to be kept with the release
+	proof Proof
 }
 
 type bundle struct {
@@ -200,33 +247,46 @@ type bundle struct {
 	open       func(ctx context.Context) (*os.File, error) // verified
 }
 
-// isStagedAs reports whether a release, which may be the zero one, has all that
-// is offered.
-func (o offer) isStagedAs(release state.Release) bool {
-	for architecture, bundle := range o.bundles {
+// bundleSums returns the checksums of the bundles.
+func (c candidate) bundleSums() map[machine.Architecture]string {
+	sums := map[machine.Architecture]string{}
+	for architecture, bundle := range c.bundles {
+		sums[architecture] = bundle.sum
+	}
+	return sums
+}
+
+// isStagedAs reports whether a staged release, which may be the zero one, is the same
+// as the candidate.
+func (c candidate) isStagedAs(release state.Release) bool {
+	for architecture, bundle := range c.bundles {
 		if release.Bundles[architecture].SHA256 != bundle.sum {
 			return false
 		}
 	}
-	return !o.complete || len(o.bundles) == len(release.Bundles)
+	return !c.complete || len(c.bundles) == len(release.Bundles)
 }
 
-// stage makes the state folder have what is offered, and switches to it. What no
-// longer has to stay goes before that, for the room that it takes, and after it.
-func (s Stager) stage(ctx context.Context, offer offer) (Outcome, error) {
-	before, _ := s.prune(offer.tag) // what keeps it from going will be told in the end
-	staged, err := s.staged(offer.tag)
+// stage stages a candidate, and switches to it. Releases that need not stay are
+// removed before that, for their space, and after it.
+func (s Stager) stage(ctx context.Context, c candidate) (Outcome, error) {
+	before, _ := s.prune(c.tag) // an error is reported at the end
+	staged, err := s.staged(c.tag)
 	if err != nil {
 		return Outcome{}, err
 	}
-	// A release that was staged before its signature mattered is staged again with it.
-	changed := !offer.isStagedAs(staged) || s.verifyStaged(offer.tag) != nil
+	changed := !c.isStagedAs(staged)
+	if !changed {
+		// A release that was staged before its signature mattered is staged again with it.
+		_, err := s.verifyStaged(c.tag)
+		changed = err != nil
+	}
 	if changed {
-		if err := s.unpack(ctx, offer, staged); err != nil {
+		if err := s.unpack(ctx, c, staged); err != nil {
 			return Outcome{}, err
 		}
 	}
-	outcome, err := s.switchTo(offer.tag, changed)
+	outcome, err := s.switchTo(ctx, c.tag, c.proof, changed)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -237,32 +297,32 @@ func (s Stager) stage(ctx context.Context, offer offer) (Outcome, error) {
 	return s.pruned(outcome), nil
 }
 
-// unpack puts the release that is offered in its place, beside the current one.
-func (s Stager) unpack(ctx context.Context, offer offer, staged state.Release) (err error) {
-	incoming, err := s.Dir.Incoming(offer.tag, offer.source)
+// unpack stages a candidate beside the current release.
+func (s Stager) unpack(ctx context.Context, c candidate, staged state.Release) (err error) {
+	incoming, err := s.Dir.Incoming(c.tag, c.source)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, incoming.Discard()) }()
-	for _, name := range slices.Sorted(maps.Keys(offer.proofs)) {
-		if err := incoming.Proof(name, offer.proofs[name]); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(c.files)) {
+		if err := incoming.Proof(name, c.files[name]); err != nil {
 			return err
 		}
 	}
-	if err := s.clearDownloads(offer.bundles); err != nil {
+	if err := s.clearDownloads(c.bundles); err != nil {
 		return err
 	}
-	for _, architecture := range state.Architectures() {
-		bundle, offered := offer.bundles[architecture]
+	for _, architecture := range machine.Architectures() {
+		bundle, ok := c.bundles[architecture]
 		there, isStaged := staged.Bundles[architecture]
 		switch {
-		case offered && there.SHA256 == bundle.sum:
+		case ok && there.SHA256 == bundle.sum:
 			err = incoming.Keep(architecture, bundle.asset)
-		case offered:
+		case ok:
 			err = s.unpackBundle(ctx, incoming, architecture, bundle)
-		case isStaged && !offer.complete:
+		case isStaged && !c.complete:
 			if s.Verify != nil {
-				err = matches(offer.sums, there.Asset, there.SHA256)
+				err = matches(c.sums, there.Asset, there.SHA256)
 			}
 			if err == nil {
 				err = incoming.Keep(architecture, there.Asset)
@@ -276,7 +336,7 @@ func (s Stager) unpack(ctx context.Context, offer offer, staged state.Release) (
 	return err
 }
 
-func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, architecture state.Architecture, bundle bundle) error {
+func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, architecture machine.Architecture, bundle bundle) error {
 	file, err := bundle.open(ctx)
 	if err != nil {
 		return err
@@ -285,7 +345,7 @@ func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, arch
 	if err := incoming.Bundle(architecture, bundle.asset, bundle.sum); err != nil {
 		return err
 	}
-	s.tell("unpacking %s", bundle.asset)
+	s.notify("unpacking %s", bundle.asset)
 	unpacked := sha256.New()
 	err = artifact.WalkBundle(ctx, io.TeeReader(file, unpacked), limits, func(entry artifact.Entry, content io.Reader) error {
 		if !slices.Contains(state.FileNames(), entry.Name) {
@@ -299,7 +359,7 @@ func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, arch
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", bundle.asset, err)
 	}
-	// Since its sum was found, somebody may have written to the file.
+	// The file may have been written to since its checksum was computed.
 	if hex.EncodeToString(unpacked.Sum(nil)) != bundle.sum {
 		return fmt.Errorf("unpack %s: it has changed meanwhile: stage it again when nobody writes to it", bundle.asset)
 	}
@@ -314,30 +374,50 @@ var limits = artifact.Limits{Files: len(state.FileNames()), FileSize: 4 << 30, T
 // for each machine that asks for it.
 const maxScript = 1 << 20
 
-// switchTo makes a staged release current unless it shall only be staged. What
-// has been staged just now need not be verified again.
-func (s Stager) switchTo(tag string, justStaged bool) (Outcome, error) {
-	before, err := s.currentTag()
+// switchToStaged verifies a release that was staged before, and switches to it.
+func (s Stager) switchToStaged(ctx context.Context, tag string) (Outcome, error) {
+	staged, err := s.Dir.Release(tag)
 	if err != nil {
 		return Outcome{}, err
 	}
-	if !justStaged {
-		if err := s.verifyStaged(tag); err != nil {
-			return Outcome{}, err
-		}
+	proof, err := s.verifyStaged(tag)
+	if err != nil {
+		return Outcome{}, err
+	}
+	sums := map[machine.Architecture]string{}
+	for architecture, bundle := range staged.Bundles {
+		sums[architecture] = bundle.SHA256
+	}
+	if err := s.admit(tag, sums, proof); err != nil {
+		return Outcome{}, fmt.Errorf("the staged release %s: %w", tag, err)
+	}
+	return s.switchTo(ctx, tag, proof, false)
+}
+
+// switchTo makes a staged release current unless it shall only be staged, and
+// remembers what is current then.
+func (s Stager) switchTo(ctx context.Context, tag string, proof Proof, justStaged bool) (Outcome, error) {
+	before, err := s.currentTag()
+	if err != nil {
+		return Outcome{}, err
 	}
 	release, err := s.Dir.Release(tag)
 	if err != nil {
 		return Outcome{}, err
 	}
 	outcome := Outcome{Release: release, Staged: justStaged, Before: before}
+	if !s.StayOnCurrent || before == tag {
+		if err := s.remember(ctx, release, proof); err != nil {
+			return outcome, err
+		}
+	}
 	if !s.StayOnCurrent {
 		outcome.Switched, err = s.Dir.Switch(tag)
 	}
 	return outcome, err
 }
 
-// pruned returns the outcome with what has been removed after it.
+// pruned prunes, and returns the outcome with what has been removed.
 func (s Stager) pruned(outcome Outcome) Outcome {
 	removed, err := s.prune(outcome.Release.Tag)
 	s.notRemoved(err)
@@ -360,44 +440,25 @@ func (s Stager) prune(tag string) ([]state.Release, error) {
 	return s.Dir.Prune(keep, rings)
 }
 
-// notRemoved tells why something that is no longer needed is still there, which
-// is no reason to call the stage a failure.
+// notRemoved reports why something that is no longer needed is still there, which
+// does not make the stage fail.
 func (s Stager) notRemoved(err error) {
 	if err != nil {
-		s.tell("not everything that is no longer needed was removed: %v", err)
+		s.notify("not everything that is no longer needed was removed: %v", err)
 	}
 }
 
 // verifyStaged has a staged release verified by what was staged with it.
-func (s Stager) verifyStaged(tag string) (err error) {
+func (s Stager) verifyStaged(tag string) (proof Proof, err error) {
 	if s.Verify == nil {
-		return nil
+		return Proof{}, nil
 	}
-	hold, err := s.Dir.Hold(tag)
+	staged, err := s.Dir.OpenRelease(tag)
 	if err != nil {
-		return err
+		return Proof{}, err
 	}
-	defer func() { err = errors.Join(err, hold.Close()) }()
-	content, err := hold.Proof(checksum.FileName)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("release %s was staged without %s: stage it again with --refresh", tag, checksum.FileName)
-	}
-	if err != nil {
-		return err
-	}
-	if err := s.Verify(tag, content, hold.Proof); err != nil {
-		return fmt.Errorf("the staged release %s: %w", tag, err)
-	}
-	sums, err := checksum.Parse(strings.NewReader(string(content)))
-	if err != nil {
-		return err
-	}
-	for _, bundle := range hold.Release.Bundles {
-		if sums[bundle.Asset] != bundle.SHA256 {
-			return fmt.Errorf("release %s was staged with another %s than its %s lists: stage it again with --refresh", tag, bundle.Asset, checksum.FileName)
-		}
-	}
-	return nil
+	defer func() { err = errors.Join(err, staged.Close()) }()
+	return s.proveStaged(staged, s.Verify)
 }
 
 // currentTag returns the current release's tag, if there is one.
@@ -424,79 +485,80 @@ func (s Stager) staged(tag string) (state.Release, error) {
 	return release, err
 }
 
-func (s Stager) tell(format string, args ...any) {
-	if s.Tell != nil {
-		s.Tell(fmt.Sprintf(format, args...))
+func (s Stager) notify(format string, args ...any) {
+	if s.Notify != nil {
+		s.Notify(fmt.Sprintf(format, args...))
 	}
 }
 
-// tarballOffer is the offer of a file.
-func (s Stager) tarballOffer(ctx context.Context, path, tag string) (offer, error) {
+// tarballCandidate returns the candidate in a file.
+func (s Stager) tarballCandidate(ctx context.Context, path, tag string) (candidate, error) {
 	name := filepath.Base(path)
 	architecture, ok := architectureOf(name)
 	if !ok {
-		return offer{}, fmt.Errorf("tarball %q: its name does not say which machines it is for; a netboot bundle is called like ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", path)
+		return candidate{}, fmt.Errorf("tarball %q: its name does not say which machines it is for; a netboot bundle is called like ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", path)
 	}
 	if tag == "" {
 		if tag, ok = tagOf(name); !ok {
-			return offer{}, fmt.Errorf("tarball %q: its name does not say of which release it is: give --release-tag", path)
+			return candidate{}, fmt.Errorf("tarball %q: its name does not say of which release it is: give --release-tag", path)
 		}
 	}
 	absolute, err := filepath.Abs(path)
 	if err != nil {
-		return offer{}, err
+		return candidate{}, err
 	}
 	sum, _, err := checksum.File(ctx, path)
 	if err != nil {
-		return offer{}, fmt.Errorf("tarball %q: %w", path, err)
+		return candidate{}, fmt.Errorf("tarball %q: %w", path, err)
 	}
-	sums, proofs, err := s.tarballProofs(filepath.Dir(path), name, tag, sum)
+	evidence, err := s.tarballEvidence(filepath.Dir(path), name, tag, sum)
 	if err != nil {
-		return offer{}, fmt.Errorf("tarball %q: %w", path, err)
+		return candidate{}, fmt.Errorf("tarball %q: %w", path, err)
 	}
-	return offer{tag: tag, source: absolute, sums: sums, proofs: proofs, bundles: map[state.Architecture]bundle{
+	return candidate{tag: tag, source: absolute, evidence: evidence, bundles: map[machine.Architecture]bundle{
 		architecture: {name, sum, func(context.Context) (*os.File, error) { return os.Open(path) }},
 	}}, nil
 }
 
-// tarballProofs checks a tarball's sum by the SHA256SUMS.txt in its folder, if
-// there is one or has to be, and returns what was read for that.
-func (s Stager) tarballProofs(folder, name, tag, sum string) (checksum.Sums, map[string][]byte, error) {
+// tarballEvidence checks a tarball's sum by the SHA256SUMS.txt in its folder, if
+// there is one or has to be.
+func (s Stager) tarballEvidence(folder, name, tag, sum string) (evidence, error) {
 	content, err := os.ReadFile(filepath.Join(folder, checksum.FileName))
 	if errors.Is(err, fs.ErrNotExist) && s.Verify == nil {
-		s.tell("there is no %s beside %s: staging it as it is", checksum.FileName, name)
-		return nil, nil, nil
+		s.notify("there is no %s beside %s: staging it as it is", checksum.FileName, name)
+		return evidence{}, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return evidence{}, err
 	}
-	sums, proofs, err := s.believe(tag, content, func(file string) ([]byte, error) {
+	believed, err := s.verifySums(tag, content, func(file string) ([]byte, error) {
 		return os.ReadFile(filepath.Join(folder, filepath.Base(file)))
 	})
 	if err == nil {
-		err = matches(sums, name, sum)
+		err = matches(believed.sums, name, sum)
 	}
-	return sums, proofs, err
+	return believed, err
 }
 
-// believe has a SHA256SUMS.txt verified and reads it. What the verification asked
-// for is returned with it, to be kept with the release.
-func (s Stager) believe(tag string, content []byte, file func(name string) ([]byte, error)) (checksum.Sums, map[string][]byte, error) {
-	proofs := map[string][]byte{checksum.FileName: content}
+// verifySums has a SHA256SUMS.txt verified and reads it. The files that the verification
+// has read are kept with it.
+func (s Stager) verifySums(tag string, content []byte, file func(name string) ([]byte, error)) (evidence, error) {
+	believed := evidence{files: map[string][]byte{checksum.FileName: content}}
+	var err error
 	if s.Verify != nil {
-		err := s.Verify(tag, content, func(name string) ([]byte, error) {
+		believed.proof, err = s.Verify(tag, content, func(name string) ([]byte, error) {
 			content, err := file(name)
 			if err == nil {
-				proofs[name] = content
+				believed.files[name] = content
 			}
 			return content, err
 		})
 		if err != nil {
-			return nil, nil, err
+			return evidence{}, err
 		}
 	}
-	sums, err := checksum.Parse(strings.NewReader(string(content)))
-	return sums, proofs, err
+	believed.sums, err = checksum.Parse(bytes.NewReader(content))
+	return believed, err
 }
 
 func matches(sums checksum.Sums, name, sum string) error {

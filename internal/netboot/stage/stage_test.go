@@ -24,6 +24,7 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/release"
@@ -57,7 +58,7 @@ func newDir(t *testing.T) *state.Dir {
 }
 
 func (s *site) stager() stage.Stager {
-	stager := stage.Stager{Dir: s.dir, Store: s.store, Tell: func(sentence string) { s.told = append(s.told, sentence) }}
+	stager := stage.Stager{Dir: s.dir, Store: s.store, Notify: func(sentence string) { s.told = append(s.told, sentence) }}
 	if s.changes != nil {
 		s.changes(&stager)
 	}
@@ -65,7 +66,7 @@ func (s *site) stager() stage.Stager {
 }
 
 // publish makes a release of bundles for these architectures, and of an ISO.
-func (s *site) publish(tag string, architectures ...state.Architecture) {
+func (s *site) publish(tag string, architectures ...machine.Architecture) {
 	s.t.Helper()
 	publish(s.t, s.store, tag, release.Content{}, bundles(s.t, tag, architectures...)...)
 }
@@ -79,10 +80,10 @@ func publish(t *testing.T, store *release.Store, tag string, content release.Con
 	require.NoError(t, err)
 }
 
-func bundles(t *testing.T, tag string, architectures ...state.Architecture) []release.File {
+func bundles(t *testing.T, tag string, architectures ...machine.Architecture) []release.File {
 	t.Helper()
 	if len(architectures) == 0 {
-		architectures = []state.Architecture{state.X86_64}
+		architectures = []machine.Architecture{machine.X86_64}
 	}
 	var files []release.File
 	for _, architecture := range architectures {
@@ -91,12 +92,12 @@ func bundles(t *testing.T, tag string, architectures ...state.Architecture) []re
 	return files
 }
 
-func bundleName(architecture state.Architecture, tag string) string {
+func bundleName(architecture machine.Architecture, tag string) string {
 	return fmt.Sprintf("ec-runner-%s-netboot-%s.tar.gz", architecture, strings.ReplaceAll(tag, "/", "-"))
 }
 
 // contents are the files of a bundle. The initrd does not compress.
-func contents(tag string, architecture state.Architecture) map[string][]byte {
+func contents(tag string, architecture machine.Architecture) map[string][]byte {
 	seed := [32]byte{}
 	copy(seed[:], tag+string(architecture))
 	initrd := make([]byte, 1<<20)
@@ -108,7 +109,7 @@ func contents(tag string, architecture state.Architecture) map[string][]byte {
 	}
 }
 
-func bundle(t *testing.T, architecture state.Architecture, tag string, contents map[string][]byte) release.File {
+func bundle(t *testing.T, architecture machine.Architecture, tag string, contents map[string][]byte) release.File {
 	t.Helper()
 	var files []artifact.Member
 	for _, name := range slices.Sorted(maps.Keys(contents)) {
@@ -129,19 +130,19 @@ func newFile(t *testing.T, name string, content []byte) release.File {
 }
 
 // requireCurrent checks what is served down to its bytes.
-func requireCurrent(t *testing.T, dir *state.Dir, tag string, architectures ...state.Architecture) {
+func requireCurrent(t *testing.T, dir *state.Dir, tag string, architectures ...machine.Architecture) {
 	t.Helper()
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	require.NoError(t, err)
-	defer hold.Close()
-	require.Equal(t, tag, hold.Release.Tag)
+	defer snapshot.Close()
+	require.Equal(t, tag, snapshot.Release.Tag)
 	if len(architectures) == 0 {
-		architectures = []state.Architecture{state.X86_64}
+		architectures = []machine.Architecture{machine.X86_64}
 	}
-	require.ElementsMatch(t, architectures, slices.Collect(maps.Keys(hold.Release.Bundles)))
+	require.ElementsMatch(t, architectures, slices.Collect(maps.Keys(snapshot.Release.Bundles)))
 	for _, architecture := range architectures {
 		for name, want := range contents(tag, architecture) {
-			file, err := hold.Open(architecture, name)
+			file, err := snapshot.Open(architecture, name)
 			require.NoError(t, err)
 			got, err := io.ReadAll(file)
 			require.NoError(t, errors.Join(err, file.Close()))
@@ -344,7 +345,7 @@ func TestKeepFewer(t *testing.T) {
 		t.Parallel()
 		s := stageAll(t)
 		s.publish("boot-v5")
-		asset := filepath.Join(s.folder, "boot-v5", bundleName(state.X86_64, "boot-v5"))
+		asset := filepath.Join(s.folder, "boot-v5", bundleName(machine.X86_64, "boot-v5"))
 		require.NoError(t, os.Truncate(asset, 100))
 		_, err := s.stager().Release(t.Context(), "")
 		require.Error(t, err)
@@ -383,7 +384,7 @@ func TestStagedForARing(t *testing.T) {
 func TestBothArchitectures(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	s.publish("boot-v1", state.X86_64)
+	s.publish("boot-v1", machine.X86_64)
 	_, err := s.stager().Release(t.Context(), "")
 	require.NoError(t, err)
 	kernel := filepath.Join(s.dir.Path(), "releases", "boot-v1", "x86_64", "kernel")
@@ -391,7 +392,7 @@ func TestBothArchitectures(t *testing.T) {
 	require.NoError(t, err)
 
 	// Images built by hand are attached to the release later on.
-	s.publish("boot-v1", state.AArch64)
+	s.publish("boot-v1", machine.AArch64)
 	comparison, err := s.stager().Check(t.Context(), "")
 	require.NoError(t, err)
 	assert.Equal(t, stage.Comparison{Current: "boot-v1", Wanted: "boot-v1"}, comparison)
@@ -402,21 +403,21 @@ func TestBothArchitectures(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, outcome.Staged)
 	assert.False(t, outcome.Switched)
-	requireCurrent(t, s.dir, "boot-v1", state.X86_64, state.AArch64)
+	requireCurrent(t, s.dir, "boot-v1", machine.X86_64, machine.AArch64)
 	after, err := os.Stat(kernel)
 	require.NoError(t, err)
 	assert.True(t, os.SameFile(before, after), "what has not changed is not downloaded again")
 
-	s.publish("boot-v2", state.AArch64)
+	s.publish("boot-v2", machine.AArch64)
 	_, err = s.stager().Release(t.Context(), "")
 	require.NoError(t, err)
-	requireCurrent(t, s.dir, "boot-v2", state.AArch64)
+	requireCurrent(t, s.dir, "boot-v2", machine.AArch64)
 }
 
 func TestTheFleetsImageAmongOthers(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	other := bundle(t, state.X86_64, "boot-v1", contents("boot-v0", state.X86_64))
+	other := bundle(t, machine.X86_64, "boot-v1", contents("boot-v0", machine.X86_64))
 	other.Name = "kiosk-x86_64-netboot-boot-v1.tar.gz"
 	publish(t, s.store, "boot-v1", release.Content{}, append(bundles(t, "boot-v1"), other)...)
 	_, err := s.stager().Release(t.Context(), "")
@@ -464,7 +465,7 @@ func TestCheck(t *testing.T) {
 func TestWrongReleasesChangeNothing(t *testing.T) {
 	t.Parallel()
 	const tag = "boot-v2"
-	asset := bundleName(state.X86_64, tag)
+	asset := bundleName(machine.X86_64, tag)
 	// Writing into the folder of a release goes past the promises of its store.
 	write := func(t *testing.T, s *site, name string, content []byte) {
 		t.Helper()
@@ -510,9 +511,21 @@ func TestWrongReleasesChangeNothing(t *testing.T) {
 		}, "it has no SHA256SUMS.txt"},
 		"no bundle": {func(t *testing.T, s *site) {
 			require.NoError(t, os.Remove(filepath.Join(s.folder, tag, asset)))
+			write(t, s, checksum.FileName, nil)
 		}, "it has no netboot bundle"},
+		"a bundle that is hidden": {func(t *testing.T, s *site) {
+			require.NoError(t, os.Remove(filepath.Join(s.folder, tag, asset)))
+		}, "lists " + asset + ", which is not there"},
+		"the fleet's own bundle is hidden": {func(t *testing.T, s *site) {
+			listed, err := os.ReadFile(filepath.Join(s.folder, tag, checksum.FileName))
+			require.NoError(t, err)
+			write(t, s, "lab-x86_64-netboot-boot-v2.tar.gz", nil)
+			write(t, s, checksum.FileName, append(listed, checksum.Sums{"lab-x86_64-netboot-boot-v2.tar.gz": strings.Repeat("ab", 32)}.Bytes()...))
+			require.NoError(t, os.Remove(filepath.Join(s.folder, tag, asset)))
+		}, "lists " + asset + ", which is not there"},
 		"two bundles": {func(t *testing.T, s *site) {
 			require.NoError(t, os.Remove(filepath.Join(s.folder, tag, asset)))
+			write(t, s, checksum.FileName, nil)
 			write(t, s, "a-x86_64-netboot-1.tar.gz", nil)
 			write(t, s, "b-x86_64-netboot-1.tar.gz", nil)
 		}, "it has 2 netboot bundles for x86_64: a-x86_64-netboot-1.tar.gz, b-x86_64-netboot-1.tar.gz"},
@@ -586,7 +599,7 @@ func TestTarball(t *testing.T) {
 	assert.False(t, outcome.Staged || outcome.Switched)
 
 	// The same release for other machines, with its checksum.
-	other := bundles(t, "boot-v1", state.AArch64)[0]
+	other := bundles(t, "boot-v1", machine.AArch64)[0]
 	sums := filepath.Join(filepath.Dir(other.Path), checksum.FileName)
 	require.NoError(t, os.WriteFile(sums, checksum.Sums{other.Name: file.SHA256}.Bytes(), 0o600))
 	before := snapshot(t, s.dir)
@@ -599,7 +612,7 @@ func TestTarball(t *testing.T) {
 	require.NoError(t, os.WriteFile(sums, checksum.Sums{other.Name: other.SHA256}.Bytes(), 0o600))
 	_, err = s.stager().Tarball(t.Context(), other.Path, "")
 	require.NoError(t, err)
-	requireCurrent(t, s.dir, "boot-v1", state.X86_64, state.AArch64)
+	requireCurrent(t, s.dir, "boot-v1", machine.X86_64, machine.AArch64)
 
 	_, err = s.stager().Tarball(t.Context(), other.Path, "boot-v2")
 	require.NoError(t, err)
@@ -631,7 +644,7 @@ func TestTarballChanges(t *testing.T) {
 	content, err := os.ReadFile(other.Path)
 	require.NoError(t, err)
 	s.changes = func(stager *stage.Stager) {
-		stager.Tell = func(sentence string) {
+		stager.Notify = func(sentence string) {
 			if strings.HasPrefix(sentence, "unpacking ") {
 				assert.NoError(t, os.WriteFile(file.Path, content, 0o600))
 			}
@@ -646,16 +659,16 @@ func TestTarballChanges(t *testing.T) {
 	assert.Empty(t, releases)
 }
 
-// signed is a Verify that wants a file of the tag's name.
-func signed(tag string, _ []byte, file func(string) ([]byte, error)) error {
+// signed is a Verify that wants a file of the tag's name. It knows of no order.
+func signed(tag string, _ []byte, file func(string) ([]byte, error)) (stage.Proof, error) {
 	signature, err := file("SHA256SUMS.txt.sig")
 	if err != nil {
-		return fmt.Errorf("unsigned: %w", err)
+		return stage.Proof{}, fmt.Errorf("unsigned: %w: %w", stage.ErrUnproved, err)
 	}
 	if string(signature) != tag {
-		return errors.New("signed for another tag")
+		return stage.Proof{}, errors.New("signed for another tag")
 	}
-	return nil
+	return stage.Proof{Serial: func(string) (int64, bool) { return 0, false }}, nil
 }
 
 func TestVerify(t *testing.T) {
@@ -670,7 +683,7 @@ func TestVerify(t *testing.T) {
 	s.publish("boot-v1")
 	_, err := s.stager().Release(t.Context(), "")
 	require.NoError(t, err)
-	s.changes = func(stager *stage.Stager) { stager.Verify = signed }
+	s.changes = func(stager *stage.Stager) { stager.Verify, stager.VerifyStaged = signed, signed }
 
 	sign("boot-v2", "boot-v1")
 	before := snapshot(t, s.dir)
@@ -704,20 +717,20 @@ func TestVerify(t *testing.T) {
 	requireCurrent(t, s.dir, "boot-v3")
 
 	// A bundle changed on the boot server's disk, list and all.
-	hold, err := s.dir.Hold("boot-v1")
+	snapshot, err := s.dir.OpenRelease("boot-v1")
 	require.NoError(t, err)
-	require.NoError(t, hold.Close())
+	require.NoError(t, snapshot.Close())
 	description := filepath.Join(s.dir.Path(), "releases", "boot-v1", "release.json")
 	content, err := os.ReadFile(description)
 	require.NoError(t, err)
-	sum := hold.Release.Bundles[state.X86_64].SHA256
+	sum := snapshot.Release.Bundles[machine.X86_64].SHA256
 	content = bytes.ReplaceAll(content, []byte(sum), []byte(strings.Repeat("0", 64)))
 	require.NoError(t, os.WriteFile(description, content, 0o600))
 	_, err = s.stager().Release(t.Context(), "boot-v1")
 	require.ErrorContains(t, err, "stage it again with --refresh")
 
 	// A tarball has to be signed as well, and what it joins has to be listed.
-	tarball := bundles(t, "boot-v3", state.AArch64)[0]
+	tarball := bundles(t, "boot-v3", machine.AArch64)[0]
 	_, err = s.stager().Tarball(t.Context(), tarball.Path, "")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	sums := checksum.Sums{tarball.Name: tarball.SHA256}
@@ -727,12 +740,12 @@ func TestVerify(t *testing.T) {
 	require.ErrorContains(t, err, "unsigned")
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "SHA256SUMS.txt.sig"), []byte("boot-v3"), 0o600))
 	_, err = s.stager().Tarball(t.Context(), tarball.Path, "")
-	require.ErrorContains(t, err, "does not list "+bundleName(state.X86_64, "boot-v3"))
-	sums[bundleName(state.X86_64, "boot-v3")] = bundles(t, "boot-v3")[0].SHA256
+	require.ErrorContains(t, err, "does not list "+bundleName(machine.X86_64, "boot-v3"))
+	sums[bundleName(machine.X86_64, "boot-v3")] = bundles(t, "boot-v3")[0].SHA256
 	require.NoError(t, os.WriteFile(filepath.Join(folder, checksum.FileName), sums.Bytes(), 0o600))
 	_, err = s.stager().Tarball(t.Context(), tarball.Path, "")
 	require.NoError(t, err)
-	requireCurrent(t, s.dir, "boot-v3", state.X86_64, state.AArch64)
+	requireCurrent(t, s.dir, "boot-v3", machine.X86_64, machine.AArch64)
 }
 
 // The same bytes under another name are not unpacked again, and are from then on
@@ -744,7 +757,7 @@ func TestBundleOfAnotherName(t *testing.T) {
 	_, err := s.stager().Tarball(t.Context(), tarball.Path, "")
 	require.NoError(t, err)
 
-	s.changes = func(stager *stage.Stager) { stager.Verify = signed }
+	s.changes = func(stager *stage.Stager) { stager.Verify, stager.VerifyStaged = signed, signed }
 	folder := filepath.Dir(tarball.Path)
 	renamed := filepath.Join(folder, "lab-x86_64-netboot-boot-v1.tar.gz")
 	require.NoError(t, os.Rename(tarball.Path, renamed))
@@ -755,7 +768,7 @@ func TestBundleOfAnotherName(t *testing.T) {
 		outcome, err := s.stager().Tarball(t.Context(), renamed, "")
 		require.NoError(t, err)
 		assert.Equal(t, staged, outcome.Staged)
-		assert.Equal(t, filepath.Base(renamed), outcome.Release.Bundles[state.X86_64].Asset)
+		assert.Equal(t, filepath.Base(renamed), outcome.Release.Bundles[machine.X86_64].Asset)
 	}
 }
 
@@ -767,11 +780,11 @@ func TestOneStageAtATime(t *testing.T) {
 	require.NoError(t, err)
 	cancelled, cancel := context.WithCancel(t.Context())
 	stager := s.stager()
-	stager.Tell = func(string) { cancel() }
+	stager.Notify = func(string) { cancel() }
 	_, err = stager.Release(cancelled, "")
 	require.ErrorIs(t, err, context.Canceled)
 
-	stager.Tell = func(sentence string) {
+	stager.Notify = func(sentence string) {
 		if strings.HasPrefix(sentence, "waiting") {
 			unlock()
 		}

@@ -5,16 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"every.channel/runner-images/internal/netboot/machine"
 )
 
 // RingsFile is the name of the file with the rings in the state folder.
 const RingsFile = "rings.yaml"
 
-// Rings say which machines boot another release than the current one.
+// Rings are groups of machines that boot another release than the current one.
 //
 //	rings:
 //	  - name: canary
@@ -24,19 +25,19 @@ const RingsFile = "rings.yaml"
 //	      - 00-11-22-AA-BB-CC
 type Rings struct {
 	Rings []Ring
-	byMAC map[string]int
+	byMAC map[machine.MAC]int
 }
 
 // A Ring is a group of machines that boot one release.
 type Ring struct {
 	Name string
-	Tag  string             // of a staged release
-	MACs []net.HardwareAddr // 6 bytes each
+	Tag  string // of a staged release
+	MACs []machine.MAC
 }
 
 // For returns the ring that a machine is in.
-func (r Rings) For(mac net.HardwareAddr) (Ring, bool) {
-	index, ok := r.byMAC[string(mac)]
+func (r Rings) For(mac machine.MAC) (Ring, bool) {
+	index, ok := r.byMAC[mac]
 	if !ok {
 		return Ring{}, false
 	}
@@ -47,7 +48,7 @@ func (r Rings) For(mac net.HardwareAddr) (Ring, bool) {
 // name or release_tag, a name used twice, what is not a MAC, and a MAC that stands
 // twice are errors that cite the line.
 func ParseRings(r io.Reader) (Rings, error) {
-	rings := Rings{byMAC: map[string]int{}}
+	rings := Rings{byMAC: map[machine.MAC]int{}}
 	var file ringsFile
 	document := yaml.NewDecoder(r)
 	err := document.Decode(&file)
@@ -75,30 +76,19 @@ func ParseRings(r io.Reader) (Rings, error) {
 		}
 		ring := Ring{Name: entry.Name, Tag: entry.Tag.value}
 		for _, written := range entry.MACs {
-			mac, err := ParseMAC(written.value)
+			mac, err := machine.ParseMAC(written.value)
 			if err != nil {
 				return Rings{}, fmt.Errorf("line %d: %w", written.line, err)
 			}
-			if other, ok := rings.byMAC[string(mac)]; ok {
+			if other, ok := rings.byMAC[mac]; ok {
 				return Rings{}, fmt.Errorf("line %d: %s stands twice: in ring %s and in ring %s", written.line, mac, file.Rings[other].Name, ring.Name)
 			}
-			rings.byMAC[string(mac)] = index
+			rings.byMAC[mac] = index
 			ring.MACs = append(ring.MACs, mac)
 		}
 		rings.Rings = append(rings.Rings, ring)
 	}
 	return rings, nil
-}
-
-// ParseMAC reads the address of an Ethernet card, aa:bb:cc:dd:ee:ff or
-// aa-bb-cc-dd-ee-ff, in any case.
-func ParseMAC(s string) (net.HardwareAddr, error) {
-	const length = len("aa:bb:cc:dd:ee:ff")
-	mac, err := net.ParseMAC(s)
-	if err != nil || len(s) != length {
-		return nil, fmt.Errorf("%q is no MAC address; write it like 00:11:22:aa:bb:cc", s)
-	}
-	return mac, nil
 }
 
 type ringsFile struct {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -44,14 +45,14 @@ rings:
 	require.Len(t, rings.Rings, 2)
 	assert.Equal(t, "2026.03", rings.Rings[1].Tag)
 	for _, written := range []string{"11:22:33:44:55:16", "00:1a:2b:3c:4d:5e", "00-1A-2B-3C-4D-5E"} {
-		mac, err := state.ParseMAC(written)
+		mac, err := machine.ParseMAC(written)
 		require.NoError(t, err)
 		ring, ok := rings.For(mac)
 		assert.True(t, ok, written)
 		assert.Equal(t, "bench", ring.Name)
 		assert.Equal(t, "boot-v2026.03", ring.Tag)
 	}
-	mac, err := state.ParseMAC("00:00:00:00:00:01")
+	mac, err := machine.ParseMAC("00:00:00:00:00:01")
 	require.NoError(t, err)
 	_, ok := rings.For(mac)
 	assert.False(t, ok)

@@ -3,23 +3,23 @@
 // Staging writes it, serving reads it, and they may be different processes.
 //
 //	releases/TAG/release.json                      what it is: see Release
-//	releases/TAG/SHA256SUMS.txt                    and what else proves it: see Hold.Proof
+//	releases/TAG/SHA256SUMS.txt                    and what else proves it: see Snapshot.Proof
 //	releases/TAG/x86_64/{kernel,initrd,netboot.ipxe}
 //	releases/TAG/aarch64/{kernel,initrd,netboot.ipxe}
 //	current                                        a symlink to releases/TAG
 //	previous                                       likewise, what a rollback returns to
 //	rings.yaml                                     optional: see Rings
+//	high-water-mark.json                           what nothing older is taken than: see Mark
 //
-// In a folder's name a tag's "/" is written "%2F" and its "%" is written "%25";
-// all else stays as it is. No tag begins with a dot, so that names with a dot
-// are free for what is on its way in (releases/.incoming-…) or out
-// (releases/.removing-…), for the lock file and for downloads.
+// A folder's name is the tag as release.FolderName writes it, without a slash. No tag
+// begins with a dot, so that names with a dot are free for what is being staged
+// (releases/.incoming-…) or removed (releases/.removing-…), for the lock file and for
+// downloads.
 //
-// A reader takes no lock. It sees a release whole or not at all, since a release
-// is renamed into place when it is complete, and it sees the old or the new
-// release as current, since a switch is one rename. What it reads from for longer
-// it holds (Hold), and then pruning leaves that release alone. Writers take the
-// lock (Lock).
+// A reader sees a complete release or none, since a release is renamed into place
+// when it is complete, and it sees the old or the new release as current, since a
+// switch is one rename. A release that is open (Snapshot) is not pruned. Writers
+// take the lock (Lock).
 package state
 
 import (
@@ -34,25 +34,16 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"every.channel/runner-images/internal/disk"
+	"every.channel/runner-images/internal/netboot/machine"
+	"every.channel/runner-images/internal/release"
 )
 
-// ErrNotStaged says that a release is not in the state folder, or that there is
+// ErrNotStaged means that a release is not in the state folder, or that there is
 // no current or previous one. Test for it with errors.Is.
 var ErrNotStaged = errors.New("not staged")
-
-// An Architecture is a machine's, as Nix and uname(1) write it.
-type Architecture string
-
-// The architectures that a release may have a bundle for.
-const (
-	X86_64  Architecture = "x86_64"
-	AArch64 Architecture = "aarch64"
-)
-
-// Architectures returns all architectures, in the order in which people expect them.
-func Architectures() []Architecture { return []Architecture{X86_64, AArch64} }
 
 // The names of the files of a bundle.
 const (
@@ -64,12 +55,12 @@ const (
 // FileNames returns the names of the files that each bundle consists of.
 func FileNames() []string { return []string{Kernel, Initrd, Script} }
 
-// A Release is what release.json says.
+// A Release is the content of release.json.
 type Release struct {
-	Tag     string                  `json:"tag"`
-	Staged  time.Time               `json:"staged"`
-	Source  string                  `json:"source"` // the address of the release, or the tarball's path
-	Bundles map[Architecture]Bundle `json:"bundles"`
+	Tag     string                          `json:"tag"`
+	Staged  time.Time                       `json:"staged"`
+	Source  string                          `json:"source"` // the address of the release, or the tarball's path
+	Bundles map[machine.Architecture]Bundle `json:"bundles"`
 }
 
 // A Bundle is a release's files for one architecture.
@@ -126,13 +117,13 @@ func Create(dir string) (*Dir, error) {
 	return d, nil
 }
 
-// Close closes the folder. What has been held or opened stays open.
+// Close closes the folder. Snapshots and files stay open.
 func (d *Dir) Close() error { return d.root.Close() }
 
 // Path returns the path that the folder was opened with.
 func (d *Dir) Path() string { return d.root.Name() }
 
-// Current returns the release that machines boot unless a ring says otherwise,
+// Current returns the release that machines boot which are in no ring,
 // or an error that wraps ErrNotStaged.
 func (d *Dir) Current() (Release, error) { return d.linked(currentLink) }
 
@@ -209,48 +200,51 @@ func readRings(file *os.File, err error) (Rings, error) {
 }
 
 func (d *Dir) linked(link string) (Release, error) {
-	hold, err := d.holdLinked(link)
+	snapshot, err := d.openLinked(link)
 	if err != nil {
 		return Release{}, err
 	}
-	return hold.Release, hold.Close()
+	return snapshot.Release, snapshot.Close()
 }
 
 func (d *Dir) read(folder string) (Release, error) {
-	hold, err := d.hold(folder)
+	snapshot, err := d.open(folder)
 	if err != nil {
 		return Release{}, err
 	}
-	return hold.Release, hold.Close()
+	return snapshot.Release, snapshot.Close()
 }
 
-// A Hold is a staged release held open: it can be read from until it is closed,
+// A Snapshot is a staged release that is open: it can be read until it is closed,
 // whatever is switched or pruned meanwhile.
-type Hold struct {
+type Snapshot struct {
 	Release Release
 	root    *os.Root
 	lock    *os.File // the folder, with a shared lock that pruning respects
 }
 
-// HoldCurrent holds the current release, or returns an error that wraps ErrNotStaged.
-func (d *Dir) HoldCurrent() (*Hold, error) { return d.holdLinked(currentLink) }
+// OpenCurrent opens the current release, or returns an error that wraps ErrNotStaged.
+func (d *Dir) OpenCurrent() (*Snapshot, error) { return d.openLinked(currentLink) }
 
-// Hold holds the release of a tag, or returns an error that wraps ErrNotStaged.
-func (d *Dir) Hold(tag string) (*Hold, error) {
+// OpenPrevious opens the previous release, or returns an error that wraps ErrNotStaged.
+func (d *Dir) OpenPrevious() (*Snapshot, error) { return d.openLinked(previousLink) }
+
+// OpenRelease opens the release of a tag, or returns an error that wraps ErrNotStaged.
+func (d *Dir) OpenRelease(tag string) (*Snapshot, error) {
 	name, err := folderName(tag)
 	if err != nil {
 		return nil, err
 	}
-	hold, err := d.hold(path.Join(releasesFolder, name))
+	snapshot, err := d.open(path.Join(releasesFolder, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("release %s: %w", tag, ErrNotStaged)
 	}
-	return hold, err
+	return snapshot, err
 }
 
-// holdLinked holds the release that a link leads to. The link may be moved on, and
-// what it led to pruned, before that is held: then the link is read again.
-func (d *Dir) holdLinked(link string) (*Hold, error) {
+// openLinked opens the release that a link leads to. Another process may switch the
+// link and prune the release before it is open: then the link is read again.
+func (d *Dir) openLinked(link string) (*Snapshot, error) {
 	before := ""
 	for {
 		target, err := d.root.Readlink(link)
@@ -260,9 +254,9 @@ func (d *Dir) holdLinked(link string) (*Hold, error) {
 		if err != nil {
 			return nil, err
 		}
-		hold, err := d.hold(target)
+		snapshot, err := d.open(target)
 		if !errors.Is(err, fs.ErrNotExist) {
-			return hold, err
+			return snapshot, err
 		}
 		if target == before {
 			return nil, fmt.Errorf("%s leads to %s, which is %w", link, target, ErrNotStaged)
@@ -271,30 +265,29 @@ func (d *Dir) holdLinked(link string) (*Hold, error) {
 	}
 }
 
-// hold holds the release in a folder. It may be replaced or pruned before it is
-// held: then what has its name now is held, if anything.
-func (d *Dir) hold(folder string) (*Hold, error) {
+// open opens the release in a folder. It may be replaced or pruned before it is
+// locked: then the release that has the name by now is opened, if there is one.
+func (d *Dir) open(folder string) (*Snapshot, error) {
 	for {
-		hold, err := d.lockShared(folder)
+		snapshot, err := d.lockShared(folder)
 		if err != nil {
 			return nil, err
 		}
-		there, err := d.stillAt(folder, hold.lock)
+		there, err := d.stillAt(folder, snapshot.lock)
 		if there && err == nil {
-			hold.Release, err = readRelease(hold.root)
+			snapshot.Release, err = readRelease(snapshot.root)
 		}
 		if there && err == nil {
-			return hold, nil
+			return snapshot, nil
 		}
-		if err := errors.Join(err, hold.Close()); err != nil {
+		if err := errors.Join(err, snapshot.Close()); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// lockShared opens a folder with the lock that who prunes or replaces a release
-// wants alone while it takes the folder out of the way.
-func (d *Dir) lockShared(folder string) (*Hold, error) {
+// lockShared opens a folder and locks it against pruning and replacing.
+func (d *Dir) lockShared(folder string) (*Snapshot, error) {
 	root, err := d.root.OpenRoot(folder)
 	if err != nil {
 		return nil, err
@@ -303,11 +296,11 @@ func (d *Dir) lockShared(folder string) (*Hold, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	hold := &Hold{root: root, lock: lock}
-	if err := flock(lock, syscall.LOCK_SH); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", root.Name(), err), hold.Close())
+	snapshot := &Snapshot{root: root, lock: lock}
+	if err := disk.LockShared(lock); err != nil {
+		return nil, errors.Join(err, snapshot.Close())
 	}
-	return hold, nil
+	return snapshot, nil
 }
 
 // stillAt reports whether what is open is what has the name now.
@@ -334,97 +327,53 @@ func readRelease(root *os.Root) (Release, error) {
 }
 
 // Open opens a file of the bundle for an architecture, by one of FileNames. The
-// file stays readable when the hold is closed. An error wraps fs.ErrNotExist if
+// file stays readable when the snapshot is closed. An error wraps fs.ErrNotExist if
 // the release has no such bundle or file.
-func (h *Hold) Open(architecture Architecture, name string) (*os.File, error) {
-	if _, ok := h.Release.Bundles[architecture].Files[name]; !ok {
-		return nil, fmt.Errorf("release %s has no %s/%s: %w", h.Release.Tag, architecture, name, fs.ErrNotExist)
+func (s *Snapshot) Open(architecture machine.Architecture, name string) (*os.File, error) {
+	if _, ok := s.Release.Bundles[architecture].Files[name]; !ok {
+		return nil, fmt.Errorf("release %s has no %s/%s: %w", s.Release.Tag, architecture, name, fs.ErrNotExist)
 	}
-	return h.root.Open(path.Join(string(architecture), name))
+	return s.root.Open(path.Join(string(architecture), name))
 }
 
 // Proof returns a small file that came with the release, such as its
 // SHA256SUMS.txt or the signature of that, or an error that wraps fs.ErrNotExist.
-func (h *Hold) Proof(name string) ([]byte, error) {
+func (s *Snapshot) Proof(name string) ([]byte, error) {
 	if err := checkProof(name); err != nil {
 		return nil, err
 	}
-	return h.root.ReadFile(name)
+	return s.root.ReadFile(name)
 }
 
-// Close lets the release go. It may be called twice.
-func (h *Hold) Close() error {
-	err := h.root.Close()
-	if h.lock != nil {
-		err = errors.Join(err, h.lock.Close())
-		h.lock = nil
+// Close lets the release be pruned. It may be called twice.
+func (s *Snapshot) Close() error {
+	err := s.root.Close()
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+		s.lock = nil
 	}
 	return err
 }
 
-// Lock takes the lock that writers take, so that two stages do not collide. It
-// waits for another's to be given up until the context is done; waiting, if set,
-// is called once when there is a wait. The lock goes with the process that has it.
+// Lock locks the folder for one writer at a time. It waits for another writer until
+// the context ends; waiting, if set, is called once when there is a wait. The lock
+// ends with the process.
 func (d *Dir) Lock(ctx context.Context, waiting func()) (unlock func(), err error) {
 	file, err := d.root.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	for tries := 0; ; tries++ {
-		err := flock(file, syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { file.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			file.Close()
-			return nil, fmt.Errorf("lock %s: %w", filepath.Join(d.Path(), lockFile), err)
-		}
-		if tries == 0 && waiting != nil {
-			waiting()
-		}
-		select {
-		case <-ctx.Done():
-			file.Close()
-			return nil, fmt.Errorf("wait for the other writer of %s: %w", d.Path(), ctx.Err())
-		case <-time.After(100 * time.Millisecond):
-		}
+	if err := disk.Lock(ctx, file, waiting); err != nil {
+		return nil, errors.Join(err, file.Close())
 	}
+	return func() { file.Close() }, nil
 }
 
-func flock(file *os.File, how int) error {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var locked error
-	err = raw.Control(func(descriptor uintptr) {
-		for {
-			if locked = syscall.Flock(int(descriptor), how); !errors.Is(locked, syscall.EINTR) {
-				return
-			}
-		}
-	})
-	return errors.Join(err, locked)
-}
-
-// folderName returns the name of a tag's folder, or an error for a tag that could
-// not be one's.
+// folderName returns the name of a tag's folder, or an error for a tag that no
+// release can have.
 func folderName(tag string) (string, error) {
-	const most = 200 // bytes; a file name has up to 255, and some are longer for a while
-	name := strings.NewReplacer("%", "%25", "/", "%2F").Replace(tag)
-	bad := ""
-	switch {
-	case tag == "":
-		bad = "it is empty"
-	case strings.HasPrefix(tag, "."):
-		bad = "it begins with a dot"
-	case strings.ContainsFunc(tag, func(r rune) bool { return r <= ' ' || r == 0x7f }):
-		bad = "it has a space or a control character in it"
-	case len(name) > most:
-		bad = "it is too long for a folder's name"
+	if err := release.CheckTag(tag); err != nil {
+		return "", fmt.Errorf("release tag %q: %w", tag, err)
 	}
-	if bad != "" {
-		return "", fmt.Errorf("release tag %q: %s; use for example boot-v2026.02.28", tag, bad)
-	}
-	return name, nil
+	return release.FolderName(tag), nil
 }

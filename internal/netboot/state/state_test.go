@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -29,18 +30,18 @@ func create(t *testing.T) *state.Dir {
 }
 
 // add stages a release whose files say which release they are of.
-func add(t *testing.T, dir *state.Dir, tag string, architectures ...state.Architecture) state.Release {
+func add(t *testing.T, dir *state.Dir, tag string, architectures ...machine.Architecture) state.Release {
 	t.Helper()
 	return addContent(t, dir, tag, tag, architectures...)
 }
 
-func addContent(t *testing.T, dir *state.Dir, tag, content string, architectures ...state.Architecture) state.Release {
+func addContent(t *testing.T, dir *state.Dir, tag, content string, architectures ...machine.Architecture) state.Release {
 	t.Helper()
 	incoming, err := dir.Incoming(tag, "https://forge.example/releases/tag/"+tag)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, incoming.Discard()) }()
 	if len(architectures) == 0 {
-		architectures = []state.Architecture{state.X86_64}
+		architectures = []machine.Architecture{machine.X86_64}
 	}
 	for _, architecture := range architectures {
 		require.NoError(t, incoming.Bundle(architecture, "ec-runner-"+string(architecture)+"-netboot.tar.gz", strings.Repeat("a", 64)))
@@ -66,9 +67,9 @@ func tags(t *testing.T, dir *state.Dir) []string {
 	return tags
 }
 
-func read(t *testing.T, hold *state.Hold, architecture state.Architecture, name string) string {
+func read(t *testing.T, snapshot *state.Snapshot, architecture machine.Architecture, name string) string {
 	t.Helper()
-	file, err := hold.Open(architecture, name)
+	file, err := snapshot.Open(architecture, name)
 	require.NoError(t, err)
 	defer file.Close()
 	content, err := io.ReadAll(file)
@@ -80,23 +81,23 @@ func TestAddedReleaseIsWhatWasWritten(t *testing.T) {
 	t.Parallel()
 	dir := create(t)
 	const tag = "fleet/boot-50%"
-	added := add(t, dir, tag, state.Architectures()...)
+	added := add(t, dir, tag, machine.Architectures()...)
 	got, err := dir.Release(tag)
 	require.NoError(t, err)
 	assert.Equal(t, added, got)
 	assert.Equal(t, "https://forge.example/releases/tag/"+tag, got.Source)
 	text := tag + " aarch64 initrd"
 	sum := sha256.Sum256([]byte(text))
-	assert.Equal(t, state.File{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(text))}, got.Bundles[state.AArch64].Files[state.Initrd])
+	assert.Equal(t, state.File{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(text))}, got.Bundles[machine.AArch64].Files[state.Initrd])
 
 	assert.FileExists(t, filepath.Join(dir.Path(), "releases", "fleet%2Fboot-50%25", "x86_64", "kernel"))
-	hold, err := dir.Hold(tag)
+	snapshot, err := dir.OpenRelease(tag)
 	require.NoError(t, err)
-	defer hold.Close()
-	assert.Equal(t, tag+" x86_64 netboot.ipxe", read(t, hold, state.X86_64, state.Script))
-	_, err = hold.Open(state.X86_64, "../release.json")
+	defer snapshot.Close()
+	assert.Equal(t, tag+" x86_64 netboot.ipxe", read(t, snapshot, machine.X86_64, state.Script))
+	_, err = snapshot.Open(machine.X86_64, "../release.json")
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	_, err = hold.Open("riscv64", state.Kernel)
+	_, err = snapshot.Open("riscv64", state.Kernel)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
@@ -110,9 +111,9 @@ func TestNothingStagedYet(t *testing.T) {
 	require.ErrorIs(t, err, state.ErrNotStaged)
 	_, err = dir.Release("boot-v1")
 	require.ErrorIs(t, err, state.ErrNotStaged)
-	_, err = dir.HoldCurrent()
+	_, err = dir.OpenCurrent()
 	require.ErrorIs(t, err, state.ErrNotStaged)
-	_, err = dir.Hold("boot-v1")
+	_, err = dir.OpenRelease("boot-v1")
 	require.ErrorIs(t, err, state.ErrNotStaged)
 	_, err = dir.Rollback()
 	require.ErrorIs(t, err, state.ErrNotStaged)
@@ -166,7 +167,7 @@ func TestAReaderKeepsWhatItHolds(t *testing.T) {
 	add(t, dir, "boot-v1")
 	_, err := dir.Switch("boot-v1")
 	require.NoError(t, err)
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	require.NoError(t, err)
 	for _, tag := range []string{"boot-v2", "boot-v3"} {
 		add(t, dir, tag)
@@ -177,13 +178,13 @@ func TestAReaderKeepsWhatItHolds(t *testing.T) {
 	removed, err := dir.Prune(0, state.Rings{})
 	require.NoError(t, err)
 	assert.Empty(t, removed)
-	assert.Equal(t, "boot-v1 x86_64 initrd", read(t, hold, state.X86_64, state.Initrd))
+	assert.Equal(t, "boot-v1 x86_64 initrd", read(t, snapshot, machine.X86_64, state.Initrd))
 
-	file, err := hold.Open(state.X86_64, state.Kernel)
+	file, err := snapshot.Open(machine.X86_64, state.Kernel)
 	require.NoError(t, err)
 	defer file.Close()
-	require.NoError(t, hold.Close())
-	require.NoError(t, hold.Close())
+	require.NoError(t, snapshot.Close())
+	require.NoError(t, snapshot.Close())
 	removed, err = dir.Prune(0, state.Rings{})
 	require.NoError(t, err)
 	require.Len(t, removed, 1)
@@ -221,18 +222,18 @@ func TestAReleaseOfTheSameTagTakesThePlace(t *testing.T) {
 	addContent(t, dir, "boot-v1", "old")
 	_, err := dir.Switch("boot-v1")
 	require.NoError(t, err)
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	require.NoError(t, err)
-	defer hold.Close()
+	defer snapshot.Close()
 	addContent(t, dir, "boot-v1", "new")
 	addContent(t, dir, "boot-v1", "newer")
-	assert.Equal(t, "old x86_64 kernel", read(t, hold, state.X86_64, state.Kernel))
-	now, err := dir.HoldCurrent()
+	assert.Equal(t, "old x86_64 kernel", read(t, snapshot, machine.X86_64, state.Kernel))
+	now, err := dir.OpenCurrent()
 	require.NoError(t, err)
 	defer now.Close()
-	assert.Equal(t, "newer x86_64 kernel", read(t, now, state.X86_64, state.Kernel))
+	assert.Equal(t, "newer x86_64 kernel", read(t, now, machine.X86_64, state.Kernel))
 
-	require.NoError(t, hold.Close())
+	require.NoError(t, snapshot.Close())
 	_, err = dir.Prune(1, state.Rings{})
 	require.NoError(t, err)
 	entries, err := os.ReadDir(filepath.Join(dir.Path(), "releases"))
@@ -246,17 +247,17 @@ func TestKeepTakesABundleOver(t *testing.T) {
 	before := add(t, dir, "boot-v1")
 	incoming, err := dir.Incoming("boot-v1", "again")
 	require.NoError(t, err)
-	require.NoError(t, incoming.Keep(state.X86_64, before.Bundles[state.X86_64].Asset))
-	require.ErrorIs(t, incoming.Keep(state.AArch64, "x"), state.ErrNotStaged)
+	require.NoError(t, incoming.Keep(machine.X86_64, before.Bundles[machine.X86_64].Asset))
+	require.ErrorIs(t, incoming.Keep(machine.AArch64, "x"), state.ErrNotStaged)
 	release, err := incoming.Commit()
 	require.NoError(t, err)
 	require.NoError(t, incoming.Discard())
 	assert.Equal(t, before.Bundles, release.Bundles)
-	hold, err := dir.Hold("boot-v1")
+	snapshot, err := dir.OpenRelease("boot-v1")
 	require.NoError(t, err)
-	defer hold.Close()
-	assert.Equal(t, "again", hold.Release.Source)
-	assert.Equal(t, "boot-v1 x86_64 kernel", read(t, hold, state.X86_64, state.Kernel))
+	defer snapshot.Close()
+	assert.Equal(t, "again", snapshot.Release.Source)
+	assert.Equal(t, "boot-v1 x86_64 kernel", read(t, snapshot, machine.X86_64, state.Kernel))
 }
 
 func TestIncomingIsWholeOrNotThere(t *testing.T) {
@@ -267,12 +268,12 @@ func TestIncomingIsWholeOrNotThere(t *testing.T) {
 	_, err = incoming.Commit()
 	require.ErrorContains(t, err, "no bundle")
 	require.ErrorContains(t, incoming.Bundle("riscv64", "x.tar.gz", ""), "riscv64")
-	require.NoError(t, incoming.Bundle(state.AArch64, "ec-runner.tar.gz", ""))
-	require.NoError(t, incoming.Write(t.Context(), state.AArch64, state.Kernel, strings.NewReader("")))
-	require.ErrorContains(t, incoming.Write(t.Context(), state.AArch64, "motd", strings.NewReader("")), "motd")
+	require.NoError(t, incoming.Bundle(machine.AArch64, "ec-runner.tar.gz", ""))
+	require.NoError(t, incoming.Write(t.Context(), machine.AArch64, state.Kernel, strings.NewReader("")))
+	require.ErrorContains(t, incoming.Write(t.Context(), machine.AArch64, "motd", strings.NewReader("")), "motd")
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, incoming.Write(cancelled, state.AArch64, state.Initrd, strings.NewReader("x")), context.Canceled)
+	require.ErrorIs(t, incoming.Write(cancelled, machine.AArch64, state.Initrd, strings.NewReader("x")), context.Canceled)
 	_, err = incoming.Commit()
 	require.ErrorContains(t, err, "ec-runner.tar.gz has no initrd")
 	assert.Empty(t, tags(t, dir))
@@ -326,21 +327,21 @@ func TestProofs(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "../x", "a/b", ".x", "release.json", "x86_64"} {
 		require.Error(t, incoming.Proof(name, nil), "name %q", name)
 	}
-	require.NoError(t, incoming.Bundle(state.X86_64, "x.tar.gz", ""))
+	require.NoError(t, incoming.Bundle(machine.X86_64, "x.tar.gz", ""))
 	for _, name := range state.FileNames() {
-		require.NoError(t, incoming.Write(t.Context(), state.X86_64, name, strings.NewReader("")))
+		require.NoError(t, incoming.Write(t.Context(), machine.X86_64, name, strings.NewReader("")))
 	}
 	_, err = incoming.Commit()
 	require.NoError(t, err)
-	hold, err := dir.Hold("boot-v1")
+	snapshot, err := dir.OpenRelease("boot-v1")
 	require.NoError(t, err)
-	defer hold.Close()
-	proof, err := hold.Proof("SHA256SUMS.txt")
+	defer snapshot.Close()
+	proof, err := snapshot.Proof("SHA256SUMS.txt")
 	require.NoError(t, err)
 	assert.Equal(t, "sums", string(proof))
-	_, err = hold.Proof("SHA256SUMS.txt.sig")
+	_, err = snapshot.Proof("SHA256SUMS.txt.sig")
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	_, err = hold.Proof("x86_64/kernel")
+	_, err = snapshot.Proof("x86_64/kernel")
 	require.Error(t, err)
 }
 
@@ -396,13 +397,13 @@ func TestReadersBesideAWriter(t *testing.T) {
 }
 
 func readCurrent(dir *state.Dir) error {
-	hold, err := dir.HoldCurrent()
+	snapshot, err := dir.OpenCurrent()
 	if err != nil {
 		return err
 	}
-	defer hold.Close()
-	for name, want := range hold.Release.Bundles[state.X86_64].Files {
-		file, err := hold.Open(state.X86_64, name)
+	defer snapshot.Close()
+	for name, want := range snapshot.Release.Bundles[machine.X86_64].Files {
+		file, err := snapshot.Open(machine.X86_64, name)
 		if err != nil {
 			return err
 		}
@@ -411,7 +412,7 @@ func readCurrent(dir *state.Dir) error {
 			return err
 		}
 		if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != want.SHA256 {
-			return errors.New(hold.Release.Tag + " has other bytes in " + name)
+			return errors.New(snapshot.Release.Tag + " has other bytes in " + name)
 		}
 	}
 	return nil

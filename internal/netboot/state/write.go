@@ -3,8 +3,6 @@ package state
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,14 +13,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
+	"every.channel/runner-images/internal/disk"
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/transfer"
 )
 
-// An Incoming is a release on its way into the state folder. Nobody sees it
-// before Commit. Who makes one has the lock.
+// An Incoming is a release that is being staged. Readers do not see it before Commit.
+// The caller must hold the lock.
 type Incoming struct {
 	dir     *Dir
 	folder  string // releases/.incoming-…
@@ -30,8 +29,8 @@ type Incoming struct {
 	release Release
 }
 
-// Incoming begins a release of a tag. source says where its files come from, for
-// people. What an earlier writer that died has left behind is removed.
+// Incoming starts to stage a release of a tag. source is where its files come from,
+// for people. What a writer that was killed has left behind is removed.
 func (d *Dir) Incoming(tag, source string) (*Incoming, error) {
 	name, err := folderName(tag)
 	if err != nil {
@@ -49,15 +48,15 @@ func (d *Dir) Incoming(tag, source string) (*Incoming, error) {
 		return nil, err
 	}
 	return &Incoming{dir: d, folder: folder, root: root, release: Release{
-		Tag: tag, Source: source, Bundles: map[Architecture]Bundle{},
+		Tag: tag, Source: source, Bundles: map[machine.Architecture]Bundle{},
 	}}, nil
 }
 
-// Bundle begins the bundle for an architecture: asset is the tarball's name and
+// Bundle starts the bundle for an architecture: asset is the tarball's name and
 // sum its SHA-256.
-func (in *Incoming) Bundle(architecture Architecture, asset, sum string) error {
-	if !slices.Contains(Architectures(), architecture) {
-		return fmt.Errorf("%s: no boot server knows the architecture %q; known are %q", asset, architecture, Architectures())
+func (in *Incoming) Bundle(architecture machine.Architecture, asset, sum string) error {
+	if !slices.Contains(machine.Architectures(), architecture) {
+		return fmt.Errorf("%s: no boot server knows the architecture %q; known are %q", asset, architecture, machine.Architectures())
 	}
 	in.release.Bundles[architecture] = Bundle{Asset: asset, SHA256: sum, Files: map[string]File{}}
 	if err := in.root.Mkdir(string(architecture), 0o755); err != nil {
@@ -66,39 +65,48 @@ func (in *Incoming) Bundle(architecture Architecture, asset, sum string) error {
 	return nil
 }
 
-// Write writes a file of a bundle that was begun, by one of FileNames, and has it
-// on disk when it returns.
-func (in *Incoming) Write(ctx context.Context, architecture Architecture, name string, content io.Reader) (err error) {
+// Write writes a file of a bundle, by one of FileNames, once. The file is on the
+// disk when it returns.
+func (in *Incoming) Write(ctx context.Context, architecture machine.Architecture, name string, content io.Reader) error {
 	bundle, ok := in.release.Bundles[architecture]
 	if !ok || !slices.Contains(FileNames(), name) {
 		return fmt.Errorf("a bundle has no file %s/%s", architecture, name)
 	}
-	file, err := in.root.OpenFile(path.Join(string(architecture), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if _, written := bundle.Files[name]; written {
+		return fmt.Errorf("%s has %s twice", bundle.Asset, name)
+	}
+	sum, size, err := disk.CreateIn(ctx, in.root, path.Join(string(architecture), name), func(w io.Writer) error {
+		_, err := io.Copy(w, transfer.WithContext(ctx, content))
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	hash := sha256.New()
-	size, err := io.Copy(io.MultiWriter(file, hash), transfer.WithContext(ctx, content))
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Join(in.root.Name(), string(architecture), name), err)
-	}
-	bundle.Files[name] = File{SHA256: hex.EncodeToString(hash.Sum(nil)), Size: size}
-	return file.Sync()
+	bundle.Files[name] = File{SHA256: sum, Size: size}
+	return nil
 }
 
-// Proof puts a small file into the release that says where its bundles come
-// from, for whoever has to believe in them later: see Hold.Proof.
+// Proof adds a small file to the release by which its bundles can be verified later:
+// see Snapshot.Proof.
 func (in *Incoming) Proof(name string, content []byte) error {
 	if err := checkProof(name); err != nil {
 		return err
 	}
-	return writeSynced(in.root, name, content)
+	return in.writeFile(name, content)
 }
 
-// checkProof accepts names that are nothing else in a release's folder.
+// writeFile writes a small file, for which no caller waits.
+func (in *Incoming) writeFile(name string, content []byte) error {
+	_, _, err := disk.CreateIn(context.Background(), in.root, name, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+	return err
+}
+
+// checkProof accepts names that nothing else in a release's folder has.
 func checkProof(name string) error {
-	if name != path.Base(name) || strings.HasPrefix(name, ".") || name == releaseFile || slices.Contains(Architectures(), Architecture(name)) {
+	if name != path.Base(name) || strings.HasPrefix(name, ".") || name == releaseFile || slices.Contains(machine.Architectures(), machine.Architecture(name)) {
 		return fmt.Errorf("%q cannot be the name of a file beside a bundle", name)
 	}
 	return nil
@@ -106,7 +114,7 @@ func checkProof(name string) error {
 
 // Keep takes the bundle for an architecture over from the staged release of the
 // same tag, without copying it. The asset is what the release calls it now.
-func (in *Incoming) Keep(architecture Architecture, asset string) error {
+func (in *Incoming) Keep(architecture machine.Architecture, asset string) error {
 	name, err := folderName(in.release.Tag)
 	if err != nil {
 		return err
@@ -133,9 +141,9 @@ func (in *Incoming) Keep(architecture Architecture, asset string) error {
 	return nil
 }
 
-// Commit puts the release in its place, whole and on disk. If a release of that
-// tag was staged already, the new one takes its place in one step, and who holds
-// the old one keeps it. There must be a bundle, and each must have all its files.
+// Commit puts the release in its place when all of it is on the disk. If a release of
+// that tag was staged already, the new one replaces it in one step, and snapshots of
+// the old one stay. There must be a bundle, and each must have all its files.
 func (in *Incoming) Commit() (Release, error) {
 	if len(in.release.Bundles) == 0 {
 		return Release{}, fmt.Errorf("release %s has no bundle", in.release.Tag)
@@ -146,7 +154,7 @@ func (in *Incoming) Commit() (Release, error) {
 				return Release{}, fmt.Errorf("%s has no %s", bundle.Asset, name)
 			}
 		}
-		if err := syncFolder(in.root, string(architecture)); err != nil {
+		if err := disk.SyncFolder(filepath.Join(in.root.Name(), string(architecture))); err != nil {
 			return Release{}, err
 		}
 	}
@@ -155,16 +163,16 @@ func (in *Incoming) Commit() (Release, error) {
 	if err != nil {
 		return Release{}, err
 	}
-	if err := writeSynced(in.root, releaseFile, append(content, '\n')); err != nil {
+	if err := in.writeFile(releaseFile, append(content, '\n')); err != nil {
 		return Release{}, err
 	}
-	if err := syncFolder(in.root, "."); err != nil {
+	if err := disk.SyncFolder(in.root.Name()); err != nil {
 		return Release{}, err
 	}
 	if err := in.place(); err != nil {
 		return Release{}, fmt.Errorf("put release %s in its place: %w", in.release.Tag, err)
 	}
-	return in.release, syncFolder(in.dir.root, releasesFolder)
+	return in.release, disk.SyncFolder(filepath.Join(in.dir.Path(), releasesFolder))
 }
 
 func (in *Incoming) place() error {
@@ -176,17 +184,17 @@ func (in *Incoming) place() error {
 	if _, err := in.dir.root.Lstat(final); errors.Is(err, fs.ErrNotExist) {
 		return in.dir.root.Rename(in.folder, final)
 	}
-	return exchange(filepath.Join(in.dir.Path(), in.folder), filepath.Join(in.dir.Path(), final))
+	return disk.Exchange(filepath.Join(in.dir.Path(), in.folder), filepath.Join(in.dir.Path(), final))
 }
 
-// Discard gives up what was not committed. After Commit it does no harm.
+// Discard removes what was not committed. After Commit it does nothing.
 func (in *Incoming) Discard() error {
 	return errors.Join(in.root.Close(), in.dir.remove(path.Base(in.folder)))
 }
 
 // Switch makes the staged release of a tag current, in one step, and the one that
 // was current previous. It reports whether that changed anything. An error wraps
-// ErrNotStaged if the release is not there. Who calls it has the lock.
+// ErrNotStaged if the release is not there. The caller must hold the lock.
 func (d *Dir) Switch(tag string) (changed bool, err error) {
 	if _, err := d.Release(tag); err != nil {
 		return false, err
@@ -229,7 +237,7 @@ func (d *Dir) Switch(tag string) (changed bool, err error) {
 }
 
 // Rollback makes the previous release current and the current one previous.
-// An error wraps ErrNotStaged if there is no previous one. Who calls it has the lock.
+// An error wraps ErrNotStaged if there is no previous one. The caller must hold the lock.
 func (d *Dir) Rollback() (Release, error) {
 	previous, err := d.Previous()
 	if err != nil {
@@ -254,13 +262,13 @@ func (d *Dir) link(name, target string) error {
 	if err := d.root.Rename(aside, name); err != nil {
 		return err
 	}
-	return syncFolder(d.root, ".")
+	return disk.SyncFolder(d.Path())
 }
 
 // Prune removes the oldest releases until keep are left, and returns what it
 // removed. The current and the previous release, those that a ring names, and
-// those that are held stay whatever their age. A keep of 0 removes all others.
-// Who calls it has the lock.
+// those that are open stay whatever their age. A keep of 0 removes all others.
+// The caller must hold the lock.
 func (d *Dir) Prune(keep int, rings Rings) ([]Release, error) {
 	wanted, err := d.wanted(rings)
 	if err != nil {
@@ -297,7 +305,7 @@ func (d *Dir) wanted(rings Rings) (map[string]bool, error) {
 	return wanted, nil
 }
 
-// prune takes a release's folder out of the way, unless someone holds it.
+// prune removes a release's folder, unless the release is open.
 func (d *Dir) prune(tag string) (gone bool, err error) {
 	name, err := folderName(tag)
 	if err != nil {
@@ -314,7 +322,7 @@ func (d *Dir) prune(tag string) (gone bool, err error) {
 }
 
 // sweep removes what writers have left behind under releases, except for replaced
-// releases that are still held.
+// releases that are still open.
 func (d *Dir) sweep() error {
 	entries, err := fs.ReadDir(d.root.FS(), releasesFolder)
 	if err != nil {
@@ -329,8 +337,8 @@ func (d *Dir) sweep() error {
 	return errors.Join(failed...)
 }
 
-// remove removes a folder under releases that has no release's name, unless
-// someone holds it.
+// remove removes a folder under releases that has no release's name, unless it is
+// open.
 func (d *Dir) remove(name string) error {
 	_, err := d.whileFree(name, func() error {
 		return d.root.RemoveAll(path.Join(releasesFolder, name))
@@ -338,8 +346,8 @@ func (d *Dir) remove(name string) error {
 	return err
 }
 
-// whileFree calls do while nobody holds a folder under releases, and reports
-// whether it did. A folder that is not there needs nothing to be done.
+// whileFree calls do with a folder under releases locked, if the folder is not open,
+// and reports whether it did. A folder that is not there needs nothing to be done.
 func (d *Dir) whileFree(name string, do func() error) (free bool, err error) {
 	folder, err := d.root.Open(path.Join(releasesFolder, name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -349,30 +357,9 @@ func (d *Dir) whileFree(name string, do func() error) (free bool, err error) {
 		return false, err
 	}
 	defer folder.Close()
-	err = flock(folder, syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("lock %s: %w", folder.Name(), err)
+	locked, err := disk.TryLock(folder)
+	if err != nil || !locked {
+		return false, err
 	}
 	return true, do()
-}
-
-func writeSynced(root *os.Root, name string, content []byte) error {
-	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(content)
-	return errors.Join(err, file.Sync(), file.Close())
-}
-
-// syncFolder has the names in a folder on disk when it returns (fsync(2)).
-func syncFolder(root *os.Root, name string) error {
-	folder, err := root.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
 }

@@ -83,13 +83,14 @@ in
         (toString cfg.keep)
       ]
       ++ flag "rings" ringsFile
-      ++ flag "allowed-signers" allowedSignersFile;
+      ++ flag "allowed-signers" allowedSignersFile
+      ++ flag "signer" cfg.release.signer;
       fromForge = [
         "--forge-url"
         (if isAddress then cfg.release.host else "https://${cfg.release.host}")
       ]
       ++ flag "repository" cfg.release.repo;
-      # An older release that the configuration names is wanted.
+      # A release that the configuration names may be older, and of any age.
       pinned = tag: flag "release-tag" tag ++ switch "allow-downgrade" (tag != null && allowedSignersFile != null);
       # Two rings may have one release.
       tags = builtins.attrNames (
@@ -104,7 +105,14 @@ in
     if cfg.release.tarball != null then
       [ (base ++ flag "tarball" cfg.release.tarball) ]
     else
-      [ (base ++ fromForge ++ pinned cfg.release.tag) ]
+      [
+        (
+          base
+          ++ fromForge
+          ++ pinned cfg.release.tag
+          ++ (if cfg.release.tag == null then flag "max-age" cfg.release.maxAge else [ ])
+        )
+      ]
       ++ map (tag: base ++ fromForge ++ pinned tag ++ [ "--switch=false" ]) tags;
 
   # What rings.yaml says. JSON is YAML too.
@@ -134,6 +142,14 @@ in
     {
       assertion = cfg.release.tarball == null || cfg.release.tag == null && cfg.rings == { };
       message = "${option}: release.tarball is one bundle without a tag, so release.tag and rings cannot be used with it.";
+    }
+    {
+      assertion = cfg.release.allowedSigners != [ ] || cfg.release.signer == null && cfg.release.maxAge == null;
+      message = "${option}.release: signer and maxAge are about what is signed. Set allowedSigners too.";
+    }
+    {
+      assertion = cfg.release.maxAge == null || cfg.release.tag == null && cfg.release.tarball == null;
+      message = "${option}.release.maxAge is about the latest release. Unset it, or tag and tarball.";
     }
     {
       assertion = builtins.length given == 1;

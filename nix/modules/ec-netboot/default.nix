@@ -238,7 +238,28 @@ in
         example = [ "release@every.channel ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI…" ];
         description = ''
           Lines of an allowed_signers file ({manpage}`ssh-keygen(1)`). With any, only
-          a release that one of these keys has signed is staged.
+          a release that one of these keys has signed is staged, and none with an older
+          bundle than one that was served before.
+        '';
+      };
+      signer = mkOption {
+        type = types.nullOr types.singleLineStr;
+        default = null;
+        example = "release@every.channel";
+        description = ''
+          Believe only keys that `allowedSigners` lists under this principal, for lists
+          that have keys for other things too.
+        '';
+      };
+      maxAge = mkOption {
+        type = types.nullOr (types.strMatching "([0-9]+(h|m|s))+");
+        default = null;
+        example = "720h";
+        description = ''
+          How old the newest signed proof of the latest release may be. A server that
+          hides newer releases is noticed then: the unit that stages fails. What is
+          staged stays served. Something has to be published at least this often. Null:
+          any age; the status page and `/metrics` have it.
         '';
       };
       tarball = mkOption {

@@ -27,17 +27,6 @@ let
         operator = found: entries found.input;
       }
     );
-
-  # The same, from the lock beside a flake's source.
-  lockedSources =
-    let
-      lock = builtins.fromJSON (builtins.readFile "${source}/flake.lock");
-      isElsewhere = locked: !(locked.type == "path" && !lib.hasPrefix "/" locked.path);
-      nodes = lib.filter (node: node ? locked && isElsewhere node.locked) (lib.attrValues lock.nodes);
-    in
-    lib.optionals (builtins.pathExists "${source}/flake.lock") (
-      map (node: (builtins.fetchTree (removeAttrs node.locked [ "dir" ])).outPath) nodes
-    );
 in
 {
   options.services.every-channel.runner = {
@@ -86,8 +75,13 @@ in
       };
     };
 
-    system.extraDependencies = mkIf runner.flakeInputs (
-      if runner.flakeSource ? inputs then sourcesOf runner.flakeSource else lockedSources
-    );
+    # A path does not say what its inputs are. (Its lock does, but Nix fetches what
+    # builtins.fetchTree is told from there again, so that nothing would evaluate
+    # without a network.)
+    warnings = lib.optional (runner.flakeInputs && !(runner.flakeSource ? inputs)) ''
+      services.every-channel.runner.flakeSource is a path, so that the sources of the flake's inputs are not in the system.
+      Set it to the flake itself (self, not self.outPath), or flakeInputs = false.
+    '';
+    system.extraDependencies = mkIf runner.flakeInputs (sourcesOf runner.flakeSource);
   };
 }

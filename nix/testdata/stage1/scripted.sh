@@ -16,7 +16,7 @@ mount -t ext4 /dev/vdb /mnt-root/nix
 mount -t ext4 /dev/vdc "/mnt-root/with space"
 report "before $(type_of /mnt-root)"
 if has busy; then exec 3>/mnt-root/busy; fi
-sh /test/overlay-root.sh /mnt-root 64m
+sh /test/overlay-root.sh /mnt-root 50%
 report "exit $?"
 
 for point in proc sys dev run; do mount --move /$point /mnt-root/$point; done

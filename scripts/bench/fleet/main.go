@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -134,7 +135,7 @@ func (b *bench) stage(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := incoming.Bundle(state.X86_64, "bundle.tar.gz", strings.Repeat("0", 64)); err != nil {
+		if err := incoming.Bundle(machine.X86_64, "bundle.tar.gz", strings.Repeat("0", 64)); err != nil {
 			return err
 		}
 		for name, content := range map[string]io.Reader{
@@ -142,7 +143,7 @@ func (b *bench) stage(ctx context.Context) error {
 			state.Initrd: random(release.initrd),
 			state.Script: strings.NewReader("#!ipxe\nkernel kernel init=/init initrd=initrd\ninitrd initrd\nboot\n"),
 		} {
-			if err := incoming.Write(ctx, state.X86_64, name, content); err != nil {
+			if err := incoming.Write(ctx, machine.X86_64, name, content); err != nil {
 				return err
 			}
 		}

@@ -1,0 +1,398 @@
+package serve
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"every.channel/runner-images/internal/ipxe"
+	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/machine"
+	"every.channel/runner-images/internal/netboot/state"
+)
+
+// Booting machines load by HTTP the script, the kernel and the initrd of their
+// release, and firmware that has HTTP (UEFI HTTP Boot) loads iPXE itself. Below the
+// chain token, or at the root if there is none:
+//
+//	netboot.ipxe                                  the script of the client's release
+//	kernel, initrd                                of the current release
+//	r/TAG/ARCHITECTURE/DIGEST/{kernel,initrd}     of that release
+//	r/TAG/ARCHITECTURE/DIGEST/MAC/{kernel,initrd} the same, for that machine
+//	autoexec.ipxe                                 leads to netboot.ipxe
+//	FILE                                          from the folder of iPXE binaries
+//
+// The script that iPXE gets names the kernel and the initrd by their release, so
+// that a machine boots one release whatever is switched meanwhile.
+const (
+	healthz  = "healthz"
+	releases = "r" // the first part of the paths of a certain release's files
+)
+
+const nothingStaged = "no release is staged; run: runner-images netboot stage"
+
+// A handler answers the requests of booting machines.
+type handler struct {
+	state    *state.Dir
+	loaders  *loaderDir
+	networks networks
+	journal  *journal.Journal
+
+	// token and rings return what is in force.
+	token func() chainToken
+	rings func() state.Rings
+
+	// scripts returns the addresses of netboot.ipxe, the best first, for a client
+	// that reached this server at local.
+	scripts func(local netip.Addr) []string
+
+	// asked is called when a client asks for netboot.ipxe.
+	asked func(client netip.Addr)
+
+	leases leases
+	active sync.RWMutex // read-locked by each answer in progress
+}
+
+// Close waits until all answers have ended, and ends the leases of machines that are
+// booting. The connections must be closed.
+func (h *handler) Close() error {
+	h.active.Lock()
+	defer h.active.Unlock()
+	h.leases.close()
+	return nil
+}
+
+// ServeHTTP answers a request.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.active.RLock()
+	defer h.active.RUnlock()
+	client := journal.Client{Address: remote(r)}
+	if !h.networks.allow(client.Address) {
+		h.journal.Refused(journal.HTTP, "network", client.Address)
+		w.Header().Set("Connection", "close")
+		refuse(w, http.StatusForbidden, "this network may not boot from here")
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		refuse(w, http.StatusMethodNotAllowed, "this server is read-only")
+		return
+	}
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	parts, guarded := h.parts(r)
+	answer := answer{h, w, r, client, guarded}
+	if err := answer.write(parts); err != nil {
+		answer.fail(err)
+	}
+}
+
+// parts returns the parts of the path after the chain token, and whether it was
+// there (or there is no token).
+func (h *handler) parts(r *http.Request) (parts []string, guarded bool) {
+	parts = strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	token := h.token()
+	if !token.isSet() {
+		return parts, true
+	}
+	if token.matches(parts[0]) {
+		return parts[1:], true
+	}
+	return parts, false
+}
+
+// remote returns the address of the connection's other end, whatever headers claim.
+func remote(r *http.Request) netip.Addr {
+	end, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return end.Addr().Unmap()
+}
+
+// An answer to one request.
+type answer struct {
+	*handler
+	w       http.ResponseWriter
+	r       *http.Request
+	client  journal.Client
+	guarded bool
+}
+
+var errNotGuarded = fmt.Errorf("not below the chain token: %w", fs.ErrNotExist)
+
+func (a *answer) write(parts []string) error {
+	if len(parts) == 1 && parts[0] == healthz {
+		return a.health()
+	}
+	if !a.guarded {
+		// Binaries are no secret; firmware asks for them before it knows the token.
+		if len(parts) == 1 && path.Ext(parts[0]) != path.Ext(autoexec) && a.loaders.has(parts[0]) {
+			return a.loader(parts[0])
+		}
+		return errNotGuarded
+	}
+	switch {
+	case len(parts) == 1 && parts[0] == state.Script:
+		return a.script()
+	case len(parts) == 1 && (parts[0] == state.Kernel || parts[0] == state.Initrd):
+		return a.current(parts[0])
+	case parts[0] == releases:
+		return a.released(parts[1:])
+	}
+	return a.loader(strings.Join(parts, "/"))
+}
+
+// health reports whether there is something to boot.
+func (a *answer) health() error {
+	switch _, err := a.state.Current(); {
+	case errors.Is(err, state.ErrNotStaged):
+		refuse(a.w, http.StatusServiceUnavailable, nothingStaged)
+		return nil
+	case err != nil:
+		return err
+	}
+	return a.small("ok\n")
+}
+
+// script answers with the script of the client's release. If the request does not
+// describe the machine, iPXE is made to ask again with its description; other clients
+// have the script as it is.
+func (a *answer) script() error {
+	query := a.r.URL.Query()
+	a.asked(a.client.Address)
+	// A machine that does not send its MAC boots all the same.
+	a.client.MAC, _ = machine.ParseMAC(query.Get(ipxe.QueryMAC))
+	architecture, err := machine.ParseBuildarch(query.Get(ipxe.QueryArchitecture))
+	if err != nil {
+		return notFound{err}
+	}
+	a.client.Firmware = machine.ParsePlatform(query.Get(ipxe.QueryPlatform), architecture)
+	snapshot, ring, err := a.choose(architecture)
+	if err != nil {
+		return err
+	}
+	script, err := read(snapshot, architecture, state.Script)
+	if err != nil {
+		return errors.Join(err, snapshot.Close())
+	}
+	bundle := bundleOf(snapshot.Release, architecture)
+	if err := a.leases.grant(bundle, snapshot); err != nil {
+		return err
+	}
+	script = ipxe.FreeImages(ipxe.Bind(script, a.folder(bundle)))
+	if plainTag.MatchString(bundle.tag) {
+		script = ipxe.AddParameter(script, ipxe.TagParameter+"="+bundle.tag)
+	}
+	if !query.Has(ipxe.QueryMAC) {
+		return a.small(string(ipxe.Identify(state.Script, script)))
+	}
+	if a.r.Method == http.MethodGet {
+		a.journal.BootStarted(a.client, journal.Boot{Release: bundle.tag, Architecture: architecture, Ring: ring})
+	}
+	return a.small(string(script))
+}
+
+// plainTag matches tags that a script can contain as they are.
+var plainTag = regexp.MustCompile(`^[A-Za-z0-9._/+-]+$`)
+
+// choose opens the release of the client's ring, or the current one if the client is
+// in no ring, or the ring's release is not staged or not for such machines.
+func (a *answer) choose(architecture machine.Architecture) (snapshot *state.Snapshot, ring string, err error) {
+	if ring, ok := a.ring(); ok {
+		snapshot, err := a.state.OpenRelease(ring.Tag)
+		if err == nil {
+			if _, ok := snapshot.Release.Bundles[architecture]; ok {
+				return snapshot, ring.Name, nil
+			}
+			err = errors.Join(fmt.Errorf("release %s for %s: %w", ring.Tag, architecture, state.ErrNotStaged), snapshot.Close())
+		}
+		a.journal.Failed(a.client, fmt.Errorf("ring %s: %w; it boots the current release", ring.Name, err))
+	}
+	snapshot, err = a.state.OpenCurrent()
+	return snapshot, "", err
+}
+
+// ring returns the ring of the client, if its MAC is known and in one.
+func (a *answer) ring() (state.Ring, bool) {
+	return a.rings().For(a.client.MAC)
+}
+
+func read(snapshot *state.Snapshot, architecture machine.Architecture, name string) ([]byte, error) {
+	file, err := snapshot.Open(architecture, name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(file)
+}
+
+// folder returns the folder of a bundle's files, relative to the script's.
+func (a *answer) folder(bundle bundleID) string {
+	folder := releases + "/" + bundle.path()
+	if a.client.MAC.IsValid() {
+		folder += a.client.MAC.Hyphenated() + "/"
+	}
+	return folder
+}
+
+// current answers with a file of the current release.
+func (a *answer) current(name string) error {
+	architecture, err := machine.ParseBuildarch(a.r.URL.Query().Get(ipxe.QueryArchitecture))
+	if err != nil {
+		return notFound{err}
+	}
+	snapshot, err := a.state.OpenCurrent()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = snapshot.Close() }() // it is only read
+	file, err := snapshot.Open(architecture, name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return a.image(file, snapshot.Release, architecture, name)
+}
+
+// released answers with a file of the bundle that the path names.
+func (a *answer) released(parts []string) error {
+	bundle, rest, err := parseBundleID(parts)
+	if err != nil {
+		return notFound{err}
+	}
+	if len(rest) == 2 {
+		if a.client.MAC, err = machine.ParseMAC(rest[0]); err != nil {
+			return notFound{err}
+		}
+		rest = rest[1:]
+	}
+	if len(rest) != 1 || (rest[0] != state.Kernel && rest[0] != state.Initrd) {
+		return fs.ErrNotExist
+	}
+	file, release, err := a.leases.open(a.state, bundle, rest[0])
+	if err != nil {
+		return notFound{err}
+	}
+	defer file.Close()
+	return a.image(file, release, bundle.architecture, rest[0])
+}
+
+// image sends a kernel or an initrd.
+func (a *answer) image(file *os.File, release state.Release, architecture machine.Architecture, name string) error {
+	a.w.Header().Set("ETag", `"`+release.Bundles[architecture].Files[name].SHA256+`"`)
+	boot := journal.Boot{Release: release.Tag, Architecture: architecture}
+	if ring, ok := a.ring(); ok && ring.Tag == release.Tag {
+		boot.Ring = ring.Name
+	}
+	return a.send(file, func(size int64) *journal.Transfer {
+		return a.journal.SendImage(a.client, boot, name, size)
+	})
+}
+
+// loader sends a file from the folder of iPXE binaries, or the generated autoexec.ipxe
+// if that folder has none.
+func (a *answer) loader(name string) error {
+	clean, err := cleanName(name)
+	if err != nil {
+		return err
+	}
+	file, _, err := a.loaders.open(clean)
+	if errors.Is(err, fs.ErrNotExist) && clean == autoexec {
+		return a.autoexec()
+	}
+	if err != nil {
+		return fmt.Errorf("%q: %w", labelOf(clean), err)
+	}
+	defer file.Close()
+	return a.send(file, func(size int64) *journal.Transfer {
+		return a.journal.SendLoader(a.client, journal.HTTP, clean, size)
+	})
+}
+
+// autoexec answers with the script that leads from iPXE to the release.
+func (a *answer) autoexec() error {
+	script := string(ipxe.Autoexec(a.scripts(a.local())...))
+	if a.r.Method == http.MethodHead {
+		return a.small(script)
+	}
+	transfer := a.journal.SendLoader(a.client, journal.HTTP, autoexec, int64(len(script)))
+	err := a.small(script)
+	transfer.Sent(int64(len(script)))
+	transfer.End(true, nil)
+	return err
+}
+
+// local returns the address at which the client reached this server.
+func (a *answer) local() netip.Addr {
+	end, _ := a.r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return addressOf(end)
+}
+
+// small answers with a text that the server has made, which may change.
+func (a *answer) small(text string) error {
+	a.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	a.w.Header().Set("Cache-Control", "no-cache")
+	extend(a.w)
+	http.ServeContent(a.w, a.r, "", time.Time{}, strings.NewReader(text))
+	return nil
+}
+
+// send sends a file, or the part of it that was asked for.
+func (a *answer) send(file *os.File, start func(size int64) *journal.Transfer) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	a.w.Header().Set("Content-Type", "application/octet-stream")
+	if a.r.Method == http.MethodHead {
+		http.ServeContent(a.w, a.r, "", info.ModTime(), file)
+		return nil
+	}
+	if strings.Contains(a.r.Header.Get("Range"), ",") {
+		a.r.Header.Del("Range") // several ranges at once, which no boot program asks for
+	}
+	w := &fileResponse{ResponseWriter: a.w, file: file, size: info.Size(), start: start}
+	http.ServeContent(w, a.r, "", info.ModTime(), file)
+	w.end()
+	return nil
+}
+
+// notFound makes an error wrap fs.ErrNotExist.
+type notFound struct{ error }
+
+func (notFound) Is(target error) bool { return target == fs.ErrNotExist }
+func (e notFound) Unwrap() error      { return e.error }
+
+// fail answers with an error. iPXE shows the status, curl the text.
+func (a *answer) fail(err error) {
+	switch {
+	case errors.Is(err, errNotGuarded):
+		a.journal.Refused(journal.HTTP, "token", a.client.Address)
+		refuse(a.w, http.StatusNotFound, "there is nothing here")
+	case errors.Is(err, fs.ErrNotExist):
+		a.journal.Failed(a.client, err)
+		refuse(a.w, http.StatusNotFound, "there is no such file here")
+	case errors.Is(err, state.ErrNotStaged):
+		a.journal.Failed(a.client, err)
+		refuse(a.w, http.StatusServiceUnavailable, nothingStaged)
+	default:
+		a.journal.Failed(a.client, err)
+		refuse(a.w, http.StatusInternalServerError, "the release cannot be read; see the server's log")
+	}
+}
+
+func refuse(w http.ResponseWriter, status int, text string) {
+	extend(w)
+	w.Header().Del("ETag")
+	http.Error(w, text, status)
+}

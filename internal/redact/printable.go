@@ -1,0 +1,28 @@
+package redact
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+// escapes are a terminal's control sequences (ECMA-48): CSI with its parameters, and
+// the strings that end in BEL or ST, such as a title or a link.
+var escapes = regexp.MustCompile(`(?s)(\x1b\[|\x{9b})[0-?]*[ -/]*[@-~]|(\x1b[\]PX^_]|[\x{9d}\x{90}\x{98}\x{9e}\x{9f}]).*?(\x07|\x1b\\|\x{9c})`)
+
+// Printable returns a text of someone else's, such as a server's, as it may be shown:
+// without what a terminal or a log obeys rather than shows. Of the control characters
+// only tab and newline stay. Characters that turn the direction of text, or end a line
+// for some readers only, go too.
+func Printable(text string) string {
+	text = escapes.ReplaceAllLiteralString(strings.ToValidUTF8(text, "\uFFFD"), "")
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n', r == '\t':
+			return r
+		case unicode.IsControl(r), unicode.Is(unicode.Bidi_Control, r), r == '\u2028', r == '\u2029':
+			return -1
+		}
+		return r
+	}, text)
+}
