@@ -169,8 +169,11 @@ func (c client) retry(ctx context.Context, attempt func() error) error {
 	start := c.config.now()
 	for pause := time.Second; ; pause = min(2*pause, longest) {
 		err := attempt()
-		if err == nil || !passes(err) || ctx.Err() != nil {
+		if err == nil || !passes(err) {
 			return plain(err)
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w, after: %w", context.Cause(ctx), plain(err))
 		}
 		delay := jitter(pause)
 		var asked *waitError

@@ -23,7 +23,21 @@ func (c client) download(ctx context.Context, asset release.Asset, from string, 
 		content, err = c.open(ctx, asset.Name, from, offset)
 		return err
 	})
+	var refused *release.Error
+	if errors.As(err, &refused) && refused.Status == http.StatusNotFound && c.config.Token != "" && c.isPrivate(ctx) {
+		refused.Advice = "it is not there, or the token cannot download it: the token of a run of Actions can do so in a private repository " +
+			"on Gitea only; on Forgejo, give a user's token with the scope write:repository"
+	}
 	return content, err
+}
+
+func (c client) isPrivate(ctx context.Context) (private bool) {
+	err := c.once(ctx, request{"look at the repository", "", func(api api) error {
+		found, _, err := api.GetRepo(api.owner, api.name)
+		private = err == nil && found.Private
+		return err
+	}})
+	return err == nil && private
 }
 
 // open sends the request for an asset from offset on. A server that does not give

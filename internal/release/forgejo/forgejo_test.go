@@ -344,6 +344,29 @@ func TestWordsOfForgejo15(t *testing.T) {
 	}
 }
 
+// Forgejo does not let the token of a run of Actions download from a private
+// repository, so that a second run cannot read what the first one has published.
+func TestPrivateRepositoryAndTheTokenOfARun(t *testing.T) {
+	t.Parallel()
+	config := newRepository(t, true)
+	p := publication{Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 1000))}}
+	_, err := publish(t.Context(), open(t, config), p)
+	require.NoError(t, err)
+	gate := newGate(t, config.URL)
+	gate.before = func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/attachments/") {
+			return false
+		}
+		http.Error(w, "Not found.", http.StatusNotFound)
+		return true
+	}
+	config.URL = gate.URL
+	_, err = publish(t.Context(), open(t, impatient(config)), p)
+	require.ErrorContains(t, err, "on Forgejo, give a user's token with the scope write:repository")
+	names, _ := rawAssets(t, config, "boot-v1")
+	assert.Len(t, names, 2, "nothing has changed, and no ticket stays")
+}
+
 // readAll reads what a reader does, up to the first error.
 func readAll(t *testing.T, store *release.Store) error {
 	t.Helper()
