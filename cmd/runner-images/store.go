@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"os"
+	"strconv"
 	"strings"
 
 	"every.channel/runner-images/internal/plan"
@@ -19,8 +20,21 @@ func openPlanned(r *report.Report, p plan.Plan, token string) (*release.Store, e
 		Repository:    p.Repository,
 		Token:         token,
 		CAFile:        p.CAFile,
+		Run:           runNumber(p),
 		VerifyUploads: release.VerifyUploads(p.VerifyUploads),
 	})
+}
+
+// runNumber returns the number of the run of Actions in the repository that the plan
+// publishes to, or 0 if it is not a run of this repository.
+func runNumber(p plan.Plan) int64 {
+	isOwn := strings.EqualFold(p.Repository, os.Getenv("GITHUB_REPOSITORY")) &&
+		strings.EqualFold(p.ForgeURL, strings.TrimRight(os.Getenv("GITHUB_SERVER_URL"), "/"))
+	number, err := strconv.ParseInt(os.Getenv("GITHUB_RUN_NUMBER"), 10, 64)
+	if !inRunner() || !isOwn || err != nil {
+		return 0
+	}
+	return number
 }
 
 // openStore opens the backend that the address is for, with a report of what it

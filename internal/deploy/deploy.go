@@ -30,6 +30,7 @@ type Nix interface {
 	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
 	Copy(ctx context.Context, to string, paths []string, events func(nix.Event)) error
 	PathInfo(ctx context.Context, paths ...string) (map[string]nix.PathInfo, error)
+	Closure(ctx context.Context, path string) ([]string, error)
 }
 
 // A Deployment is one run of the whole line.
@@ -106,7 +107,7 @@ func (d Deployment) make(ctx context.Context) (packaged []artifact.Artifact, lin
 	if err := d.copy(ctx, built); err != nil {
 		return nil, line, "", err
 	}
-	if packaged, err = Package(ctx, d.Report, built, d.Plan, d.ModTime); err != nil {
+	if packaged, err = Package(ctx, d.Report, built, inClosure(d.Nix), d.Plan, d.ModTime); err != nil {
 		return nil, line, "", err
 	}
 	line, err = d.attest(ctx, source, packaged)

@@ -26,6 +26,10 @@ type Config struct {
 	CAFile     string // certificates in PEM to trust besides the system's
 	UserAgent  string // "runner-images" by default
 
+	// Run is the number in this repository of the run of Actions that this is a part
+	// of, if it is: other runs can tell by it whether it has ended.
+	Run int64
+
 	VerifyUploads release.VerifyUploads // release.VerifySize by default
 	Parallel      int                   // uploads at once, 4 by default
 

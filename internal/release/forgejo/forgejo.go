@@ -8,7 +8,9 @@
 // ticket has the lease: the server numbers assets in order. A run renews its
 // ticket by renaming it every few seconds. A ticket that keeps its name while the
 // next run has renewed its own for half a minute has expired: its run has died,
-// and the next one deletes it.
+// and the next one deletes it. It does so after a third of that if the forge says
+// that the other was a run of Actions which has ended: one that was cancelled cannot
+// take its ticket away, since its token is taken from it first.
 package forgejo
 
 import (

@@ -19,25 +19,43 @@ import (
 	"every.channel/runner-images/internal/release/forgejo"
 )
 
-// forgejoWords are what Forgejo says where Gitea says otherwise.
-var forgejoWords = strings.NewReplacer(
-	"Release is has no Tag", "Release has no Tag",
-	"invalid username, password or token", "user does not exist [uid: 0, name: ]",
+// A forgejoVersion is what Forgejo of a version answers where Gitea answers otherwise.
+type forgejoVersion struct {
+	words       *strings.Replacer
+	showsDrafts bool // to everybody who asks for their tag
+	pageSize    int  // of the list of releases, at most
+}
+
+var (
+	forgejo12 = forgejoVersion{
+		words: strings.NewReplacer(
+			"Release is has no Tag", "Release has no Tag",
+			"invalid username, password or token", "user does not exist [uid: 0, name: ]",
+		),
+		showsDrafts: true,
+		pageSize:    10,
+	}
+	forgejo15 = forgejoVersion{
+		words: strings.NewReplacer(
+			"Release is has no Tag", "Release has no Tag",
+			`"message":"not found"`, `"message":"The target couldn't be found."`,
+			`"message":"Not found."`, `"message":"The target couldn't be found."`,
+		),
+		pageSize: 50,
+	}
 )
 
-// asForgejo puts a gate before the real server that answers as Forgejo does
-// where the two differ: it shows drafts to everybody who asks for their tag,
-// gives at most ten releases a page, and has words of its own.
-func asForgejo(t *testing.T, config forgejo.Config) forgejo.Config {
+// as puts a gate before the real server that answers as this Forgejo does.
+func (f forgejoVersion) as(t *testing.T, config forgejo.Config) forgejo.Config {
 	t.Helper()
 	gate := newGate(t, config.URL)
 	token := config.Token
 	gate.before = func(_ int, _ http.ResponseWriter, r *http.Request) bool {
-		if strings.Contains(r.URL.Path, "/releases/tags/") && r.Header.Get("Authorization") == "" {
+		if f.showsDrafts && strings.Contains(r.URL.Path, "/releases/tags/") && r.Header.Get("Authorization") == "" {
 			r.Header.Set("Authorization", "token "+token)
 		}
 		if query := r.URL.Query(); strings.HasSuffix(r.URL.Path, "/releases") && query.Has("limit") {
-			query.Set("limit", "10")
+			query.Set("limit", fmt.Sprint(f.pageSize))
 			r.URL.RawQuery = query.Encode()
 		}
 		return false
@@ -50,7 +68,7 @@ func asForgejo(t *testing.T, config forgejo.Config) forgejo.Config {
 		if err != nil {
 			return err
 		}
-		body = []byte(forgejoWords.Replace(string(body)))
+		body = []byte(f.words.Replace(string(body)))
 		response.Body, response.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 		response.Header.Del("Content-Length")
 		return nil
@@ -59,10 +77,11 @@ func asForgejo(t *testing.T, config forgejo.Config) forgejo.Config {
 	return config
 }
 
-// forges are the two columns.
+// forges are the columns of what forges answer.
 var forges = map[string]func(*testing.T, forgejo.Config) forgejo.Config{
-	"gitea":   func(_ *testing.T, config forgejo.Config) forgejo.Config { return config },
-	"forgejo": asForgejo,
+	"gitea":      func(_ *testing.T, config forgejo.Config) forgejo.Config { return config },
+	"forgejo 12": forgejo12.as,
+	"forgejo 15": forgejo15.as,
 }
 
 func TestLatest(t *testing.T) {
@@ -229,7 +248,7 @@ func TestDraftThatReadersSee(t *testing.T) {
 				Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.tar.gz", content(1, 10)), newFile(t, "b.iso", content(2, 10))},
 			})
 			require.NoError(t, err)
-			if name == "forgejo" {
+			if name == "forgejo 12" {
 				assert.Positive(t, drafts)
 			} else {
 				assert.Zero(t, drafts)
@@ -242,7 +261,7 @@ func TestWordsOfForgejo(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, true)
 	config.Token = strings.Repeat("0", 40)
-	config = asForgejo(t, config)
+	config = forgejo12.as(t, config)
 	_, err := open(t, config).Release(t.Context(), "boot-v1")
 	golden(t, "forgejo-bad-token", err, config)
 }

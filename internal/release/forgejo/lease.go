@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -19,8 +21,9 @@ import (
 	"every.channel/runner-images/internal/release"
 )
 
-// A ticket's name is publishing-RUN-NUMBER-SHA256SUMS.txt. Its end is that of a
-// file which a forge must take anyway.
+// A ticket's name is publishing-RANDOM.RUN-RENEWALS-SHA256SUMS.txt, where RUN is the
+// number of the run of Actions, if there is one. Its end is that of a file which a
+// forge must take anyway.
 const ticketText = "A run of runner-images is publishing this release. This file goes when it ends.\n"
 
 func isTicket(a *gitea.Attachment) bool { return strings.HasPrefix(a.Name, release.LeasePrefix) }
@@ -33,10 +36,14 @@ var errLeaseLost = errors.New("another run has taken over this release, because 
 // one with SQLite does during an upload, keeps the other's back as well.
 const expiryRenewals = 6
 
+// endedRenewals is in place of expiryRenewals where the forge says that the other run
+// has ended: its process has gone, is about to be killed or has no token any more.
+const endedRenewals = 2
+
 // lease is the right to change a release: a ticket that is the oldest.
 type lease struct {
 	*transaction
-	run      string // a random name
+	run      string // a random name, and the number of the run of Actions
 	mutex    sync.Mutex
 	ticket   int64 // its ID, 0 if it is not known
 	renewals int
@@ -52,6 +59,9 @@ func (t *transaction) Lease(ctx context.Context) (context.Context, release.Lease
 	random := make([]byte, 4)
 	_, _ = rand.Read(random) // never fails since Go 1.24
 	l := &lease{transaction: t, run: hex.EncodeToString(random), stopped: make(chan struct{})}
+	if t.config.Run > 0 {
+		l.run += fmt.Sprintf(".%d", t.config.Run)
+	}
 	if err := l.queue(ctx); err != nil {
 		l.giveBack(ctx)
 		return nil, nil, err
@@ -86,7 +96,7 @@ func (l *lease) queue(ctx context.Context) error {
 				l.config.Log("another run is publishing this release; waiting for it to end")
 			}
 			watched, renewals = *oldest, 0
-		case renewals >= expiryRenewals:
+		case renewals >= expiryRenewals || renewals >= endedRenewals && l.hasEnded(ctx, oldest):
 			l.config.Log("the lease of the other run has expired; going on without it")
 			if err := l.Remove(ctx, asAsset(oldest)); err != nil {
 				return err
@@ -105,6 +115,36 @@ func (l *lease) queue(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// hasEnded reports whether the forge says that the run of a ticket has ended. Where
+// nothing is known, it is not.
+func (l *lease) hasEnded(ctx context.Context, ticket *gitea.Attachment) bool {
+	name, _, _ := strings.Cut(strings.TrimPrefix(ticket.Name, release.LeasePrefix), "-")
+	_, number, _ := strings.Cut(name, ".")
+	run, err := strconv.ParseInt(number, 10, 64)
+	if err != nil {
+		return false
+	}
+	var tasks *gitea.ActionTaskResponse
+	err = l.once(ctx, request{"look at the runs", "", func(api api) (err error) {
+		tasks, _, err = api.ListRepoActionTasks(api.owner, api.name, gitea.ListOptions{Page: 1, PageSize: 50}) // the newest
+		return err
+	}})
+	if err != nil {
+		return false
+	}
+	ended := false
+	for _, task := range tasks.WorkflowRuns {
+		if task.RunNumber != run {
+			continue
+		}
+		if !slices.Contains([]string{"success", "failure", "cancelled", "skipped"}, task.Status) {
+			return false
+		}
+		ended = true
+	}
+	return ended
 }
 
 // oldest returns the oldest ticket, and reports whether this run's is there.
@@ -216,7 +256,7 @@ func (l *lease) giveBack(ctx context.Context) {
 	}
 	for _, ticket := range own {
 		if err := l.Remove(ctx, ticket); err != nil {
-			l.config.Log(fmt.Sprintf("the next run will wait for %s: %v", l.expiry(), err))
+			l.config.Log(fmt.Sprintf("the next run will wait for up to %s: %v", l.expiry(), err))
 		}
 	}
 }

@@ -140,48 +140,70 @@ func TestRenameThatIsIgnored(t *testing.T) {
 }
 
 // Forgejo takes the token of a run away when somebody cancels it. A run in the
-// middle of a long upload notices that when it renews its lease.
+// middle of a long upload notices that when it renews its lease. It cannot take its
+// ticket away: the next run asks the forge whether it has ended. A gate answers that
+// as both forges do.
 func TestTokenThatIsTakenAway(t *testing.T) {
 	t.Parallel()
-	config, gate := throughGate(t, false)
-	var cancelled, interrupted atomic.Bool
-	gate.before = func(_ int, w http.ResponseWriter, r *http.Request) bool {
-		if isFileUpload(r) && !interrupted.Load() {
-			cancelled.Store(true)
-			hangUp(r)
-			return true
-		}
-		if !cancelled.Load() {
-			return false
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusUnauthorized)
-		_, _ = fmt.Fprintf(w, `{"message":"access token does not exist [sha: %s]"}`, config.Token)
-		return true
-	}
-	var said []string
-	config.Log = func(message string) { said = append(said, message) }
-	_, err := publish(t.Context(), open(t, config.WithRenewal(20*time.Millisecond)), publication{
-		Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 2<<20))},
-	})
-	require.ErrorContains(t, err, "401 Unauthorized")
-	require.ErrorContains(t, err, "this token was good earlier in this run: the run was cancelled or has ended")
-	assert.NotContains(t, err.Error(), config.Token)
-	require.NotEmpty(t, said)
-	assert.Contains(t, said[len(said)-1], "the next run will wait for", "its ticket stays")
-	names, _ := rawAssets(t, config, "boot-v1")
-	require.Len(t, names, 1)
+	for name, test := range map[string]struct {
+		run   int64
+		tasks string // what the forge says of the runs
+		waits float64
+	}{
+		"cancelled":            {17, `{"id": 7, "run_number": 18, "status": "running"}, {"id": 6, "run_number": 17, "status": "cancelled"}`, 12},
+		"another job of it":    {17, `{"id": 7, "run_number": 17, "status": "running"}, {"id": 6, "run_number": 17, "status": "cancelled"}`, 30},
+		"not among the newest": {17, `{"id": 7, "run_number": 18, "status": "running"}`, 30},
+		"no run of Actions":    {0, `{"id": 7, "run_number": 18, "status": "running"}`, 30},
+		"runs are not shown":   {17, ``, 30},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config, gate := throughGate(t, false)
+			var cancelled, interrupted atomic.Bool
+			gate.before = func(_ int, w http.ResponseWriter, r *http.Request) bool {
+				switch {
+				case strings.HasSuffix(r.URL.Path, "/actions/tasks") && test.tasks == "":
+					w.WriteHeader(http.StatusNotFound)
+				case strings.HasSuffix(r.URL.Path, "/actions/tasks"):
+					_, _ = fmt.Fprintf(w, `{"workflow_runs": [%s], "total_count": 2}`, test.tasks)
+				case isFileUpload(r) && !interrupted.Load():
+					cancelled.Store(true)
+					hangUp(r)
+				case cancelled.Load():
+					w.Header().Set("Content-Type", "application/json")
+					w.WriteHeader(http.StatusUnauthorized)
+					_, _ = fmt.Fprintf(w, `{"message":"access token does not exist [sha: %s]"}`, config.Token)
+				default:
+					return false
+				}
+				return true
+			}
+			p := publication{Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 2<<20))}}
+			var said []string
+			first := config.WithRenewal(20 * time.Millisecond)
+			first.Run, first.Log = test.run, func(message string) { said = append(said, message) }
+			_, err := publish(t.Context(), open(t, first), p)
+			require.ErrorContains(t, err, "401 Unauthorized")
+			require.ErrorContains(t, err, "this token was good earlier in this run: the run was cancelled or has ended")
+			assert.NotContains(t, err.Error(), config.Token)
+			require.NotEmpty(t, said)
+			assert.Contains(t, said[len(said)-1], "the next run will wait for", "its ticket stays")
+			names, _ := rawAssets(t, config, "boot-v1")
+			require.Len(t, names, 1)
 
-	cancelled.Store(false) // the next run has a token of its own
-	interrupted.Store(true)
-	clock := &fakeClock{time: time.Now()}
-	start := clock.time
-	published, err := publish(t.Context(), open(t, config.WithClock(clock.now, clock.wait)), publication{
-		Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 2<<20))},
-	})
-	require.NoError(t, err)
-	assert.Equal(t, []string{"a.iso"}, published.Uploaded)
-	assert.InDelta(t, 30, clock.now().Sub(start).Seconds(), 5, "as docs/PUBLISHING.md says")
+			cancelled.Store(false) // the next run has a token of its own
+			interrupted.Store(true)
+			clock := &fakeClock{time: time.Now()}
+			start := clock.time
+			config.Run = 18
+			published, err := publish(t.Context(), open(t, config.WithClock(clock.now, clock.wait)), p)
+			require.NoError(t, err)
+			assert.Equal(t, []string{"a.iso"}, published.Uploaded)
+			assert.InDelta(t, test.waits, clock.now().Sub(start).Seconds(), 5, "as docs/PUBLISHING.md says")
+			names, _ = rawAssets(t, config, "boot-v1")
+			assert.Len(t, names, 2)
+		})
+	}
 }
 
 // An address at which nobody ever answers is wrong: that is said after seconds.
