@@ -96,7 +96,7 @@ func (d Deployment) make(ctx context.Context) (packaged []artifact.Artifact, lin
 	if err := d.clearLinkDir(); err != nil {
 		return nil, line, "", err
 	}
-	defer d.clearLinkDir() // what stays does no harm
+	defer func() { _ = d.clearLinkDir() }() // what stays does no harm
 	// Before anything is written, which may be into the flake's folder. The build
 	// reports better what is wrong with a flake.
 	source, sourceErr := d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
