@@ -373,7 +373,7 @@ func TestShippedWorkflow(t *testing.T) {
 	require.Equal(t, "success", s.dispatch("main", map[string]string{"release_tag": "boot-signed", "build_x86_64_iso": "false"}))
 	signed := s.release("boot-signed")
 	assert.ElementsMatch(t, []string{
-		"ec-runner-x86_64-netboot-boot-signed.tar.gz", "SHA256SUMS.txt", "SHA256SUMS.txt.sig", "provenance.intoto.jsonl",
+		"ec-runner-x86_64-netboot-boot-signed.tar.gz", "SHA256SUMS.txt", "SHA256SUMS.txt.sig", "provenance.intoto.jsonl", "snapshot.intoto.jsonl",
 	}, signed.names())
 	signedFolder := s.download(signed)
 	sh(t, signedFolder, `echo "release@every.channel $(cat `+key+`.pub)" > allowed_signers
