@@ -433,6 +433,10 @@ func TestActionFromElsewhere(t *testing.T) {
 		"by-digest":  s.URL + "/every/runner-images@" + commit,
 	} {
 		s.repository = s.CreateRepository(t, name, false)
+		repository := s.repository
+		if name == "by-digest" {
+			repository = strings.ToUpper(repository) // which to a forge is the same
+		}
 		folder := t.TempDir()
 		require.NoError(t, os.CopyFS(folder, os.DirFS(filepath.Join(lab.Root(t), "testdata/flake"))))
 		workflow := fmt.Sprintf(`
@@ -447,6 +451,7 @@ jobs:
       - id: images
         uses: %s
         with:
+          repository: %s
           release_tag: images/${{ github.run_number }}
           prerelease: true
           images: |
@@ -460,7 +465,7 @@ jobs:
           mkdir -p "$ARTIFACTS"
           printf '%%s' "$ASSETS" > "$ARTIFACTS/assets"
           printf '%%s' "$RELEASE" > "$ARTIFACTS/release"
-`, uses)
+`, uses, repository)
 		require.NoError(t, os.MkdirAll(filepath.Join(folder, ".forgejo/workflows"), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(folder, ".forgejo/workflows/images.yml"), []byte(workflow), 0o644))
 		s.Push(t, s.repository, folder)

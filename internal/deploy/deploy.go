@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
@@ -233,7 +234,7 @@ func (d Deployment) keepLocally(ctx context.Context, packaged []artifact.Artifac
 		if err != nil {
 			return nil, err
 		}
-		proofs = append(proofs, release.File{Name: trust.SnapshotFileName, Content: snapshot})
+		proofs = slices.Insert(proofs, 0, release.File{Name: trust.SnapshotFileName, Content: snapshot})
 	}
 	return d.list(ctx, packaged, proofs)
 }

@@ -29,7 +29,11 @@ func (r *reader) destination(c Context, publish bool) (forgeURL, repository stri
 		return forgeURL, repository
 	}
 	if forgeURL == "" {
-		r.fail(ForgeURL, "", "there is no forge to publish to; give its address, for example https://forge.example or file:///folder, or set %s to false%s", PublishRelease, r.because(c.NoRemote))
+		why := "there is no forge to publish to; give its address, for example https://forge.example or file:///folder"
+		if !r.onlyPublishes {
+			why += ", or set " + PublishRelease + " to false"
+		}
+		r.fail(ForgeURL, "", "%s%s", why, r.because(c.NoRemote))
 	}
 	if repository == "" {
 		r.fail(Repository, "", "there is no repository to publish to; give owner/name%s", r.because(c.NoRemote))

@@ -93,7 +93,7 @@ func Make(given map[string]string, c Context) (Plan, error) {
 // ForFiles is Make for commands that take files: they read no flake, and work on a
 // mirror too.
 func ForFiles(given map[string]string, c Context) (Plan, error) {
-	r := reader{given: given}
+	r := reader{given: given, onlyPublishes: true}
 	p := r.release(c)
 	return p, r.err()
 }
@@ -129,9 +129,10 @@ func ForVerify(given map[string]string, c Context, needTag bool) (Plan, error) {
 
 // reader turns the given inputs into values and collects their errors.
 type reader struct {
-	given  map[string]string
-	errors InputErrors
-	said   map[string]bool // causes that an error has
+	given         map[string]string
+	errors        InputErrors
+	onlyPublishes bool            // the command has nothing else to do
+	said          map[string]bool // causes that an error has
 }
 
 func (r *reader) err() error {

@@ -374,6 +374,8 @@ func TestForFiles(t *testing.T) {
 	}, p)
 	_, err = plan.ForFiles(map[string]string{plan.ReleaseTag: "a b"}, c)
 	assert.ErrorContains(t, err, "git does not allow spaces")
+	_, err = plan.ForFiles(map[string]string{plan.ReleaseTag: "boot-v1", plan.Repository: "every/channel"}, plan.Context{})
+	assert.EqualError(t, err, `forge_url "": there is no forge to publish to; give its address, for example https://forge.example or file:///folder`, "publish has no flag for the alternative")
 }
 
 func TestForVerify(t *testing.T) {

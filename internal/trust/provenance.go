@@ -274,7 +274,7 @@ func redactAll(inputs map[string]string) map[string]any {
 		case "nix_args":
 			value = redact.RecordedArguments(value)
 		case "release_tag", "publish_release", "build_x86_64_netboot", "build_x86_64_iso", "build_aarch64_netboot", "build_aarch64_sdimage",
-			"images", "flake", "output_dir", "mirror_hosts", "prerelease", "forge_url", "repository", "verify_uploads", "nix_copy_to":
+			"images", "flake", "ca_file", "output_dir", "mirror_hosts", "prerelease", "forge_url", "repository", "verify_uploads", "nix_copy_to":
 			value = redact.RecordedWords(value)
 		default:
 			value = redact.RecordedArguments(value)

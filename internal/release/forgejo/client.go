@@ -129,7 +129,7 @@ func (c client) advice(refused *refusal, sent *sent, operation string) string {
 	case sent.isElsewhere():
 		return elsewhereAdvice(refused.status)
 	}
-	return advice(refused.status, refused.words, refused.fromForge, strings.HasPrefix(operation, publishOperation))
+	return advice(refused, strings.HasPrefix(operation, publishOperation))
 }
 
 // isNotTheAPI reports whether an answer could not be understood.

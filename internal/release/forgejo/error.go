@@ -54,10 +54,10 @@ func serverWords(contentType string, body []byte, token string) string {
 	return text
 }
 
-// advice is what to do about an answer. fromForge is false for an answer that
-// is not in the API's form: then something before the forge has given it.
-// publishes is true for the request that makes a tag.
-func advice(status int, words string, fromForge, publishes bool) string {
+// advice is what to do about an answer. publishes is true for the request that makes
+// a tag.
+func advice(refused *refusal, publishes bool) string {
+	status, words, fromForge := refused.status, refused.words, refused.fromForge
 	lower := strings.ToLower(words)
 	has := func(part string) bool { return strings.Contains(lower, part) }
 	if has("protected") { // with 422, or with 500
@@ -70,13 +70,7 @@ func advice(status int, words string, fromForge, publishes bool) string {
 	case http.StatusUnauthorized:
 		return "give a token that this forge knows and that has not expired"
 	case http.StatusForbidden:
-		switch {
-		case has("scope"):
-			return "make a token with the scope write:repository"
-		case !fromForge:
-			return "something before the forge, a proxy or a firewall, refuses this request"
-		}
-		return "the token's user needs permission to write to this repository's releases"
+		return forbiddenAdvice(lower, fromForge, refused.reads)
 	case http.StatusNotFound:
 		if noTarget.MatchString(words) {
 			return "push the commit to this repository, or its tag, before publishing"
@@ -107,6 +101,20 @@ func advice(status int, words string, fromForge, publishes bool) string {
 		return "the forge or a proxy before it is in trouble: run again later, what has been uploaded is kept"
 	}
 	return ""
+}
+
+func forbiddenAdvice(words string, fromForge, reads bool) string {
+	switch {
+	case strings.Contains(words, "scope") && reads:
+		return "make a token with the scope read:repository, or write:repository to publish"
+	case strings.Contains(words, "scope"):
+		return "make a token with the scope write:repository"
+	case !fromForge:
+		return "something before the forge, a proxy or a firewall, refuses this request"
+	case reads:
+		return "the token's user needs permission to read this repository's releases"
+	}
+	return "the token's user needs permission to write to this repository's releases"
 }
 
 func tooLargeAdvice(words string, fromForge bool) string {

@@ -96,6 +96,9 @@ func TestRefusals(t *testing.T) {
 			config.Repository = "adm/nothing"
 			require.Equal(t, http.StatusCreated, strict.API(t, http.MethodPost, "/user/repos", map[string]any{"name": "nothing"}, nil))
 		},
+		"releases-turned-off": func(t *testing.T, config *forgejo.Config, _ *publication) {
+			require.Equal(t, http.StatusOK, strict.API(t, http.MethodPatch, "/repos/"+config.Repository, map[string]any{"has_releases": false}, nil))
+		},
 		"archived-repository": func(t *testing.T, config *forgejo.Config, _ *publication) {
 			require.Equal(t, http.StatusOK, strict.API(t, http.MethodPatch, "/repos/"+config.Repository, map[string]any{"archived": true}, nil))
 		},

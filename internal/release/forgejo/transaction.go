@@ -20,8 +20,6 @@ type transaction struct {
 	client
 	tag string
 	id  int64 // of the release, when it was found or created
-
-	noReleases bool // the repository says that it has none
 }
 
 var _ release.Transaction = (*transaction)(nil)
@@ -64,13 +62,14 @@ func (t *transaction) Check(ctx context.Context, draft release.Draft) error {
 		return err
 	}
 	t.learn(repository.FullName)
-	t.noReleases = !repository.HasReleases
 	failed := &release.Error{Operation: t.createOperation(), URL: redact.URL(t.apiURL("releases"))}
 	switch {
 	case repository.Archived:
 		failed.Err, failed.Advice = errors.New("the repository is archived"), "take the repository out of the archive"
 	case repository.Empty:
 		failed.Err, failed.Advice = errors.New("the repository is empty"), "push a first commit to this repository"
+	case !repository.HasReleases && (repository.HasPackages || repository.HasActions): // old forges tell of none of these
+		failed.Err, failed.Advice = errors.New("the repository has its releases turned off"), "turn them on (repository settings, Units)"
 	case draft.Commit != "" && !t.isCommit(ctx, draft.Commit):
 		failed.Err = fmt.Errorf("neither the tag %s nor the commit %s is in the repository", t.tag, draft.Commit)
 		failed.Advice = "push one of them before publishing"
@@ -105,9 +104,6 @@ func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.
 	var refused *release.Error
 	if errors.As(err, &refused) && refused.Status == http.StatusConflict {
 		return t.Find(ctx) // another run, or an attempt whose answer was lost, has made it
-	}
-	if errors.Is(err, release.ErrNotFound) && t.noReleases {
-		refused.Advice = "releases are turned off: turn them on (repository settings, Units)"
 	}
 	if err != nil {
 		return release.Release{}, err

@@ -119,6 +119,7 @@ type refusing struct {
 type refusal struct {
 	status     int
 	words      string // the server's own
+	reads      bool   // the request would have changed nothing
 	fromForge  bool   // in the API's form; else something before the forge has answered
 	retryAfter string // the header's value
 	err        error  // where it redirects to, if it does
@@ -178,6 +179,7 @@ func (t *refusing) refuse(response *http.Response) *refusal {
 	refused := &refusal{
 		status:     response.StatusCode,
 		words:      serverWords(response.Header.Get("Content-Type"), body, t.token),
+		reads:      response.Request.Method == http.MethodGet,
 		fromForge:  json.Valid(body),
 		retryAfter: response.Header.Get("Retry-After"),
 	}
