@@ -207,6 +207,9 @@ func (r Request) read(ctx context.Context) (published, error) {
 func (r Request) readBuilds(ctx context.Context, p *published, sums, provenance []byte) error {
 	var notes []string
 	lines := trust.ParseProvenance(provenance)
+	if others := countLines(provenance) - len(lines); others > 0 {
+		p.notes = append(p.notes, fmt.Sprintf("%d of the lines in %s cannot be used: they are of another kind, or call things by names that no release has", others, trust.ProvenanceFileName))
+	}
 	if r.Signers == nil {
 		listed := p.sums
 		if sums == nil {
@@ -232,6 +235,16 @@ func (r Request) readBuilds(ctx context.Context, p *published, sums, provenance 
 	}
 	p.notes = append(p.notes, notes...)
 	return nil
+}
+
+// countLines returns the number of lines that are not empty.
+func countLines(text []byte) (count int) {
+	for line := range bytes.Lines(text) {
+		if len(bytes.TrimSpace(line)) > 0 {
+			count++
+		}
+	}
+	return count
 }
 
 func (r Request) tag(lines []trust.Attestation) (string, error) {
