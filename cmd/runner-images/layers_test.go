@@ -23,7 +23,7 @@ var imports = map[string][]string{
 	"plan":     {"artifact", "redact", "release"},
 	"release":  {"checksum", "disk", "redact", "release", "transfer"},
 	"report":   {"redact", "size"},
-	"trust":    {"checksum", "redact"},
+	"trust":    {"artifact", "checksum", "redact"},
 	"verify":   {"artifact", "checksum", "ipxe", "release", "transfer", "trust"},
 	// The boot server's rooms.
 	"netboot/journal":   {"netboot/machine", "netboot/state", "size"},

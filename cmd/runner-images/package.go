@@ -46,7 +46,7 @@ store path; each takes a --name, in the same order.`,
 			if err != nil {
 				return err
 			}
-			files, err := deploy.Package(cmd.Context(), r, built, p, modTime)
+			files, err := deploy.Package(cmd.Context(), r, built, deploy.InStore(nix.Nix{}), p, modTime)
 			if err != nil {
 				return err
 			}

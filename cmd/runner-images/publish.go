@@ -95,6 +95,8 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release
 			fail(path, "cannot be attached (%v)", errors.Unwrap(err))
 		case !info.Mode().IsRegular():
 			fail(path, "is not a file; name the files in it")
+		case checksum.CheckName(name) != nil:
+			fail(path, "cannot be an asset: %v", checksum.CheckName(name))
 		case seen[name]:
 			fail(path, "another file is called %s too, and a release has one asset of a name", name)
 		case name == checksum.FileName:

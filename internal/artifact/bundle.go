@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,8 +19,8 @@ import (
 
 // A Member is a file to put into a bundle.
 type Member struct {
-	Name    string // in the bundle, without a folder
-	Path    string // where its content is, or empty if Content is it
+	Name    string   // in the bundle, without a folder
+	File    *os.File // has its content, from the start; nil if Content is it
 	Content []byte
 }
 
@@ -47,7 +46,7 @@ const (
 // been read. After an error, which may be the context's, the output is useless.
 func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.Time, progress func(done, total int64)) error {
 	files = slices.SortedFunc(slices.Values(files), func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
-	sources := make([]source, len(files))
+	sources := make([]memberSource, len(files))
 	var total int64
 	for i, file := range files {
 		if err := checkName(file.Name); err != nil {
@@ -56,11 +55,10 @@ func WriteBundle(ctx context.Context, w io.Writer, files []Member, modTime time.
 		if i > 0 && files[i-1].Name == file.Name {
 			return fmt.Errorf("two files for the name %q in a bundle", file.Name)
 		}
-		s, err := open(file)
+		s, err := newMemberSource(file)
 		if err != nil {
 			return err
 		}
-		defer s.Close()
 		sources[i] = s
 		total += s.size
 	}
@@ -112,28 +110,25 @@ func checkName(name string) error {
 	return nil
 }
 
-type source struct {
-	io.ReadCloser
+// A memberSource is where the content of a file in a bundle comes from.
+type memberSource struct {
+	io.Reader
 	name string
 	size int64
 }
 
-func open(file Member) (source, error) {
-	if file.Path == "" {
-		return source{io.NopCloser(bytes.NewReader(file.Content)), file.Name, int64(len(file.Content))}, nil
+func newMemberSource(file Member) (memberSource, error) {
+	if file.File == nil {
+		return memberSource{bytes.NewReader(file.Content), file.Name, int64(len(file.Content))}, nil
 	}
-	content, err := os.Open(file.Path)
+	info, err := file.File.Stat()
 	if err != nil {
-		return source{}, err
+		return memberSource{}, err
 	}
-	info, err := content.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", file.Path)
+	if !info.Mode().IsRegular() {
+		return memberSource{}, fmt.Errorf("%s is not a regular file", file.File.Name())
 	}
-	if err != nil {
-		return source{}, errors.Join(err, content.Close())
-	}
-	return source{content, file.Name, info.Size()}, nil
+	return memberSource{file.File, file.Name, info.Size()}, nil
 }
 
 // onlyWriter hides tar.Writer's ReadFrom, which uses a small buffer of its own.

@@ -95,10 +95,18 @@ func TestOrderAndSourceOfFilesDoNotMatter(t *testing.T) {
 	for i, file := range files[1:] {
 		path := filepath.Join(dir, "file of another name"+file.Name)
 		require.NoError(t, os.WriteFile(path, file.Content, 0o400))
-		files[i+1] = artifact.Member{Name: file.Name, Path: path}
+		files[i+1] = artifact.Member{Name: file.Name, File: opened(t, path)}
 	}
 	files[0], files[2] = files[2], files[0]
 	assert.Equal(t, goldenBundle, sum(bundle(t, files)))
+}
+
+func opened(t *testing.T, path string) *os.File {
+	t.Helper()
+	file, err := os.Open(path)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = file.Close() })
+	return file
 }
 
 func TestModTimeCountsInWholeSeconds(t *testing.T) {
@@ -162,8 +170,7 @@ func TestWriteErrors(t *testing.T) {
 		"a folder in the name": {[]artifact.Member{{Name: "boot/kernel"}}, `"boot/kernel"`},
 		"no name":              {[]artifact.Member{{}}, "plain file name"},
 		"a name twice":         {[]artifact.Member{{Name: "initrd"}, {Name: "kernel"}, {Name: "initrd"}}, `two files for the name "initrd"`},
-		"an absent file":       {[]artifact.Member{{Name: "kernel", Path: filepath.Join(dir, "absent")}}, "absent: no such file"},
-		"a folder":             {[]artifact.Member{{Name: "kernel", Path: dir}}, "not a regular file"},
+		"a folder":             {[]artifact.Member{{Name: "kernel", File: opened(t, dir)}}, "not a regular file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -179,7 +186,7 @@ func TestFileThatChangesWhileItIsRead(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "initrd")
 			require.NoError(t, os.WriteFile(path, make([]byte, 8<<20), 0o600))
-			err := artifact.WriteBundle(t.Context(), io.Discard, []artifact.Member{{Name: "initrd", Path: path}}, modTime, func(done, _ int64) {
+			err := artifact.WriteBundle(t.Context(), io.Discard, []artifact.Member{{Name: "initrd", File: opened(t, path)}}, modTime, func(done, _ int64) {
 				if done <= 1<<20 {
 					assert.NoError(t, os.Truncate(path, size))
 				}

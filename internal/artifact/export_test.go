@@ -1,5 +1,10 @@
 package artifact
 
+import (
+	"os"
+	"testing"
+)
+
 // What the tests of this package look at.
 type Kind = kind
 
@@ -10,4 +15,15 @@ const (
 	File    = fileKind
 )
 
-var Recognise = recognise
+// Recognise has files from anywhere.
+func Recognise(path string) (contents, error) { return recognise(path, sources{"/"}) }
+
+// Opener returns what opens files in sources.
+func Opener(t *testing.T, paths ...string) func(path string) (*os.File, error) {
+	t.Helper()
+	s, err := newSources(paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.open
+}

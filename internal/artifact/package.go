@@ -25,6 +25,11 @@ type Packager struct {
 	Tag string // of the release
 	Dir string // where the artifacts go; made if it is not there
 
+	// Within are the paths in which all files must lie that an output consists of,
+	// wherever its links lead: the store paths of the build's closure, or what Trees
+	// returns. Each other file is an ErrOutside.
+	Within []string
+
 	// ModTime is when the files in a bundle were modified; DefaultModTime if zero.
 	ModTime time.Time
 
@@ -61,7 +66,11 @@ func (p Packager) Package(ctx context.Context, image Image, result string) (Arti
 }
 
 func (p Packager) pack(ctx context.Context, image Image, result string) (made Artifact, err error) {
-	output, err := recognise(result)
+	sources, err := newSources(p.Within)
+	if err != nil {
+		return made, err
+	}
+	output, err := recognise(result, sources)
 	if err != nil {
 		return made, err
 	}
@@ -71,20 +80,30 @@ func (p Packager) pack(ctx context.Context, image Image, result string) (made Ar
 	made = Artifact{Image: image, Name: FileName(image.Name, p.Tag, output.Extension)}
 	made.Path = filepath.Join(p.Dir, made.Name)
 	if output.Kind == netbootKind {
-		made.SHA256, made.Size, err = p.bundle(ctx, output, made.Path)
+		made.SHA256, made.Size, err = p.bundle(ctx, output, sources, made.Path)
 	} else {
-		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, made.Path)
+		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, sources, made.Path)
 	}
 	return made, err
 }
 
 // bundle makes the bundle of a netboot output at path.
-func (p Packager) bundle(ctx context.Context, output contents, path string) (sum string, size int64, err error) {
-	script, err := rewrittenScript(output)
+func (p Packager) bundle(ctx context.Context, output contents, sources sources, path string) (sum string, size int64, err error) {
+	kernel, err := sources.open(output.Kernel)
 	if err != nil {
 		return "", 0, err
 	}
-	info, err := os.Stat(output.Initrd)
+	defer kernel.Close()
+	initrd, err := sources.open(output.Initrd)
+	if err != nil {
+		return "", 0, err
+	}
+	defer initrd.Close()
+	script, err := rewrittenScript(output, sources)
+	if err != nil {
+		return "", 0, err
+	}
+	info, err := initrd.Stat()
 	if err != nil {
 		return "", 0, err
 	}
@@ -96,8 +115,8 @@ func (p Packager) bundle(ctx context.Context, output contents, path string) (sum
 		modTime = DefaultModTime
 	}
 	members := []Member{
-		{Name: ipxe.KernelName, Path: output.Kernel},
-		{Name: ipxe.InitrdName, Path: output.Initrd},
+		{Name: ipxe.KernelName, File: kernel},
+		{Name: ipxe.InitrdName, File: initrd},
 		{Name: ipxe.ScriptName, Content: script},
 	}
 	return disk.Create(ctx, path, func(w io.Writer) error {
@@ -108,8 +127,8 @@ func (p Packager) bundle(ctx context.Context, output contents, path string) (sum
 // maxScriptSize is far above the size of any script for iPXE.
 const maxScriptSize = 1 << 20
 
-func rewrittenScript(output contents) ([]byte, error) {
-	file, err := os.Open(output.Script)
+func rewrittenScript(output contents, sources sources) ([]byte, error) {
+	file, err := sources.open(output.Script)
 	if err != nil {
 		return nil, err
 	}
@@ -138,8 +157,8 @@ func largeInitrd(bytes int64) string {
 }
 
 // copyFile copies an output that is a file to path.
-func (p Packager) copyFile(ctx context.Context, source, path string) (sum string, size int64, err error) {
-	file, err := os.Open(source)
+func (p Packager) copyFile(ctx context.Context, source string, sources sources, path string) (sum string, size int64, err error) {
+	file, err := sources.open(source)
 	if err != nil {
 		return "", 0, err
 	}

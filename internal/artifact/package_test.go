@@ -27,8 +27,12 @@ const golden = "4ec6670c9dab855e0a7629dc340f860bb202f6942881ab99750051256d0bc432
 
 var netboot = artifact.Image{Name: "ec-runner-x86_64-netboot", Installable: ".#netboot"}
 
+// anywhere has files packaged from anywhere; TestNothingOutsideIsPackaged and others
+// are about where they may come from.
+var anywhere = []string{"/"}
+
 func packager(dir string) artifact.Packager {
-	return artifact.Packager{Tag: "boot-v2026.02.28", Dir: dir}
+	return artifact.Packager{Tag: "boot-v2026.02.28", Dir: dir, Within: anywhere}
 }
 
 func listing(t *testing.T, dir string) []string {
@@ -136,7 +140,7 @@ func TestPackageOtherFiles(t *testing.T) {
 	} {
 		root, dir := plant(t, tree{path: string(content)}), t.TempDir()
 		var done, total int64
-		p := artifact.Packager{Tag: "boot-v1", Dir: dir, Progress: func(d, t int64) { done, total = d, t }}
+		p := artifact.Packager{Tag: "boot-v1", Within: anywhere, Dir: dir, Progress: func(d, t int64) { done, total = d, t }}
 		asset, err := p.Package(t.Context(), artifact.Image{Name: "image"}, filepath.Join(root, c.result))
 		require.NoError(t, err)
 		assert.Equal(t, artifact.Artifact{
@@ -180,12 +184,12 @@ func TestPackageErrors(t *testing.T) {
 		result   string
 		want     string
 	}{
-		"a name with a folder": {artifact.Packager{Tag: "t", Dir: dir}, "../x", result, `image name "../x": use letters, digits and . _ + -`},
-		"no name":              {artifact.Packager{Tag: "t", Dir: dir}, "", result, `image name ""`},
+		"a name with a folder": {artifact.Packager{Tag: "t", Within: anywhere, Dir: dir}, "../x", result, `image name "../x": use letters, digits and . _ + -`},
+		"no name":              {artifact.Packager{Tag: "t", Within: anywhere, Dir: dir}, "", result, `image name ""`},
 		"no tag":               {artifact.Packager{Dir: dir}, "x", result, "needs a release tag"},
-		"no result":            {artifact.Packager{Tag: "t", Dir: dir}, "x", filepath.Join(root, "absent"), "absent: no such file or directory (give a store path, or the link that nix build has left)"},
-		"no image":             {artifact.Packager{Tag: "t", Dir: dir}, "x", filepath.Join(root, "store"), "image x: " + filepath.Join(root, "store") + ": not the output of an image's build"},
-		"a file as folder":     {artifact.Packager{Tag: "t", Dir: filepath.Join(dir, "file", "dist")}, "x", result, "make the output folder"},
+		"no result":            {artifact.Packager{Tag: "t", Within: anywhere, Dir: dir}, "x", filepath.Join(root, "absent"), "absent: no such file or directory (give a store path, or the link that nix build has left)"},
+		"no image":             {artifact.Packager{Tag: "t", Within: anywhere, Dir: dir}, "x", filepath.Join(root, "store"), "image x: " + filepath.Join(root, "store") + ": not the output of an image's build"},
+		"a file as folder":     {artifact.Packager{Tag: "t", Within: anywhere, Dir: filepath.Join(dir, "file", "dist")}, "x", result, "make the output folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -250,7 +254,7 @@ func TestWriteSums(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "of-an-earlier-run.iso"), nil, 0o600))
 	var assets []artifact.Artifact
 	for name, result := range map[string]string{"z-netboot": "result", "a-iso": "i"} {
-		p := artifact.Packager{Tag: "boot-v1", Dir: dir}
+		p := artifact.Packager{Tag: "boot-v1", Within: anywhere, Dir: dir}
 		asset, err := p.Package(t.Context(), artifact.Image{Name: name}, filepath.Join(root, result))
 		require.NoError(t, err)
 		assets = append(assets, asset)

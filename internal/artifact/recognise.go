@@ -92,14 +92,21 @@ func suffix(suffixes ...string) func(string) bool {
 // sd-image, as NixOS makes them, perhaps compressed by zstd; else one regular
 // file is taken as it is. Links are followed, and names that lead to the same
 // file are one candidate. What else there is, such as nix-support or the kexec
-// tree, is passed over.
+// tree, is passed over. A file that is outside of the sources is
+// recognised, and cannot be opened.
 //
 // Where a role has two candidates or none, the error wraps ErrUnrecognised and
 // lists what is wanted and what is there.
-func recognise(path string) (contents, error) {
+func recognise(path string, sources sources) (contents, error) {
 	dir, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return contents{}, fmt.Errorf("build output %s: %w (give a store path, or the link that nix build has left)", path, err)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return contents{}, err
+	}
+	if _, err := sources.of(dir); err != nil {
+		return contents{}, fmt.Errorf("build output %s: %w", path, err)
 	}
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -120,7 +127,7 @@ func recognise(path string) (contents, error) {
 		folder string
 		files  *[]file
 	}{{".", &there.top}, {"iso", &there.iso}, {"sd-image", &there.sdImage}} {
-		if *part.files, err = there.list(dir, part.folder); err != nil {
+		if *part.files, err = there.list(dir, part.folder, sources); err != nil {
 			return contents{}, fmt.Errorf("build output %s: %w", path, err)
 		}
 	}
@@ -146,7 +153,7 @@ type listing struct {
 
 // list returns the regular files in a folder of an output, if there is such a
 // folder.
-func (l *listing) list(output, folder string) ([]file, error) {
+func (l *listing) list(output, folder string, sources sources) ([]file, error) {
 	dir := filepath.Join(output, folder)
 	switch info, err := os.Stat(dir); {
 	case leadsNowhere(err):
@@ -155,6 +162,13 @@ func (l *listing) list(output, folder string) ([]file, error) {
 		return nil, err
 	case !info.IsDir():
 		return nil, nil
+	}
+	resolved, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := sources.of(resolved); err != nil { // its names are nobody's business
+		return nil, fmt.Errorf("%s: %w", folder, err)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {

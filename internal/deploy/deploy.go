@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
@@ -29,6 +30,7 @@ type Nix interface {
 	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
 	Copy(ctx context.Context, to string, paths []string, events func(nix.Event)) error
 	PathInfo(ctx context.Context, paths ...string) (map[string]nix.PathInfo, error)
+	Closure(ctx context.Context, path string) ([]string, error)
 }
 
 // A Deployment is one run of the whole line.
@@ -105,7 +107,7 @@ func (d Deployment) make(ctx context.Context) (packaged []artifact.Artifact, lin
 	if err := d.copy(ctx, built); err != nil {
 		return nil, line, "", err
 	}
-	if packaged, err = Package(ctx, d.Report, built, d.Plan, d.ModTime); err != nil {
+	if packaged, err = Package(ctx, d.Report, built, inClosure(d.Nix), d.Plan, d.ModTime); err != nil {
 		return nil, line, "", err
 	}
 	line, err = d.attest(ctx, source, packaged)
@@ -212,7 +214,7 @@ func (d Deployment) keepLocally(ctx context.Context, packaged []artifact.Artifac
 		if err != nil {
 			return nil, err
 		}
-		proofs = append(proofs, release.File{Name: trust.SnapshotFileName, Content: snapshot})
+		proofs = slices.Insert(proofs, 0, release.File{Name: trust.SnapshotFileName, Content: snapshot})
 	}
 	return d.list(ctx, packaged, proofs)
 }

@@ -86,6 +86,10 @@ func (f *fakeNix) PathInfo(_ context.Context, paths ...string) (map[string]nix.P
 	return known, f.call("PathInfo", f.relative(paths)...)
 }
 
+func (f *fakeNix) Closure(_ context.Context, path string) ([]string, error) {
+	return []string{path}, f.fails["Closure"]
+}
+
 // relative returns store paths without the folder of the store.
 func (f *fakeNix) relative(paths []string) []string {
 	var names []string

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +21,9 @@ import (
 )
 
 // Package packages what was built into the plan's folder, for the plan's tag,
-// and writes SHA256SUMS.txt next to it. Files in bundles get modTime.
-func Package(ctx context.Context, r *report.Report, built []nix.Result, p plan.Plan, modTime time.Time) ([]artifact.Artifact, error) {
+// and writes SHA256SUMS.txt next to it. Files in bundles get modTime. The paths in
+// which the files of a result may lie are what within returns.
+func Package(ctx context.Context, r *report.Report, built []nix.Result, within Within, p plan.Plan, modTime time.Time) ([]artifact.Artifact, error) {
 	defer r.Group("Package into " + p.OutputDir)()
 	progress := r.Progress("package")
 	defer progress.Close()
@@ -32,12 +34,17 @@ func Package(ctx context.Context, r *report.Report, built []nix.Result, p plan.P
 	}
 	var artifacts []artifact.Artifact
 	for _, b := range built {
+		paths, err := within(ctx, b)
+		if err != nil {
+			return nil, fmt.Errorf("package %s: %w", b.Name, err)
+		}
 		packager := artifact.Packager{
-			Tag: p.ReleaseTag, Dir: p.OutputDir, ModTime: modTime,
+			Within: paths,
+			Tag:    p.ReleaseTag, Dir: p.OutputDir, ModTime: modTime,
 			Progress: func(done, total int64) { progress.Bytes(b.Name, done, total) },
 			Warn:     func(text string) { r.Warning("%s", text) },
 		}
-		packaged, err := packager.Package(ctx, b.Image, b.Link)
+		packaged, err := packager.Package(ctx, b.Image, cmp.Or(b.Output, b.Link))
 		if err != nil {
 			return nil, fmt.Errorf("package %s: %w", b.Name, err)
 		}
@@ -49,6 +56,30 @@ func Package(ctx context.Context, r *report.Report, built []nix.Result, p plan.P
 		return nil, err
 	}
 	return artifacts, sums.WriteFile(ctx, p.OutputDir)
+}
+
+// Within returns the paths in which all files of a result must lie; see
+// artifact.Packager.
+type Within func(ctx context.Context, built nix.Result) ([]string, error)
+
+// inClosure has the files of a result lie in what Nix knows to belong to it.
+func inClosure(n interface {
+	Closure(ctx context.Context, path string) ([]string, error)
+},
+) Within {
+	return func(ctx context.Context, built nix.Result) ([]string, error) { return n.Closure(ctx, built.Output) }
+}
+
+// InStore has the files of a result that was built elsewhere lie in the store of this
+// Nix, or in the result's own tree.
+func InStore(n nix.Nix) Within {
+	return func(ctx context.Context, built nix.Result) ([]string, error) {
+		store, err := n.StoreDir(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return artifact.Trees(built.Link, store)
+	}
 }
 
 // Table is a table of artifacts for a terminal.

@@ -19,6 +19,7 @@ type RebuildNix interface {
 	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
 	// Foreign returns why no machine at hand can build an image, by its name.
 	Foreign(ctx context.Context, request nix.Request) (map[string]string, error)
+	Closure(ctx context.Context, path string) ([]string, error)
 }
 
 // A Rebuild builds and packages images once more, to be compared with published
@@ -157,11 +158,16 @@ func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcom
 	if modTime.IsZero() {
 		modTime = b.ModTime
 	}
+	within, err := inClosure(b.Nix)(ctx, result)
+	if err != nil {
+		return err
+	}
 	packager := artifact.Packager{
-		Tag: tag, Dir: b.Dir, ModTime: modTime,
+		Within: within,
+		Tag:    tag, Dir: b.Dir, ModTime: modTime,
 		Progress: func(done, total int64) { progress.Bytes(result.Name, done, total) },
 	}
-	packaged, err := packager.Package(ctx, result.Image, result.Link)
+	packaged, err := packager.Package(ctx, result.Image, result.Output)
 	if err != nil && ctx.Err() != nil {
 		return err
 	}

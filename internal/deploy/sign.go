@@ -71,7 +71,8 @@ func prove(ctx context.Context, there release.Snapshot, key *trust.Key, tag stri
 	return p, nil
 }
 
-// withSnapshot adds the release's snapshot to the files of a publication.
+// withSnapshot adds the release's snapshot to the files of a publication, before the
+// provenance.
 func (p *publication) withSnapshot(ctx context.Context, there release.Snapshot, known proved, files []release.File) ([]release.File, error) {
 	next := trust.Publication{
 		Tag: p.plan.ReleaseTag, Signed: known.snapshots, Builds: known.builds,
@@ -89,7 +90,11 @@ func (p *publication) withSnapshot(ctx context.Context, there release.Snapshot, 
 	if err != nil || content == nil {
 		return files, err
 	}
-	return append(slices.Clone(files), release.File{Name: trust.SnapshotFileName, Content: content}), nil
+	at := slices.IndexFunc(files, func(file release.File) bool { return file.Name == trust.ProvenanceFileName })
+	if at < 0 {
+		at = len(files)
+	}
+	return slices.Insert(slices.Clone(files), at, release.File{Name: trust.SnapshotFileName, Content: content}), nil
 }
 
 // newestElsewhere returns the greatest serial of the newest release, if the key has

@@ -1,12 +1,14 @@
 package nix
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -176,6 +178,26 @@ func (n Nix) pathInfo(ctx context.Context, v version, paths ...string) (map[stri
 		}
 	}
 	return infos, nil
+}
+
+// Closure returns a store path and all that it refers to, directly or not: the store
+// paths without which it is not whole.
+func (n Nix) Closure(ctx context.Context, path string) ([]string, error) {
+	output, err := n.output(ctx, "", "path-info", "--recursive", "--", path)
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSpace(string(output)), "\n"), nil
+}
+
+// StoreDir returns the folder of the store: as Nix says, or where it does not answer, as
+// the variable NIX_STORE_DIR does, else "/nix/store".
+func (n Nix) StoreDir(ctx context.Context) (string, error) {
+	output, err := n.output(ctx, "", "eval", "--raw", "--expr", "builtins.storeDir")
+	if err == nil || ctx.Err() != nil {
+		return strings.TrimSpace(string(output)), err
+	}
+	return cmp.Or(os.Getenv("NIX_STORE_DIR"), "/nix/store"), nil
 }
 
 type pathInfo struct {

@@ -1,6 +1,7 @@
 package nix_test
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -151,4 +152,28 @@ func TestCopyFillsABinaryCache(t *testing.T) {
 	err = b.Copy(t.Context(), "https://user:secret@127.0.0.1:1/cache?secret-key=/x", []string{results[0].Output}, nil)
 	require.ErrorContains(t, err, "copy to the store https://127.0.0.1:1/cache: ")
 	require.NoError(t, b.Copy(t.Context(), cache, nil, nil))
+}
+
+func TestClosureAndStoreDir(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	built, err := b.Build(t.Context(), b.request(netbootX86))
+	require.NoError(t, err)
+	require.Len(t, built, 1)
+	closure, err := b.Closure(t.Context(), built[0].Output)
+	require.NoError(t, err)
+	assert.Contains(t, closure, built[0].Output)
+	info, err := b.PathInfo(t.Context(), built[0].Output)
+	require.NoError(t, err)
+	assert.Subset(t, closure, info[built[0].Output].References)
+	_, err = b.Closure(t.Context(), built[0].Output+"-absent")
+	require.Error(t, err)
+
+	store, err := b.StoreDir(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, filepath.Dir(built[0].Output), store)
+	b.Program = filepath.Join(t.TempDir(), "absent")
+	store, err = b.StoreDir(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, cmp.Or(os.Getenv("NIX_STORE_DIR"), "/nix/store"), store, "without Nix")
 }

@@ -131,8 +131,8 @@ func ForVerify(given map[string]string, c Context, needTag bool) (Plan, error) {
 type reader struct {
 	given         map[string]string
 	errors        InputErrors
-	said          map[string]bool // causes that an error has
 	onlyPublishes bool            // the command has nothing else to do
+	said          map[string]bool // causes that an error has
 }
 
 func (r *reader) err() error {

@@ -50,6 +50,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"every.channel/runner-images/internal/checksum"
 )
 
 // A Release is a tag's release as the store has it.
@@ -106,7 +108,7 @@ func (s *Store) Release(ctx context.Context, tag string) (Release, error) {
 	if err != nil {
 		return Release{}, err
 	}
-	return release.visible(), nil
+	return release.visible(), release.checkNames()
 }
 
 // Latest returns the newest release that is neither a draft nor a prerelease and
@@ -118,7 +120,7 @@ func (s *Store) Latest(ctx context.Context, prefix string) (Release, error) {
 	if err != nil {
 		return Release{}, err
 	}
-	return release.visible(), nil
+	return release.visible(), release.checkNames()
 }
 
 // Open returns the content of an asset from offset (in bytes) to its end. The
@@ -164,6 +166,20 @@ func ReadSmall(name string, content io.Reader) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d MiB; it is not what its name says", name, smallSize>>20)
 	}
 	return text, nil
+}
+
+// checkNames checks the names that a backend has found, for all who use them: a server
+// may say anything.
+func (r Release) checkNames() error {
+	if err := CheckTag(r.Tag); err != nil {
+		return fmt.Errorf("there is a release with the tag %q: %w", r.Tag, err)
+	}
+	for _, asset := range r.Assets {
+		if err := checksum.CheckName(asset.Name); err != nil {
+			return fmt.Errorf("the release %s has an asset %q: %w; rename it, or delete it from the release", r.Tag, asset.Name, err)
+		}
+	}
+	return nil
 }
 
 // visible is the release as readers see it.

@@ -128,6 +128,11 @@ func (u *update) compare(ctx context.Context, release Release) (bool, error) {
 
 // look reads what is there, and composes what should be.
 func (u *update) look(ctx context.Context, release Release) (state, error) {
+	if release.Tag != "" {
+		if err := release.checkNames(); err != nil {
+			return state{}, err
+		}
+	}
 	now, err := u.read(ctx, release)
 	if err != nil {
 		return state{}, err

@@ -380,3 +380,29 @@ func TestReadSmall(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// A server may call a tag and an asset anything.
+func TestNamesOfABackendAreChecked(t *testing.T) {
+	t.Parallel()
+	for name, found := range map[string]release.Release{
+		`"../../etc/passwd"`:    {Tag: "boot-v1", Assets: []release.Asset{{Name: "kernel"}, {Name: "../../etc/passwd"}}},
+		`"a\x1b[2J"`:            {Tag: "boot-v1", Assets: []release.Asset{{Name: "a\x1b[2J"}}},
+		`""`:                    {Tag: "boot-v1", Assets: []release.Asset{{Name: ""}}},
+		`"boot-../../x"`:        {Tag: "boot-../../x"},
+		`"boot-v1\nboot-v2"`:    {Tag: "boot-v1\nboot-v2"},
+		`"uploading-1-../home"`: {Tag: "boot-v1", Assets: []release.Asset{{Name: "uploading-1-../home"}}},
+	} {
+		m := newMemory(t)
+		m.found = &found
+		_, err := m.store().Release(t.Context(), found.Tag)
+		require.ErrorContains(t, err, name)
+		_, err = m.store().Latest(t.Context(), "boot-")
+		require.ErrorContains(t, err, name)
+		_, err = m.store().Update(t.Context(), found.Tag, func(context.Context, release.Snapshot) (release.Content, error) {
+			t.Errorf("composed from %s", name)
+			return release.Content{}, nil
+		})
+		require.ErrorContains(t, err, name)
+		assert.Empty(t, m.verbs)
+	}
+}

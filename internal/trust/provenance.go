@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	slsa "github.com/in-toto/attestation/go/predicates/provenance/v1"
 	intoto "github.com/in-toto/attestation/go/v1"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/redact"
 )
@@ -272,7 +274,7 @@ func redactAll(inputs map[string]string) map[string]any {
 		case "nix_args":
 			value = redact.RecordedArguments(value)
 		case "release_tag", "publish_release", "build_x86_64_netboot", "build_x86_64_iso", "build_aarch64_netboot", "build_aarch64_sdimage",
-			"images", "flake", "output_dir", "mirror_hosts", "prerelease", "forge_url", "repository", "verify_uploads", "nix_copy_to":
+			"images", "flake", "ca_file", "output_dir", "mirror_hosts", "prerelease", "forge_url", "repository", "verify_uploads", "nix_copy_to":
 			value = redact.RecordedWords(value)
 		default:
 			value = redact.RecordedArguments(value)
@@ -309,7 +311,30 @@ func parse(payload []byte) (Build, error) {
 	if predicate.GetBuildDefinition().GetBuildType() != buildType {
 		return Build{}, fmt.Errorf("another kind of build: %q", predicate.GetBuildDefinition().GetBuildType())
 	}
-	return fromPredicate(statement, predicate), nil
+	build := fromPredicate(statement, predicate)
+	return build, build.checkNames()
+}
+
+// checkNames checks what a statement calls things, for all who use these names: it may
+// be anybody's.
+func (b Build) checkNames() error {
+	for name := range b.Subjects {
+		if err := checksum.CheckName(name); err != nil {
+			return fmt.Errorf("the subject %q: %w", name, err)
+		}
+	}
+	for _, image := range b.Images {
+		if !artifact.ValidName(image.Name) {
+			return fmt.Errorf("the name %q of an image: want letters, digits and . _ + -", image.Name)
+		}
+		if image.Asset != "" && checksum.CheckName(image.Asset) != nil {
+			return fmt.Errorf("the asset %q of the image %s: want a plain file name", image.Asset, image.Name)
+		}
+		if strings.HasPrefix(image.Installable, "-") || strings.ContainsFunc(image.Installable, unicode.IsControl) {
+			return fmt.Errorf("the installable %q of the image %s: want a flake and an attribute", image.Installable, image.Name)
+		}
+	}
+	return nil
 }
 
 func fromPredicate(statement *intoto.Statement, predicate *slsa.Provenance) Build {

@@ -414,3 +414,34 @@ func TestMerge(t *testing.T) {
 		assert.Equal(t, string(published), string(content))
 	})
 }
+
+// A statement may be anybody's: one with a name that could lead elsewhere is not read.
+func TestNamesInAStatementAreChecked(t *testing.T) {
+	t.Parallel()
+	require.Len(t, trust.ParseProvenance(unchecked(t, ciBuild())), 1)
+	for name, change := range map[string]func(*trust.Build){
+		"image's folder":       func(b *trust.Build) { b.Images[0].Name = "../../../home/planted" },
+		"image's dot":          func(b *trust.Build) { b.Images[0].Name = ".." },
+		"image's option":       func(b *trust.Build) { b.Images[0].Name = "--option" },
+		"no image's name":      func(b *trust.Build) { b.Images[0].Name = "" },
+		"asset":                func(b *trust.Build) { b.Images[0].Asset = "/etc/passwd" },
+		"installable's option": func(b *trust.Build) { b.Images[0].Installable = "--impure" },
+		"subject":              func(b *trust.Build) { b.Subjects = checksum.Sums{"a/b": oneSum} },
+	} {
+		b := ciBuild()
+		change(&b)
+		assert.Empty(t, trust.ParseProvenance(unchecked(t, b)), name)
+	}
+}
+
+// unchecked writes a line as anybody can, without this package's own checks.
+func unchecked(t *testing.T, b trust.Build) []byte {
+	t.Helper()
+	statement, err := b.Statement()
+	require.NoError(t, err)
+	line, err := json.Marshal(dsse.Envelope{
+		PayloadType: "application/vnd.in-toto+json", Payload: base64.StdEncoding.EncodeToString(statement), Signatures: []dsse.Signature{},
+	})
+	require.NoError(t, err)
+	return line
+}

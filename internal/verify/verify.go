@@ -239,6 +239,9 @@ func (r Request) tag(lines []trust.Attestation) (string, error) {
 		return r.Tag, nil
 	}
 	for _, line := range lines {
+		if err := release.CheckTag(line.Build.Tag); err != nil {
+			return "", fmt.Errorf("%s is about the release %q: %w", trust.ProvenanceFileName, line.Build.Tag, err)
+		}
 		return line.Build.Tag, nil
 	}
 	return "", errors.New("the release of these files is unknown, since there is no " + trust.ProvenanceFileName + " among them; give it with --release-tag")

@@ -22,7 +22,7 @@ func main() {
 
 func run() error {
 	warnings := []string{}
-	packager := artifact.Packager{Tag: "boot-v1", Dir: os.Args[2], Warn: func(text string) { warnings = append(warnings, text) }}
+	packager := artifact.Packager{Tag: "boot-v1", Dir: os.Args[2], Within: []string{"/"}, Warn: func(text string) { warnings = append(warnings, text) }}
 	asset, err := packager.Package(context.Background(), artifact.Image{Name: "image"}, os.Args[1])
 	if err != nil {
 		return err
