@@ -45,7 +45,12 @@ func openStore(r *report.Report, config forgejo.Config) (*release.Store, error) 
 	config.UserAgent = "runner-images/" + version()
 	config.Log = func(message string) { r.Line("%s", message) }
 	if scheme, _, _ := strings.Cut(config.URL, ":"); strings.EqualFold(scheme, "file") {
-		return folder.Open(config.URL, config.Log)
+		store, err := folder.Open(config.URL, config.Log)
+		if err != nil {
+			return nil, err
+		}
+		store.VerifyUploads = config.VerifyUploads
+		return store, nil
 	}
 	return forgejo.Open(config)
 }

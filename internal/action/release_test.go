@@ -373,7 +373,7 @@ func TestShippedWorkflow(t *testing.T) {
 	require.Equal(t, "success", s.dispatch("main", map[string]string{"release_tag": "boot-signed", "build_x86_64_iso": "false"}))
 	signed := s.release("boot-signed")
 	assert.ElementsMatch(t, []string{
-		"ec-runner-x86_64-netboot-boot-signed.tar.gz", "SHA256SUMS.txt", "SHA256SUMS.txt.sig", "provenance.intoto.jsonl",
+		"ec-runner-x86_64-netboot-boot-signed.tar.gz", "SHA256SUMS.txt", "SHA256SUMS.txt.sig", "provenance.intoto.jsonl", "snapshot.intoto.jsonl",
 	}, signed.names())
 	signedFolder := s.download(signed)
 	sh(t, signedFolder, `echo "release@every.channel $(cat `+key+`.pub)" > allowed_signers
@@ -397,6 +397,19 @@ func TestShippedWorkflow(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
 	assert.Equal(t, http.StatusOK, response.StatusCode, "the run's page: %s", run[1])
+	var runs struct {
+		Runs []struct {
+			Number int64  `json:"run_number"`
+			Page   string `json:"html_url"`
+		} `json:"workflow_runs"`
+	}
+	require.Equal(t, http.StatusOK, s.API(t, http.MethodGet, "/repos/"+s.repository+"/actions/runs", nil, &runs))
+	number, _, _ := strings.Cut(run[1][strings.LastIndex(run[1], "/")+1:], "?")
+	pages := map[string]string{}
+	for _, r := range runs.Runs {
+		pages[fmt.Sprint(r.Number)] = r.Page
+	}
+	assert.Equal(t, pages[number], response.Request.URL.String(), "it is the page of this run")
 
 	// A wrong input fails the run, with a word on the input.
 	require.Equal(t, "failure", s.dispatch("main", map[string]string{"release_tag": "boot v1"}))

@@ -74,21 +74,23 @@ func (p Packager) pack(ctx context.Context, image Image, result string) (made Ar
 	if err != nil {
 		return made, err
 	}
-	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
+	root, err := disk.OpenFolder(p.Dir)
+	if err != nil {
 		return made, fmt.Errorf("make the output folder: %w", err)
 	}
+	defer root.Close()
 	made = Artifact{Image: image, Name: FileName(image.Name, p.Tag, output.Extension)}
 	made.Path = filepath.Join(p.Dir, made.Name)
 	if output.Kind == netbootKind {
-		made.SHA256, made.Size, err = p.bundle(ctx, output, sources, made.Path)
+		made.SHA256, made.Size, err = p.bundle(ctx, output, sources, root, made.Name)
 	} else {
-		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, sources, made.Path)
+		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, sources, root, made.Name)
 	}
 	return made, err
 }
 
-// bundle makes the bundle of a netboot output at path.
-func (p Packager) bundle(ctx context.Context, output contents, sources sources, path string) (sum string, size int64, err error) {
+// bundle makes the bundle of a netboot output in a folder.
+func (p Packager) bundle(ctx context.Context, output contents, sources sources, root *os.Root, name string) (sum string, size int64, err error) {
 	kernel, err := sources.open(output.Kernel)
 	if err != nil {
 		return "", 0, err
@@ -119,7 +121,7 @@ func (p Packager) bundle(ctx context.Context, output contents, sources sources, 
 		{Name: ipxe.InitrdName, File: initrd},
 		{Name: ipxe.ScriptName, Content: script},
 	}
-	return disk.Create(ctx, path, func(w io.Writer) error {
+	return disk.CreateIn(ctx, root, name, func(w io.Writer) error {
 		return WriteBundle(ctx, w, members, modTime, p.Progress)
 	})
 }
@@ -156,8 +158,8 @@ func largeInitrd(bytes int64) string {
 	return fmt.Sprintf("The initrd has %s, and iPXE fails to load one of about %s: it may not boot on every machine. Make the system smaller, or fetch the store after booting.", size.Text(bytes), size.Text(maxInitrdSize))
 }
 
-// copyFile copies an output that is a file to path.
-func (p Packager) copyFile(ctx context.Context, source string, sources sources, path string) (sum string, size int64, err error) {
+// copyFile copies an output that is a file into a folder.
+func (p Packager) copyFile(ctx context.Context, source string, sources sources, root *os.Root, name string) (sum string, size int64, err error) {
 	file, err := sources.open(source)
 	if err != nil {
 		return "", 0, err
@@ -167,7 +169,7 @@ func (p Packager) copyFile(ctx context.Context, source string, sources sources, 
 	if err != nil {
 		return "", 0, err
 	}
-	return disk.Create(ctx, path, func(w io.Writer) error {
+	return disk.CreateIn(ctx, root, name, func(w io.Writer) error {
 		content := io.Reader(file)
 		if p.Progress != nil {
 			content = transfer.WithProgress(file, func(done int64) { p.Progress(done, info.Size()) })

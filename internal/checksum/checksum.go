@@ -12,7 +12,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"every.channel/runner-images/internal/disk"
@@ -39,7 +38,12 @@ func (s Sums) Bytes() []byte {
 // WriteFile writes SHA256SUMS.txt of these sums, and of nothing else, into a folder.
 // It replaces one that is there in one step.
 func (s Sums) WriteFile(ctx context.Context, folder string) error {
-	_, err := disk.WriteFile(ctx, filepath.Join(folder, FileName), s.Bytes())
+	root, err := disk.OpenFolder(folder)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	_, err = disk.WriteFileIn(ctx, root, FileName, s.Bytes())
 	return err
 }
 

@@ -30,11 +30,15 @@ func (d Deployment) attest(ctx context.Context, source nix.Metadata, artifacts [
 // list writes the small files that prove what was packaged into the plan's folder, and
 // SHA256SUMS.txt of all files. It returns all that it lists.
 func (d Deployment) list(ctx context.Context, packaged []artifact.Artifact, proofs []release.File) ([]artifact.Artifact, error) {
+	root, err := disk.OpenFolder(d.Plan.OutputDir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
 	files := slices.Clone(packaged)
 	for _, proof := range proofs {
 		file := artifact.Artifact{Name: proof.Name, Path: filepath.Join(d.Plan.OutputDir, proof.Name), Size: int64(len(proof.Content))}
-		var err error
-		if file.SHA256, err = disk.WriteFile(ctx, file.Path, proof.Content); err != nil {
+		if file.SHA256, err = disk.WriteFileIn(ctx, root, proof.Name, proof.Content); err != nil {
 			return nil, err
 		}
 		files = append(files, file)
@@ -136,11 +140,15 @@ func writeSums(ctx context.Context, folder, tag string, files []artifact.Artifac
 	if err != nil {
 		return err
 	}
-	signed := filepath.Join(folder, trust.SignatureFileName)
+	root, err := disk.OpenFolder(folder)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	if key == nil {
 		// The signature and the snapshot of an earlier run are not for this list.
-		for _, stale := range []string{signed, filepath.Join(folder, trust.SnapshotFileName)} {
-			if err := os.Remove(stale); err != nil && !errors.Is(err, os.ErrNotExist) {
+		for _, stale := range []string{trust.SignatureFileName, trust.SnapshotFileName} {
+			if err := root.Remove(stale); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 		}
@@ -149,7 +157,7 @@ func writeSums(ctx context.Context, folder, tag string, files []artifact.Artifac
 		if err != nil {
 			return err
 		}
-		if _, err := disk.WriteFile(ctx, signed, armored); err != nil {
+		if _, err := disk.WriteFileIn(ctx, root, trust.SignatureFileName, armored); err != nil {
 			return err
 		}
 	}

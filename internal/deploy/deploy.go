@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/redact"
@@ -93,7 +94,10 @@ func (d Deployment) make(ctx context.Context) (packaged []artifact.Artifact, lin
 	if err := d.check(ctx); err != nil {
 		return nil, line, "", err
 	}
-	defer os.RemoveAll(d.linkDir())
+	if err := d.clearLinkDir(); err != nil {
+		return nil, line, "", err
+	}
+	defer func() { _ = d.clearLinkDir() }() // what stays does no harm
 	// Before anything is written, which may be into the flake's folder. The build
 	// reports better what is wrong with a flake.
 	source, sourceErr := d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
@@ -136,7 +140,23 @@ func (d Deployment) check(ctx context.Context) error {
 
 // linkDir holds the links to what was built, which keep Nix from collecting it
 // while it is being packaged.
-func (d Deployment) linkDir() string { return filepath.Join(d.Plan.OutputDir, ".results") }
+func (d Deployment) linkDir() string { return filepath.Join(d.Plan.OutputDir, linksFolder) }
+
+const linksFolder = ".results"
+
+// clearLinkDir removes what is in the place of linkDir, which may be a link that came
+// with the checkout. It makes nothing: the flake may be in the folder.
+func (d Deployment) clearLinkDir() error {
+	if _, err := os.Lstat(d.Plan.OutputDir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	root, err := disk.OpenFolder(d.Plan.OutputDir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.RemoveAll(linksFolder)
+}
 
 func (d Deployment) build(ctx context.Context) ([]nix.Result, error) {
 	defer d.Report.Group(fmt.Sprintf("Build %s of %s", count(len(d.Plan.Images), "image"), d.Plan.Flake))()

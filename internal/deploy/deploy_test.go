@@ -471,3 +471,34 @@ func TestRunnersFilesThatCannotBeWritten(t *testing.T) {
 	require.NoError(t, os.Mkdir(l.outputs, 0o700))
 	require.ErrorContains(t, l.Run(t.Context()), "the outputs of this step are not set")
 }
+
+// A checkout may have links in the place of the folders that are written to.
+func TestLinksInTheCheckout(t *testing.T) {
+	for name, committed := range map[string]string{"the folder": "dist", "the links": "dist/.results", "a file": "dist/x-boot-v1.iso", "the list": "dist/" + checksum.FileName} {
+		l := newLine(t)
+		checkout, elsewhere := t.TempDir(), t.TempDir()
+		victim := filepath.Join(elsewhere, "victim")
+		require.NoError(t, os.WriteFile(victim, []byte("untouched"), 0o600))
+		t.Chdir(checkout)
+		l.Plan.OutputDir = "dist"
+		require.NoError(t, os.MkdirAll(filepath.Dir(committed), 0o755))
+		target := elsewhere
+		if filepath.Ext(committed) == ".iso" || filepath.Ext(committed) == ".txt" {
+			target = victim
+		}
+		require.NoError(t, os.Symlink(target, committed))
+		err := l.Run(t.Context())
+		if committed == "dist" {
+			require.ErrorContains(t, err, "the folder dist, in which no link may lead out of where it starts")
+			assert.NotContains(t, l.nix.calls, "Build --option cores 1", "that is found before the build")
+		} else {
+			require.NoError(t, err, name)
+			assert.Equal(t, "the ISO x", l.read(t, "dist/x-boot-v1.iso"))
+			assert.NoFileExists(t, "dist/.results")
+		}
+		assert.Equal(t, "untouched", l.read(t, victim))
+		entries, err := os.ReadDir(elsewhere)
+		require.NoError(t, err)
+		assert.Len(t, entries, 1, name)
+	}
+}

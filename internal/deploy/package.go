@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
@@ -29,7 +28,12 @@ func Package(ctx context.Context, r *report.Report, built []nix.Result, within W
 	defer progress.Close()
 
 	// The checksums of an earlier run are not those of the files from here on.
-	if err := os.Remove(filepath.Join(p.OutputDir, checksum.FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	root, err := disk.OpenFolder(p.OutputDir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if err := root.Remove(checksum.FileName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var artifacts []artifact.Artifact

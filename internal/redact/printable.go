@@ -26,3 +26,23 @@ func Printable(text string) string {
 		return r
 	}, text)
 }
+
+// Addresses returns a text, such as a line of a log, without the users, passwords and
+// secret parameters of the addresses in it. Text is for what should be an address: it
+// also hides what cannot be one.
+func Addresses(text string) string {
+	text = userInText.ReplaceAllStringFunc(text, func(found string) string {
+		scheme, user, _ := strings.Cut(found, "://")
+		web := strings.HasSuffix(strings.ToLower(scheme), "http") || strings.HasSuffix(strings.ToLower(scheme), "https")
+		if !web && !strings.Contains(user, ":") {
+			return found // ssh://git@ needs it
+		}
+		return scheme + "://" + hidden + "@"
+	})
+	return parameterInText.ReplaceAllString(text, "${1}"+hidden)
+}
+
+var (
+	userInText      = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#"'<>]*@`)
+	parameterInText = regexp.MustCompile(`(?i)([?&][^=&\s#"'<>]*(?:token|secret|passw)[^=&\s#"'<>]*=)[^&\s#"'<>]+`)
+)

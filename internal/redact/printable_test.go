@@ -34,3 +34,19 @@ func TestPrintable(t *testing.T) {
 		assert.Equal(t, want, redact.Printable(text), "%q", text)
 	}
 }
+
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"x: git+https://me:secret@forge.example/x#iso, and HTTPS://secret@two.example": "x: git+https://***@forge.example/x#iso, and HTTPS://***@two.example",
+		`{"a":"https://me:s@e@one.example/x","b":"https://secret@two.example"}`:        `{"a":"https://***@one.example/x","b":"https://***@two.example"}`,
+		`{"a":"https://one.example/x?access_token=secret","b":"c@d.example"}`:          `{"a":"https://one.example/x?access_token=***","b":"c@d.example"}`,
+		"https://forge.example/x signed by release@every.channel":                      "https://forge.example/x signed by release@every.channel",
+		"git+ssh://git@forge.example/x ssh://me:secret@forge.example":                  "git+ssh://git@forge.example/x ssh://***@forge.example",
+		"https://forge.example/x/src/a@b":                                              "https://forge.example/x/src/a@b",
+		"the option access-tokens is there":                                            "the option access-tokens is there",
+		"s3://images?region=eu&secret-key=/secret and more":                            "s3://images?region=eu&secret-key=*** and more",
+	} {
+		assert.Equal(t, want, redact.Addresses(text))
+	}
+}

@@ -408,18 +408,23 @@ func (u *update) find(ctx context.Context, now state, file File, assets []Asset)
 	return nil, nil
 }
 
-// has reports whether the release has the file as it should be. With VerifySHA256 an
-// asset that was there before this run is read back: the list proves nothing of bytes
-// that somebody has exchanged.
+// has reports whether the release has the file as it should be. The list proves
+// nothing of bytes that somebody has exchanged: a small file is compared with what is
+// there, and with VerifySHA256 any asset that was there before this run is read back.
 func (u *update) has(ctx context.Context, now state, file File) (bool, error) {
 	if !now.listed(file) {
 		return false, nil
+	}
+	asset := now.byName[file.Name][0]
+	if file.Content != nil {
+		there, err := u.readKnown(ctx, asset)
+		return bytes.Equal(there, file.Content), err
 	}
 	ofThisRun := slices.Contains(u.result.Uploaded, file.Name) || slices.Contains(u.result.Replaced, file.Name)
 	if u.store.VerifyUploads != VerifySHA256 || ofThisRun {
 		return true, nil
 	}
-	sum, err := u.readBackKnown(ctx, now.byName[file.Name][0])
+	sum, err := u.readBackKnown(ctx, asset)
 	return sum == file.SHA256, err
 }
 

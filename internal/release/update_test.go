@@ -303,6 +303,9 @@ func TestVerifyUploadsOfADeadRun(t *testing.T) {
 func TestVerifyUploadsOfWhatWasThere(t *testing.T) {
 	t.Parallel()
 	a, b := file("a.iso", "good"), file("b.iso", "b")
+	path := filepath.Join(t.TempDir(), "a.iso")
+	require.NoError(t, os.WriteFile(path, a.Content, 0o600))
+	large := release.File{Name: a.Name, Path: path, Size: int64(len(a.Content)), SHA256: sumOf(a.Content)}
 	for _, c := range []struct {
 		verify   release.VerifyUploads
 		there    string
@@ -316,7 +319,7 @@ func TestVerifyUploadsOfWhatWasThere(t *testing.T) {
 		{release.VerifySHA256, "evil", true, nil, 0},
 	} {
 		m := newMemory(t)
-		_, err := update(t, m, contentOf(a, b))
+		_, err := update(t, m, contentOf(large, b))
 		require.NoError(t, err)
 		for _, asset := range m.found.Assets {
 			if asset.Name == "a.iso" {
@@ -326,7 +329,7 @@ func TestVerifyUploadsOfWhatWasThere(t *testing.T) {
 		m.verbs, m.spoiled = nil, true
 		store := m.store()
 		store.VerifyUploads = c.verify
-		content := contentOf(a, b)
+		content := contentOf(large, b)
 		content.KeepOld = c.keepOld
 		published, err := store.Update(t.Context(), "v1", func(context.Context, release.Snapshot) (release.Content, error) { return content, nil })
 		if c.keepOld {
@@ -341,6 +344,25 @@ func TestVerifyUploadsOfWhatWasThere(t *testing.T) {
 			requireRelease(t, m, a, b)
 		}
 	}
+}
+
+// A small file is compared with what is there, whatever is read back.
+func TestASmallFileThatWasExchanged(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	a := file("a.jsonl", "good")
+	_, err := update(t, m, contentOf(a))
+	require.NoError(t, err)
+	for _, asset := range m.found.Assets {
+		if asset.Name == a.Name {
+			m.bytes[asset.ID] = []byte("evil")
+		}
+	}
+	m.spoiled = true
+	published, err := update(t, m, contentOf(a))
+	require.NoError(t, err)
+	assert.Equal(t, []string{a.Name}, published.Replaced)
+	requireRelease(t, m, a)
 }
 
 // A checksum that is missing is found once, beside the upload or before it.

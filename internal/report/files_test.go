@@ -2,6 +2,7 @@ package report_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -140,4 +141,19 @@ func TestHalfAnOutputIsTakenBack(t *testing.T) {
 	after, err := os.ReadFile(path)
 	require.NoError(t, err)
 	assert.Equal(t, before, string(after))
+}
+
+// What an address has of secrets is shown neither when a run fails nor when it succeeds.
+func TestAddressesAreRedacted(t *testing.T) {
+	t.Parallel()
+	r, out := inActions(nil)
+	r.Group("Build 1 image of git+https://me:s3cret@forge.example/x")()
+	r.Line("x: git+https://me:s3cret@forge.example/x#iso")
+	r.Error(errors.New("there is no flake \"git+https://s3cret@forge.example/x?private_token=s3cret\""))
+	progress := r.Progress("build")
+	progress.Status("evaluating git+https://me:s3cret@forge.example/x")
+	progress.Close()
+	r.Result("git+https://me:s3cret@forge.example/x\n")
+	assert.NotContains(t, out.String(), "s3cret")
+	assert.Contains(t, out.String(), "x: git+https://***@forge.example/x#iso\n")
 }

@@ -93,10 +93,10 @@ func (r *Report) Mask(secret string) {
 	r.secrets = append(r.secrets, redact.Printable(secret))
 }
 
-// clean removes secrets, and what a terminal or a log would obey: everything that is
+// clean removes secrets, those of addresses too, and what a terminal or a log would obey: everything that is
 // reported passes it, and may be a server's words.
 func (r *Report) clean(text string) string {
-	text = redact.Printable(text)
+	text = redact.Addresses(redact.Printable(text))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, secret := range r.secrets {

@@ -238,11 +238,12 @@ func (r Request) tag(lines []trust.Attestation) (string, error) {
 	if r.Tag != "" {
 		return r.Tag, nil
 	}
-	for _, line := range lines {
-		if err := release.CheckTag(line.Build.Tag); err != nil {
-			return "", fmt.Errorf("%s is about the release %q: %w", trust.ProvenanceFileName, line.Build.Tag, err)
+	if len(lines) > 0 {
+		tag := lines[0].Build.Tag
+		if err := release.CheckTag(tag); err != nil {
+			return "", fmt.Errorf("%s is about the release %q: %w", trust.ProvenanceFileName, tag, err)
 		}
-		return line.Build.Tag, nil
+		return tag, nil
 	}
 	return "", errors.New("the release of these files is unknown, since there is no " + trust.ProvenanceFileName + " among them; give it with --release-tag")
 }

@@ -154,15 +154,16 @@ func (s Stager) proveStaged(staged *state.Snapshot, verify Verify) (Proof, error
 }
 
 // raise raises the mark to a release where that is newer, and reports whether it was.
+// When a bundle was built raises no mark that the publisher has signed.
 func raise(mark *state.Mark, to state.Release, proof Proof) (raised bool) {
 	for architecture, bundle := range to.Bundles {
 		before := mark.Bundles[architecture]
 		serial, signed := proof.Serial(bundle.SHA256)
-		newer := serial > before.Serial
-		if !newer && (serial != before.Serial || serial == 0 || !signed || before.Signed) {
+		newer := serial > before.Serial || serial == before.Serial && serial > 0 && signed && !before.Signed
+		if !newer || before.Signed && !signed {
 			continue
 		}
-		mark.Bundles[architecture] = state.MarkedBundle{Serial: serial, Signed: signed || before.Signed, Tag: to.Tag, SHA256: bundle.SHA256}
+		mark.Bundles[architecture] = state.MarkedBundle{Serial: serial, Signed: signed, Tag: to.Tag, SHA256: bundle.SHA256}
 		raised = true
 	}
 	if proof.Published.After(mark.Published) {

@@ -54,9 +54,28 @@ func (c client) do(ctx context.Context, r request) error {
 func ask[T any](ctx context.Context, c client, operation string, send func(api api) (T, *gitea.Response, error)) (answer T, err error) {
 	err = c.do(ctx, request{operation, "", func(api api) (err error) {
 		answer, _, err = send(api)
+		if err == nil && hasNull(answer) {
+			err = errNull
+		}
 		return err
 	}})
 	return answer, err
+}
+
+// errNull is the error of an answer that lacks what it should consist of.
+var errNull = errors.New("it has null where it should have an object")
+
+// hasNull reports whether an answer has null where an object should be.
+func hasNull(answer any) bool {
+	switch answer := answer.(type) {
+	case *gitea.Repository:
+		return answer == nil
+	case *gitea.Release:
+		return answer == nil || slices.Contains(answer.Attachments, nil)
+	case []*gitea.Release:
+		return slices.ContainsFunc(answer, func(r *gitea.Release) bool { return hasNull(r) })
+	}
+	return false
 }
 
 // once sends a request once. Its whole time is limited: its answer is small.
@@ -115,7 +134,7 @@ func (c client) advice(refused *refusal, sent *sent, operation string) string {
 
 // isNotTheAPI reports whether an answer could not be understood.
 func isNotTheAPI(err error) bool {
-	return isAny[*json.SyntaxError](err) || isAny[*json.UnmarshalTypeError](err) || errors.Is(err, errTooLong)
+	return isAny[*json.SyntaxError](err) || isAny[*json.UnmarshalTypeError](err) || errors.Is(err, errTooLong) || errors.Is(err, errNull)
 }
 
 // waitError is an answer with a Retry-After.

@@ -196,13 +196,19 @@ func (c client) releaseInList(ctx context.Context, tag string, refused error) (*
 // list goes through the list of releases, page by page.
 func (c client) list(ctx context.Context, options gitea.ListReleasesOptions) iter.Seq2[*gitea.Release, error] {
 	return func(yield func(*gitea.Release, error) bool) {
-		const pageSize = 50 // the most that forges give
+		const (
+			pageSize = 50   // the most that forges give
+			pages    = 2000 // more than any repository has: a server could go on for ever
+		)
 		var first int64
 		for page := 1; ; page++ {
 			options.ListOptions = gitea.ListOptions{Page: page, PageSize: pageSize}
 			releases, err := ask(ctx, c, "list the releases", func(api api) ([]*gitea.Release, *gitea.Response, error) {
 				return api.ListReleases(api.owner, api.name, options)
 			})
+			if err == nil && page > pages {
+				err = fmt.Errorf("list the releases: there are more than %d", pages*pageSize)
+			}
 			if err != nil {
 				yield(nil, err)
 				return

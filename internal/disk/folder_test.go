@@ -1,0 +1,69 @@
+package disk_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/disk"
+)
+
+func TestOpenFolder(t *testing.T) {
+	top := t.TempDir()
+	here := filepath.Join(top, "repository", "images")
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	require.NoError(t, os.MkdirAll(here, 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(here, "real"), 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(here, "dangling"), 0o755))
+	require.NoError(t, os.Mkdir(elsewhere, 0o755))
+	for name, target := range map[string]string{
+		"out": elsewhere, "up": "../..", "in": "real", "deep": elsewhere, "dangling/x": filepath.Join(elsewhere, "new"),
+		"../beside": elsewhere,
+	} {
+		require.NoError(t, os.Symlink(target, filepath.Join(here, name)))
+	}
+	t.Chdir(here)
+	for path, want := range map[string]string{ // where the file is, or "" where the path is refused
+		"dist":                               filepath.Join(here, "dist"),
+		"a/b/c":                              filepath.Join(here, "a/b/c"),
+		".":                                  here,
+		"./a/../dist/":                       filepath.Join(here, "dist"),
+		"in":                                 filepath.Join(here, "real"),
+		"../dist":                            filepath.Join(top, "repository", "dist"),
+		"..":                                 filepath.Join(top, "repository"),
+		"../../x/y":                          filepath.Join(top, "x/y"),
+		filepath.Join(here, "absolute"):      filepath.Join(here, "absolute"),
+		filepath.Join(elsewhere, "new/dist"): filepath.Join(elsewhere, "new/dist"),
+		"out":                                "",
+		"out/below":                          "",
+		"up":                                 "",
+		"dangling/x":                         "",
+		"../beside":                          "",
+		filepath.Join(here, "out"):           "",
+	} {
+		root, err := disk.OpenFolder(path)
+		if want == "" {
+			require.ErrorContains(t, err, "no link may lead out of where it starts", path)
+			continue
+		}
+		require.NoError(t, err, path)
+		_, err = disk.WriteFileIn(t.Context(), root, "file", []byte(path))
+		require.NoError(t, err, path)
+		require.NoError(t, root.Close())
+		content, err := os.ReadFile(filepath.Join(want, "file"))
+		require.NoError(t, err, path)
+		assert.Equal(t, path, string(content))
+	}
+	entries, err := os.ReadDir(elsewhere)
+	require.NoError(t, err)
+	assert.Len(t, entries, 1, "new, which was named by its own path")
+
+	// Where links lead that others have made on this machine is theirs to say.
+	require.NoError(t, os.Symlink(elsewhere, filepath.Join(top, "theirs")))
+	root, err := disk.OpenFolder(filepath.Join(top, "theirs"))
+	require.NoError(t, err)
+	require.NoError(t, root.Close())
+}
