@@ -76,6 +76,7 @@ func (h *handler) Close() error {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.active.RLock()
 	defer h.active.RUnlock()
+	defer answering(r.Context())()
 	client := journal.Client{Address: remote(r)}
 	if !h.networks.allow(client.Address) {
 		h.journal.Refused(journal.HTTP, "network", client.Address)
