@@ -147,7 +147,7 @@ func (a *answer) write(parts []string) error {
 		return a.script()
 	case len(parts) == 1 && (parts[0] == state.Kernel || parts[0] == state.Initrd):
 		return a.current(parts[0])
-	case parts[0] == releases:
+	case len(parts) > 0 && parts[0] == releases:
 		return a.released(parts[1:])
 	}
 	return a.loader(strings.Join(parts, "/"))
