@@ -166,7 +166,9 @@ func TestHostOfTheStatusPage(t *testing.T) {
 			assert.Contains(t, text, "start it with --status-hostname")
 		}
 	}
-	_, err = serve.New(t.Context(), serve.Config{StateDir: s.state.Path(), StatusHostnames: []string{"status.lan:80"},
-		ListenIP: netip.MustParseAddr("127.0.0.1"), HTTPPort: serve.AnyPort, TFTPPort: serve.AnyPort, StatusAddress: "127.0.0.1:0"})
+	_, err = serve.New(t.Context(), serve.Config{
+		StateDir: s.state.Path(), StatusHostnames: []string{"status.lan:80"},
+		ListenIP: netip.MustParseAddr("127.0.0.1"), HTTPPort: serve.AnyPort, TFTPPort: serve.AnyPort, StatusAddress: "127.0.0.1:0",
+	})
 	assert.EqualError(t, err, fmt.Sprintf("--status-hostname %q: is no name of a host; use for example boot-status.lan, without a port", "status.lan:80"))
 }

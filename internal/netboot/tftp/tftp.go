@@ -337,7 +337,7 @@ func (s *Server) send(ctx context.Context, conn *net.UDPConn, client journal.Cli
 	err := t.run(ctx)
 	if noted == nil {
 		var aborted *protocolError
-		if errors.As(err, &aborted) && aborted != errStopping && aborted != errBusy {
+		if errors.As(err, &aborted) && !errors.Is(err, errStopping) && !errors.Is(err, errBusy) {
 			return nil
 		}
 		return err
