@@ -70,6 +70,7 @@ proxy-dhcp and pxe.`,
 	flags.BoolVar(&config.ProxyDHCP, "proxy-dhcp", false, "tell PXE clients what to boot, beside a DHCP server that does not")
 	flags.StringVar(&config.ProxyDHCPSubnet, "proxy-dhcp-subnet", "", "the network whose clients ProxyDHCP answers (default: the interface's)")
 	flags.StringVar(&config.StatusAddress, "status-address", serve.DefaultStatusAddress, "where the status page and /metrics are")
+	flags.StringArrayVar(&config.StatusHostnames, "status-hostname", nil, "a name by which browsers reach the status page, for example through a reverse proxy; may be repeated (default: IP addresses, localhost, --hostname)")
 	return cmd
 }
 

@@ -3,14 +3,12 @@
 package journal
 
 import (
-	"context"
 	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 
 	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
@@ -35,8 +33,7 @@ type Journal struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	metrics  metrics
-	refused  rate.Sometimes // keeps refused clients from filling the log
-	failed   rate.Sometimes // likewise clients that ask for what is not there
+	lines    *lines
 
 	mu      sync.Mutex
 	table   table
@@ -49,8 +46,7 @@ func New(log *slog.Logger, registry *prometheus.Registry) *Journal {
 		log:      log,
 		registry: registry,
 		metrics:  newMetrics(registry),
-		refused:  rate.Sometimes{First: 20, Interval: time.Second},
-		failed:   rate.Sometimes{First: 100, Interval: time.Second},
+		lines:    newLines(log),
 		table:    newTable(),
 		changed:  make(chan struct{}),
 	}
@@ -86,6 +82,25 @@ func (j *Journal) notify() {
 	j.changed = make(chan struct{})
 }
 
+// Known reports whether a machine at an address has got something from this server: its
+// release's script or image, or a whole boot program. An address that was made up has not.
+func (j *Journal) Known(address netip.Addr) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.table.get(Client{Address: address}).known
+}
+
+// Flush writes to the log how much was left out of it since it last said so.
+func (j *Journal) Flush() { j.lines.flush() }
+
+// warn writes a log line about a client.
+func (j *Journal) warn(client Client, message string, attributes ...slog.Attr) {
+	j.mu.Lock()
+	machine := j.table.get(client)
+	j.mu.Unlock()
+	j.lines.write(machine.name(), machine.known, slog.LevelWarn, message, attributes...)
+}
+
 // stage writes the log line of a stage.
 func (j *Journal) stage(message string, machine Machine, attributes ...slog.Attr) {
 	var all []slog.Attr
@@ -102,7 +117,7 @@ func (j *Journal) stage(message string, machine Machine, attributes ...slog.Attr
 	add("release", machine.Boot.Release)
 	add("architecture", string(machine.Boot.Architecture))
 	add("ring", machine.Boot.Ring)
-	j.log.LogAttrs(context.Background(), slog.LevelInfo, message, append(all, attributes...)...)
+	j.lines.write(machine.name(), machine.known, slog.LevelInfo, message, append(all, attributes...)...)
 }
 
 // Answered records that ProxyDHCP sent a client the name of a boot file.
@@ -124,6 +139,7 @@ func (j *Journal) BootStarted(client Client, boot Boot) {
 			machine.restart()
 		}
 		machine.startBoot(boot, now)
+		machine.known = true
 	})
 	j.stage("sent the release's script", machine)
 }
@@ -159,6 +175,7 @@ func (j *Journal) SendImage(client Client, boot Boot, name string, size int64) *
 			machine.startBoot(boot, now)
 			j.metrics.started.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
 		}
+		machine.known = true
 		machine.Stage = Kernel
 		if name == state.Initrd {
 			machine.Stage = Initrd
@@ -226,6 +243,7 @@ func (t *Transfer) end(complete bool) (machine Machine, booted bool) {
 	defer t.journal.mu.Unlock()
 	now := time.Now()
 	t.fetch.Ended, t.fetch.Complete = now, complete
+	t.machine.known = t.machine.known || complete
 	if complete && t.machine.Stage < Booted && t.machine.has(state.Kernel) && t.machine.has(state.Initrd) {
 		t.machine.Stage = Booted
 		t.machine.LastBoot, t.machine.Last = now, t.machine.Boot
@@ -239,23 +257,20 @@ func (t *Transfer) end(complete bool) (machine Machine, booted bool) {
 // words: "network", "token", "limit".
 func (j *Journal) Refused(protocol, reason string, address netip.Addr) {
 	j.metrics.refused.WithLabelValues(protocol, reason).Inc()
-	j.refused.Do(func() {
-		j.log.Warn("refused a request", "protocol", protocol, "reason", reason, "address", address)
-	})
+	j.warn(Client{Address: address}, "refused a request",
+		slog.String("protocol", protocol), slog.String("reason", reason), slog.Any("address", address))
 }
 
 // TFTPFailed records a TFTP request or transfer that failed, for a reason that is
 // one of a few words.
 func (j *Journal) TFTPFailed(reason string, address netip.Addr, err error) {
 	j.metrics.tftpErrors.WithLabelValues(reason).Inc()
-	j.refused.Do(func() {
-		j.log.Warn("TFTP failed", "reason", reason, "address", address, "error", err)
-	})
+	j.warn(Client{Address: address}, "TFTP failed",
+		slog.String("reason", reason), slog.Any("address", address), slog.Any("error", err))
 }
 
 // Failed records why a machine is not served what it asked for.
 func (j *Journal) Failed(client Client, err error) {
-	j.failed.Do(func() {
-		j.log.Warn("cannot serve a machine", "mac", client.MAC, "address", client.Address, "error", err)
-	})
+	j.warn(client, "cannot serve a machine",
+		slog.Any("mac", client.MAC), slog.Any("address", client.Address), slog.Any("error", err))
 }

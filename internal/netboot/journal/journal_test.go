@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -244,4 +246,51 @@ func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	count, err := testutil.GatherAndCount(s.registry, "netboot_refused_requests_total")
 	require.NoError(t, err)
 	assert.Equal(t, 1, count)
+}
+
+// TestLinesOfTheLog are limited for each machine, whatever it does, and for all that are
+// not known together. What is left out is counted.
+func TestLinesOfTheLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t)
+		known := journal.Client{Address: address, MAC: mac}
+		s.BootStarted(known, boot)
+		for n := range 1000 {
+			client := journal.Client{MAC: address48(fmt.Sprintf("02:00:00:00:%02x:%02x", n/256, n%256))}
+			s.Answered(client, "ec-ipxe.efi")
+			s.Refused(journal.HTTP, "limit", netip.AddrFrom4([4]byte{10, 21, byte(n >> 8), byte(n)}))
+		}
+		assert.Equal(t, 201, strings.Count(s.log.String(), "\n"))
+		s.BootStarted(known, boot)
+		assert.Equal(t, 2, strings.Count(s.log.String(), `msg="sent the release's script" mac=52:54:00:12:34:56`), "a machine that is known is not among them")
+		for range 100 {
+			s.TFTPFailed("not found", address, errors.New("no such file"))
+		}
+		assert.Equal(t, 58, strings.Count(s.log.String(), "no such file"))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.Contains(t, s.log.String(), `msg="left lines out of this log" machine=52:54:00:12:34:56 left_out=42`)
+		assert.Contains(t, s.log.String(), `msg="left lines out of this log" machine="all others" left_out=1800`)
+		s.TFTPFailed("not found", address, errors.New("no such file"))
+		assert.Equal(t, 59, strings.Count(s.log.String(), "no such file"), "there are lines again")
+	})
+}
+
+// TestKnown tells machines from addresses and MACs that may be made up.
+func TestKnown(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	assert.False(t, s.Known(address))
+	s.Answered(journal.Client{Address: address, MAC: mac}, "ec-ipxe.efi")
+	loading := s.SendLoader(journal.Client{Address: address}, journal.TFTP, "ec-ipxe.efi", 100)
+	assert.False(t, s.Known(address), "it has acknowledged nothing yet")
+	s.send(loading, 100)
+	assert.True(t, s.Known(address))
+	for i := range 5000 {
+		made := address48(fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256))
+		s.Answered(journal.Client{MAC: made}, "ec-ipxe.efi")
+		s.BootStarted(journal.Client{Address: netip.MustParseAddr("10.20.30.66"), MAC: made}, boot)
+	}
+	assert.True(t, s.Known(address), "it is not forgotten for machines that one client makes up")
 }

@@ -25,6 +25,16 @@ type Machine struct {
 	// The last boot that finished; LastBoot is zero if none has.
 	LastBoot time.Time
 	Last     Boot
+
+	known bool // see Journal.Known
+}
+
+// name returns what the log calls the machine.
+func (m Machine) name() string {
+	if m.MAC.IsValid() {
+		return m.MAC.String()
+	}
+	return m.Address.String()
 }
 
 // A Boot is what a machine boots.
@@ -62,8 +72,10 @@ type Fetch struct {
 	Complete bool      // it was sent to its end
 }
 
-// maxMachines is how many machines are remembered; beyond it the one that was
-// not seen for longest is forgotten, so that made-up MACs cost no memory.
+// maxMachines is how many machines are remembered, so that made-up MACs cost no memory.
+// Beyond it one is forgotten: of those that are not known, or of those whose address
+// another one has by now, as that of a client has that makes up MACs, or of all, the one
+// that was not seen for longest.
 const maxMachines = 4096
 
 // maxFetches is how many files of a boot are remembered.
@@ -153,6 +165,7 @@ func (t *table) find(client Client, now time.Time) *record {
 			if !atAddress.MAC.IsValid() {
 				machine.fetches = append(machine.fetches, atAddress.fetches...)
 				machine.Firmware = cmp.Or(machine.Firmware, atAddress.Firmware)
+				machine.known = machine.known || atAddress.known
 				t.forget(atAddress)
 			} else {
 				machine.fetches = append(machine.fetches, atAddress.revert()...)
@@ -179,11 +192,34 @@ func (t *table) makeRoom() {
 	}
 	var oldest *record
 	for machine := range t.machines {
-		if oldest == nil || machine.Seen.Before(oldest.Seen) {
+		if oldest == nil || t.goesBefore(machine, oldest) {
 			oldest = machine
 		}
 	}
 	t.forget(oldest)
+}
+
+// goesBefore reports whether a machine is forgotten before another one.
+func (t *table) goesBefore(a, b *record) bool {
+	if a.known != b.known {
+		return b.known
+	}
+	if lost := t.byAddress[a.Address] != a; lost != (t.byAddress[b.Address] != b) {
+		return lost
+	}
+	return a.Seen.Before(b.Seen)
+}
+
+// get returns the machine of a client that is there, or what the client says of itself.
+func (t *table) get(client Client) Machine {
+	machine := t.byMAC[client.MAC]
+	if machine == nil || !client.MAC.IsValid() {
+		machine = t.byAddress[client.Address]
+	}
+	if machine == nil {
+		return Machine{MAC: client.MAC, Address: client.Address}
+	}
+	return machine.Machine
 }
 
 func (t *table) forget(machine *record) {

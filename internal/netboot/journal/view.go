@@ -184,9 +184,4 @@ func formatSince(t, now time.Time) string {
 }
 
 // Name returns what the machine is called.
-func (m machineRow) Name() string {
-	if m.MAC.IsValid() {
-		return m.MAC.String()
-	}
-	return m.Address.String()
-}
+func (m machineRow) Name() string { return m.name() }

@@ -76,6 +76,7 @@ func (h *handler) Close() error {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.active.RLock()
 	defer h.active.RUnlock()
+	defer answering(r.Context())()
 	client := journal.Client{Address: remote(r)}
 	if !h.networks.allow(client.Address) {
 		h.journal.Refused(journal.HTTP, "network", client.Address)
@@ -146,7 +147,7 @@ func (a *answer) write(parts []string) error {
 		return a.script()
 	case len(parts) == 1 && (parts[0] == state.Kernel || parts[0] == state.Initrd):
 		return a.current(parts[0])
-	case parts[0] == releases:
+	case len(parts) > 0 && parts[0] == releases:
 		return a.released(parts[1:])
 	}
 	return a.loader(strings.Join(parts, "/"))

@@ -39,7 +39,8 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	boot := s.newHTTP(handler)
 	boot.ReadTimeout = requestTimeout // no request has a body
-	page := s.newHTTP(s.journal.StatusPage(ctx, s.state, handler.rings))
+	boot.ConnContext = withGuarded
+	page := s.newHTTP(s.onlyByItsNames(s.journal.StatusPage(ctx, s.state, handler.rings)))
 	group.Go(func() error { return serveHTTP(boot, s.guarded()) })
 	group.Go(func() error { return serveHTTP(page, netutil.LimitListener(s.listeners.Status, maxStatusConnections)) })
 	group.Go(func() error { return tftpServer.Serve(s.listeners.TFTP) })
@@ -65,7 +66,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Info("answering PXE clients", "interface", s.config.Interface, "subnet", s.proxy.Subnet, "address", s.proxy.Address)
 	}
 	s.log.Info("serving", "state", s.config.StateDir, "http", s.HTTPAddr().String(), "tftp", s.TFTPAddr().String(), "status", s.StatusAddr().String())
-	return errors.Join(group.Wait(), s.Close())
+	err := group.Wait()
+	s.journal.Flush()
+	return errors.Join(err, s.Close())
 }
 
 func (s *Server) newHTTP(handler http.Handler) *http.Server {

@@ -55,8 +55,9 @@ type Config struct {
 	ProxyDHCP       bool
 	ProxyDHCPSubnet string // in CIDR notation; empty: the interface's
 
-	StatusAddress string        // host and port
-	DrainLimit    time.Duration // how long transfers may continue when the server stops
+	StatusAddress   string        // host and port
+	StatusHostnames []string      // by which browsers reach the status page, beside Hostname and StatusAddress
+	DrainLimit      time.Duration // how long transfers may continue when the server stops
 
 	Listeners Listeners    // sockets that are open already
 	Log       *slog.Logger // nil: slog.Default()
@@ -175,6 +176,11 @@ func (c Config) check() error {
 	}
 	notInName := func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+	}
+	for _, name := range c.StatusHostnames {
+		if name == "" || strings.ContainsFunc(name, notInName) {
+			return &OptionError{"status-hostname", name, "is no name of a host; use for example boot-status.lan, without a port"}
+		}
 	}
 	if _, err := netip.ParseAddr(c.Hostname); err != nil && strings.ContainsFunc(c.Hostname, notInName) {
 		return &OptionError{"hostname", c.Hostname, "is no name of a host; use for example boot.every.channel, and --http-port for the port"}

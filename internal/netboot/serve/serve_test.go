@@ -36,6 +36,7 @@ type site struct {
 	state  *state.Dir
 	ipxe   string
 	sum    string // of the bundles that are staged next
+	config serve.Config
 	server *serve.Server
 	log    *lockedBuffer
 	stop   func() error // tells the server to stop and waits until it has
@@ -86,6 +87,7 @@ func start(t *testing.T, configure func(*serve.Config), tags ...string) *site {
 	if configure != nil {
 		configure(&config)
 	}
+	s.config = config
 	s.server, err = serve.New(t.Context(), config)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))

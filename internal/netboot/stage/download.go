@@ -93,6 +93,12 @@ func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File
 		if have == asset.Size {
 			return nil
 		}
+		if asset.Size > limits.TotalSize {
+			return fmt.Errorf("it has %s, more than the %s that a bundle may have", size.Text(asset.Size), size.Text(limits.TotalSize))
+		}
+		if err := hasSpace(s.Dir.Path(), asset.Size-have); err != nil {
+			return err
+		}
 		if have == 0 {
 			s.notify("downloading %s, %s", asset.Name, size.Text(asset.Size))
 		} else {

@@ -345,14 +345,22 @@ func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, arch
 	if err := incoming.Bundle(architecture, bundle.asset, bundle.sum); err != nil {
 		return err
 	}
+	packed, err := file.Stat()
+	if err != nil {
+		return err
+	}
 	s.notify("unpacking %s", bundle.asset)
-	unpacked := sha256.New()
+	unpacked, total := sha256.New(), int64(0)
 	err = artifact.WalkBundle(ctx, io.TeeReader(file, unpacked), limits, func(entry artifact.Entry, content io.Reader) error {
 		if !slices.Contains(state.FileNames(), entry.Name) {
 			return fmt.Errorf("it has a file %q; a netboot bundle has only %s", entry.Name, strings.Join(state.FileNames(), ", "))
 		}
 		if entry.Name == state.Script && entry.Size > maxScript {
 			return fmt.Errorf("its %s has %d bytes, more than the %d that a script may have", entry.Name, entry.Size, maxScript)
+		}
+		total += entry.Size
+		if err := errors.Join(plausible(packed.Size(), total), hasSpace(s.Dir.Path(), entry.Size)); err != nil {
+			return fmt.Errorf("%s: %w", entry.Name, err)
 		}
 		return incoming.Write(ctx, architecture, entry.Name, content)
 	})

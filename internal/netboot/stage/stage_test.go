@@ -13,6 +13,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -561,6 +562,15 @@ func TestWrongReleasesChangeNothing(t *testing.T) {
 			require.NoError(t, compressor.Close())
 			repack(t, s, packed.Bytes())
 		}, "initrd has 1099511627776 bytes"},
+		"a few bytes that claim to be gigabytes": {func(t *testing.T, s *site) {
+			folder := t.TempDir()
+			sparse, err := os.Create(filepath.Join(folder, "initrd"))
+			require.NoError(t, err)
+			require.NoError(t, errors.Join(sparse.Truncate(3<<30), sparse.Close()))
+			packed, err := exec.CommandContext(t.Context(), "tar", "--sparse", "--gzip", "--create", "--directory", folder, "initrd").Output()
+			require.NoError(t, err)
+			repack(t, s, packed)
+		}, "initrd: it would be 3.0 GiB unpacked, and has "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/net/ipv6"
 
 	"every.channel/runner-images/internal/netboot/journal"
+	"every.channel/runner-images/internal/netboot/limit"
 )
 
 const (
@@ -36,6 +37,7 @@ const (
 
 	maxTransfers          = 1024
 	maxTransfersPerClient = 8
+	maxUnknownTransfers   = 768 // of all clients that are not known
 )
 
 // Files are what a server has for its clients.
@@ -82,7 +84,10 @@ type Server struct {
 
 func (s *Server) init() {
 	s.stopped, s.stop = context.WithCancel(context.Background())
-	s.limits = limits{perClient: map[netip.Addr]int{}, active: map[string]bool{}}
+	s.limits = limits{active: map[string]bool{}, table: limit.Table{
+		Most: maxTransfers, MostPerClient: maxTransfersPerClient, MostUnknown: maxUnknownTransfers,
+		Fair: maxTransfersPerClient, Known: s.Journal.Known,
+	}}
 }
 
 // Serve answers requests until Shutdown is called.
@@ -190,17 +195,22 @@ func (s *Server) handle(conn net.PacketConn, local netip.Addr, from *net.UDPAddr
 		return
 	}
 	transfer := from.String() + " " + r.name
-	switch s.limits.enter(client.Address, transfer) {
+	ctx, cancel := context.WithCancelCause(s.stopped)
+	admission, entry := s.limits.enter(client.Address, transfer, func() { cancel(errBusy) })
+	switch admission {
 	case tooMany:
+		cancel(errBusy)
 		s.Journal.Refused(journal.TFTP, "limit", client.Address)
 		refuse(errBusy)
 		return
 	case repeated: // the transfer's first packet was lost, and will be sent again
+		cancel(nil)
 		return
 	}
 	s.start(func() {
-		defer s.limits.leave(client.Address, transfer)
-		s.answer(client, local, from, r)
+		defer cancel(nil)
+		defer s.limits.leave(entry, transfer)
+		s.answer(ctx, client, local, from, r, func() { entry.SetBusy(true) })
 	})
 }
 
@@ -234,8 +244,9 @@ func (s *Server) start(transfer func()) {
 	}
 }
 
-// answer sends a client the file that it asks for, from a port of its own.
-func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAddr, r request) {
+// answer sends a client the file that it asks for, from a port of its own. It calls
+// answered when the client has acknowledged something: its address is not made up.
+func (s *Server) answer(ctx context.Context, client journal.Client, local netip.Addr, from *net.UDPAddr, r request, answered func()) {
 	conn, err := dial(local, from)
 	if err != nil {
 		s.Journal.TFTPFailed("unreachable", client.Address, err)
@@ -245,9 +256,14 @@ func (s *Server) answer(client journal.Client, local netip.Addr, from *net.UDPAd
 	file, err := s.open(r, client.Address, address(conn.LocalAddr()))
 	if err == nil {
 		defer file.Content.Close()
-		err = s.send(conn, client, r, file)
+		err = s.send(ctx, conn, client, r, file, answered)
 	}
 	if err == nil {
+		return
+	}
+	if errors.Is(err, errBusy) {
+		s.Journal.Refused(journal.TFTP, "limit", client.Address)
+		_, _ = conn.Write(errBusy.packet()) // there may be no such client
 		return
 	}
 	reason, reply := explain(err)
@@ -303,13 +319,14 @@ func dial(local netip.Addr, client *net.UDPAddr) (*net.UDPConn, error) {
 
 // send sends a file. A client that only wants to know its size aborts before the
 // first block: that is neither a failure nor a transfer.
-func (s *Server) send(conn *net.UDPConn, client journal.Client, r request, file File) error {
+func (s *Server) send(ctx context.Context, conn *net.UDPConn, client journal.Client, r request, file File, answered func()) error {
 	if r.mode != "octet" {
 		return errMode
 	}
 	var noted *journal.Transfer
 	pending := int64(0) // bytes that the journal does not know of yet
 	t := &transfer{terms: agree(r, file.Size, s.maxBlock(client.Address)), conn: conn, from: bufio.NewReaderSize(file.Content, readAhead)}
+	t.answered = answered
 	t.started = func() { noted = s.Journal.SendLoader(client, journal.TFTP, file.Label, file.Size) }
 	t.acknowledged = func(bytes int) {
 		if pending += int64(bytes); pending >= readAhead {
@@ -317,10 +334,10 @@ func (s *Server) send(conn *net.UDPConn, client journal.Client, r request, file 
 			pending = 0
 		}
 	}
-	err := t.run(s.stopped)
+	err := t.run(ctx)
 	if noted == nil {
 		var aborted *protocolError
-		if errors.As(err, &aborted) && !errors.Is(err, errStopping) {
+		if errors.As(err, &aborted) && !errors.Is(err, errStopping) && !errors.Is(err, errBusy) {
 			return nil
 		}
 		return err
@@ -345,11 +362,12 @@ func (s *Server) maxBlock(client netip.Addr) int {
 	return packet - headersIPv4
 }
 
-// limits count the transfers.
+// limits limit the transfers.
 type limits struct {
-	mu        sync.Mutex
-	perClient map[netip.Addr]int
-	active    map[string]bool // by the client's address and port and the file's name
+	table limit.Table
+
+	mu     sync.Mutex
+	active map[string]bool // by the client's address and port and the file's name
 }
 
 // An admission is what limits decide about a request.
@@ -362,26 +380,24 @@ const (
 )
 
 // enter decides about one more transfer. If it is admitted, the caller must call
-// leave when it has ended.
-func (l *limits) enter(client netip.Addr, transfer string) admission {
+// leave when it has ended; oust is called when it has to give way to another one.
+func (l *limits) enter(client netip.Addr, transfer string, oust func()) (admission, *limit.Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case l.active[transfer]:
-		return repeated
-	case len(l.active) >= maxTransfers, l.perClient[client] >= maxTransfersPerClient:
-		return tooMany
+	if l.active[transfer] {
+		return repeated, nil
+	}
+	entry := l.table.Enter(client, oust)
+	if entry == nil {
+		return tooMany, nil
 	}
 	l.active[transfer] = true
-	l.perClient[client]++
-	return admitted
+	return admitted, entry
 }
 
-func (l *limits) leave(client netip.Addr, transfer string) {
+func (l *limits) leave(entry *limit.Entry, transfer string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.active, transfer)
-	if l.perClient[client]--; l.perClient[client] == 0 {
-		delete(l.perClient, client)
-	}
+	entry.Leave()
 }

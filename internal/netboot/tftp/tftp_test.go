@@ -566,6 +566,9 @@ func TestLimitPerClient(t *testing.T) {
 		c.read("ipxe.efi", "tsize", "0")
 		packet, from := c.receive()
 		require.True(t, strings.HasPrefix(packet, optionsTaken))
+		c.send(from, acknowledgement, "\x00\x00") // or it would give way
+		packet, _ = c.receive()
+		require.True(t, strings.HasPrefix(packet, data))
 		begun[c] = from
 	}
 	further := s.client("127.0.0.2")

@@ -76,6 +76,7 @@ type transfer struct {
 	conn *net.UDPConn // connected to the client
 	from io.Reader
 
+	answered     func()          // is called when the client acknowledges something
 	started      func()          // is called before the first block is sent
 	acknowledged func(bytes int) // is called with what the client has acknowledged
 
@@ -175,6 +176,7 @@ func (t *transfer) deliver(ctx context.Context) error {
 		case err != nil:
 			return err
 		case has > 0:
+			t.answered()
 			t.remove(has)
 			return t.send(0) // what the client has not received after that
 		case t.blocks > 1 && !resent:
@@ -219,12 +221,12 @@ func (t *transfer) wait() error {
 func (t *transfer) receive(ctx context.Context) (has int, err error) {
 	for {
 		if ctx.Err() != nil {
-			return 0, errStopping
+			return 0, whyEnded(ctx)
 		}
 		n, err := t.conn.Read(t.reply)
 		if err != nil {
 			if ctx.Err() != nil {
-				return 0, errStopping
+				return 0, whyEnded(ctx)
 			}
 			t.deadline = time.Time{}
 			return 0, err
@@ -238,4 +240,12 @@ func (t *transfer) receive(ctx context.Context) (has int, err error) {
 			return int(has), nil
 		}
 	}
+}
+
+// whyEnded returns what to tell the client of a transfer whose context has ended.
+func whyEnded(ctx context.Context) error {
+	if errors.Is(context.Cause(ctx), errBusy) {
+		return errBusy
+	}
+	return errStopping
 }

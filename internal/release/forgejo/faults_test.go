@@ -2,6 +2,7 @@ package forgejo_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"encoding/pem"
@@ -151,23 +152,83 @@ func TestTroubleThatPasses(t *testing.T) {
 	}
 }
 
-// An answer that does not end is not read to its end.
-func TestAnswerWithoutAnEnd(t *testing.T) {
+// Answers that do not end, and those that are small and would take gigabytes of memory,
+// are refused, whatever they answer.
+func TestAnswersThatAreTooMuch(t *testing.T) {
 	t.Parallel()
-	config := newRepository(t, false)
-	gate := newGate(t, config.URL)
-	gate.before = func(_ int, w http.ResponseWriter, _ *http.Request) bool {
-		_, _ = io.WriteString(w, `{"body": "`)
-		for { // until the client hangs up
-			if _, err := w.Write(bytes.Repeat([]byte("x"), 1<<20)); err != nil {
-				return true
+	megabyte := func(pattern string) []byte { return bytes.Repeat([]byte(pattern), 1<<20/len(pattern)) }
+	endless := func(w http.ResponseWriter, begin, pattern string) {
+		_, _ = io.WriteString(w, begin)
+		for block := megabyte(pattern); ; { // until the client hangs up
+			if _, err := w.Write(block); err != nil {
+				return
 			}
 		}
 	}
-	config.URL = gate.URL
-	_, err := open(t, config).Release(t.Context(), "boot-v1")
-	require.ErrorContains(t, err, "the answer is not the API's: it is too long; check the forge's address")
-	assert.Len(t, gate.calls, 1)
+	packed := func(begin, pattern string) []byte {
+		var answer bytes.Buffer
+		compressor := gzip.NewWriter(&answer)
+		_, err := io.WriteString(compressor, begin)
+		require.NoError(t, err)
+		for range 80 {
+			_, err = compressor.Write(megabyte(pattern))
+			require.NoError(t, err)
+		}
+		require.NoError(t, compressor.Close())
+		return answer.Bytes()
+	}
+	bomb := packed(`{"body": "`, "x")
+	config := newRepository(t, false)
+	for name, answer := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"text without an end": func(w http.ResponseWriter, _ *http.Request) { endless(w, `{"body": "`, "x") },
+		"a million assets":    func(w http.ResponseWriter, _ *http.Request) { endless(w, `{"assets": [{}`, ",{}") },
+		"a million releases":  func(w http.ResponseWriter, _ *http.Request) { endless(w, `[{"name": "\"["}`, ",{}") },
+		"numbers for assets":  func(w http.ResponseWriter, _ *http.Request) { endless(w, `{"assets": [0`, ",0") },
+		"a gzip bomb": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write(bomb)
+		},
+	} {
+		for _, operation := range []func(*release.Store) error{
+			func(s *release.Store) error { _, err := s.Release(t.Context(), "boot-v1"); return err },
+			func(s *release.Store) error { _, err := s.Latest(t.Context(), "boot-"); return err },
+		} {
+			gate := newGate(t, config.URL)
+			gate.before = func(_ int, w http.ResponseWriter, r *http.Request) bool { answer(w, r); return true }
+			through := config
+			through.URL = gate.URL
+			err := operation(open(t, through))
+			require.ErrorContains(t, err, "the answer is not the API's: it is too long; check the forge's address", name)
+			assert.Len(t, gate.calls, 1, name)
+		}
+	}
+}
+
+// Headers without an end are not read to their end either.
+func TestHeadersWithoutAnEnd(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				_, err := io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
+				for line := "X: " + strings.Repeat("x", 1<<16) + "\r\n"; err == nil; {
+					_, err = io.WriteString(conn, line)
+				}
+			}()
+		}
+	}()
+	config := newRepository(t, false)
+	config.URL = "http://" + listener.Addr().String()
+	_, err = open(t, impatient(config)).Release(t.Context(), "boot-v1")
+	require.ErrorContains(t, err, "headers exceeded")
 }
 
 // Waits double, with jitter, and end when the budget is used up.

@@ -145,7 +145,7 @@ func (t *refusing) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	switch {
 	case response.StatusCode/100 == 2 && isJSON:
-		response.Body = &limited{response.Body, longestAnswer}
+		response.Body = &limited{ReadCloser: response.Body, left: longestAnswer}
 		return response, nil
 	case response.StatusCode/100 == 2:
 		return response, nil
@@ -196,18 +196,43 @@ func finish(body io.ReadCloser) {
 	_ = body.Close()
 }
 
-// limited is a body that fails when it is longer than it may be.
+// mostValues is how many values an answer with JSON may have. Each takes much more memory
+// than its two bytes in the answer. Ten thousand assets have a tenth of it.
+const mostValues = 1 << 20
+
+// limited is a body with JSON that fails when it is longer, or has more values, than it
+// may.
 type limited struct {
 	io.ReadCloser
-	left int64
+	left     int64
+	values   int
+	inString bool
+	escaped  bool
 }
 
 func (l *limited) Read(p []byte) (int, error) {
 	n, err := l.ReadCloser.Read(p)
-	if l.left -= int64(n); l.left < 0 {
+	l.count(p[:n])
+	if l.left -= int64(n); l.left < 0 || l.values > mostValues {
 		return 0, errTooLong
 	}
 	return n, err
+}
+
+// count counts what begins a value or follows one, outside of strings.
+func (l *limited) count(json []byte) {
+	for _, b := range json {
+		switch {
+		case l.escaped:
+			l.escaped = false
+		case b == '"':
+			l.inString = !l.inString
+		case l.inString:
+			l.escaped = b == '\\'
+		case b == ',' || b == '[' || b == '{':
+			l.values++
+		}
+	}
 }
 
 // sent is the addresses of a request: the first, and the last that redirects have

@@ -189,7 +189,7 @@ func (s *server) exchange(request *http.Request, answer any) error {
 		return err
 	}
 	defer finish(response.Body)
-	return json.NewDecoder(io.LimitReader(response.Body, longestAnswer)).Decode(answer)
+	return json.NewDecoder(&limited{ReadCloser: response.Body, left: longestAnswer}).Decode(answer)
 }
 
 // asForm wraps content as the field that the API expects, with a known length.
