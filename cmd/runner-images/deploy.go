@@ -21,7 +21,7 @@ from git. Every flag is an input of the action too.`,
   runner-images deploy --forge-url file:///srv/releases --build-x86-64-iso=false`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}

@@ -48,7 +48,7 @@ func (b *booleanText) Type() string           { return "bool" }
 
 // givenInputs returns the inputs as they were given: by a flag, else by the
 // environment.
-func givenInputs(flags *pflag.FlagSet) (map[string]string, error) {
+func givenInputs(r *report.Report, flags *pflag.FlagSet) (map[string]string, error) {
 	given := map[string]string{}
 	for _, input := range plan.Inputs() {
 		given[input.Name] = variable(input.Variable())
@@ -61,7 +61,7 @@ func givenInputs(flags *pflag.FlagSet) (map[string]string, error) {
 		// A newline at its end is no part of it: secrets are often stored with one.
 		given[input.Name] = strings.TrimSpace(given[input.Name])
 		if file := flags.Lookup(input.Flag() + "-file"); file != nil && file.Changed {
-			secret, err := readSecret(input, file.Value.String())
+			secret, err := readSecret(r, input, file.Value.String())
 			if err != nil {
 				return nil, err
 			}
@@ -75,11 +75,15 @@ func givenInputs(flags *pflag.FlagSet) (map[string]string, error) {
 }
 
 // readSecret reads a secret from a file. The newline that editors put at its
-// end is not part of it.
-func readSecret(input plan.Input, path string) (string, error) {
+// end is not part of it. It warns of a file that others can read, and reads
+// it: a container's secrets are often mounted so.
+func readSecret(r *report.Report, input plan.Input, path string) (string, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return "", plan.InputErrors{{Input: input.Name + "_file", Value: path, Why: fmt.Sprintf("cannot be read (%v)", err)}}
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		r.Warning("%s_file %q: other users of this machine can read it (mode %#o); let its owner alone do that: chmod 600", input.Name, path, info.Mode().Perm())
 	}
 	secret := strings.TrimSpace(string(content))
 	if secret == "" {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,7 @@ type stageOptions struct {
 	rings     string
 	trust     trustFlag
 	downgrade bool
+	maxAge    time.Duration
 }
 
 func newNetbootStage(r *report.Report) *cobra.Command {
@@ -52,9 +54,12 @@ the forge.
 
 With --allowed-signers only what is signed is believed: SHA256SUMS.txt.sig must be
 a signature for the release's tag by one of these signers, also of a release that
-was staged before. A release that was built before the current one is refused
-then, since it may be an old one that is served again; --allow-downgrade, or
---rollback, goes back on purpose.
+was staged before. A bundle that is older than the newest that was current is
+refused then, since it may be an old release that is served again: the signed
+snapshot.intoto.jsonl of a release says which is older, and the state folder
+remembers the newest. --allow-downgrade, or --rollback, goes back on purpose. With
+--max-age it is an error if nothing was published for that long, since the server
+may hide what is newer.
 
 With --check nothing is changed: it exits with 0 if the state folder has what is
 wanted, with 3 if there is something to stage, and with 1 if that cannot be told.`,
@@ -95,7 +100,8 @@ wanted, with 3 if there is something to stage, and with 1 if that cannot be told
 	flags.BoolVar(&options.refresh, "refresh", false, "look at the forge even if the release of --release-tag is staged")
 	flags.IntVar(&options.keep, "keep", stage.DefaultKeep, "how many releases stay staged")
 	options.trust.addFlag(flags)
-	flags.BoolVar(&options.downgrade, "allow-downgrade", false, "with --allowed-signers: take a release that was built before the current one")
+	flags.BoolVar(&options.downgrade, "allow-downgrade", false, "with --allowed-signers: take a bundle that is older than what was current before")
+	flags.DurationVar(&options.maxAge, "max-age", 0, "with --allowed-signers: how old the newest proof of the latest release may be, for example 720h (default: any age)")
 	flags.StringVar(&options.rings, "rings", "", "the file of rings whose releases stay staged (default: rings.yaml in the state folder, if there)")
 	return cmd
 }
@@ -116,17 +122,24 @@ func (o stageOptions) validate() error {
 		return errors.New("--rollback goes to the release that was current before: it takes no --release-tag or --switch=false")
 	case o.downgrade && o.trust.file == "":
 		return errors.New("--allow-downgrade: without --allowed-signers no release is refused for its age; give both or neither")
+	case o.maxAge < 0:
+		return fmt.Errorf("--max-age %s: give how old a proof may be, for example 720h, or leave it out for any age", o.maxAge)
+	case o.maxAge > 0 && o.trust.file == "":
+		return errors.New("--max-age: without --allowed-signers nothing proves how old a release is; give both or neither")
+	case o.maxAge > 0 && (o.tag != "" || o.tarball != "" || o.rollback):
+		return errors.New("--max-age is about the latest release: it does not go with --release-tag, --tarball or --rollback")
 	case o.keep < 1:
 		return fmt.Errorf("--keep %d: keep at least 1 release", o.keep)
 	case o.from.URL == "" && o.tarball == "" && !o.rollback && (o.tag == "" || o.check || o.refresh):
 		return errors.New("--forge-url: say where the releases are, for example https://forge.example with --repository every/channel")
 	}
-	return nil
+	return o.trust.validate()
 }
 
 func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, store *release.Store) (err error) {
 	stager := stage.Stager{
 		Store: store, Keep: options.keep, StayOnCurrent: !options.switches, Refresh: options.refresh, RingsFile: options.rings,
+		AllowDowngrade: options.downgrade, MaxAge: options.maxAge,
 		Notify: func(sentence string) { r.Line("%s", sentence) },
 	}
 	if stager.Dir, err = options.state(); err != nil {
@@ -135,13 +148,13 @@ func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, s
 	if stager.Dir != nil {
 		defer func() { err = errors.Join(err, stager.Dir.Close()) }()
 	}
-	signers, err := options.trust.signers()
+	signers, err := options.trust.signers(r)
 	if err != nil {
 		return err
 	}
 	if signers != nil {
-		goesBack := options.downgrade || options.rollback
-		stager.Verify = stagedTrust{ctx, stager.Dir, signers, goesBack}.verify
+		believes := stagedTrust{ctx, signers}
+		stager.Verify, stager.VerifyStaged = believes.verify, believes.verifyStaged
 	}
 	if options.check {
 		return checkNetboot(ctx, r, stager, options.tag)
@@ -201,7 +214,7 @@ func (o stageOptions) store(r *report.Report, help string) (*release.Store, erro
 	}
 	config.Token = tokenFromEnvironment()
 	if o.tokenFile != "" {
-		token, err := readSecret(plan.Input{Name: plan.Token}, o.tokenFile)
+		token, err := readSecret(r, plan.Input{Name: plan.Token}, o.tokenFile)
 		if err != nil {
 			return nil, err
 		}
@@ -251,9 +264,15 @@ var errNewer = errors.New("there is something to stage")
 
 func checkNetboot(ctx context.Context, r *report.Report, stager stage.Stager, tag string) error {
 	comparison, err := stager.Check(ctx, tag)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	if newest := comparison.Published; !newest.IsZero() {
+		defer func() {
+			r.Result(fmt.Sprintf("the newest proof is from %s, %s ago\n", newest.UTC().Format(time.RFC3339), time.Since(newest).Round(time.Second)))
+		}()
+	}
+	switch {
 	case comparison.Same:
 		r.Result(comparison.Wanted + " is current: there is nothing to stage\n")
 		return nil

@@ -32,7 +32,7 @@ store path; each takes a --name, in the same order.`,
 			if err != nil {
 				return err
 			}
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}

@@ -21,7 +21,7 @@ func newPlan(r *report.Report) *cobra.Command {
   runner-images plan --json --publish-release=false | jq -r '.images[].installable'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}

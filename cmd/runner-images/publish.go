@@ -38,7 +38,7 @@ was left in the folder by an earlier run. Provenance among the files
   runner-images publish dist/* --release-tag boot-v2026.02.28 --forge-url file:///srv/releases`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}
@@ -105,7 +105,7 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release
 			if err != nil {
 				fail(path, "%v", err)
 			}
-		case name == trust.SignatureFileName: // is made anew, for what the release then lists
+		case name == trust.SignatureFileName || name == trust.SnapshotFileName: // are made anew, for what the release then lists
 		default:
 			files = append(files, release.File{Name: name, Path: path, Size: info.Size()})
 		}

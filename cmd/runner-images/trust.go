@@ -4,26 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/trust"
 	"every.channel/runner-images/internal/verify"
 )
 
 // trustFlag is the flag for whose signature a release must have.
 type trustFlag struct {
-	file string
+	file      string
+	principal string
 }
 
 func (t *trustFlag) addFlag(flags *pflag.FlagSet) {
 	flags.Var((*signersFile)(&t.file), "allowed-signers", "refuse what is not signed by one of the keys in this `file` (ssh-keygen(1), ALLOWED SIGNERS)")
+	flags.StringVar(&t.principal, "signer", "", "believe only keys that --allowed-signers lists under this `principal` (as ssh-keygen's -I; default: under any)")
+}
+
+// validate finds flags that do not go together.
+func (t trustFlag) validate() error {
+	if t.principal != "" && t.file == "" {
+		return errors.New("--signer: it chooses among the lines of --allowed-signers; give that too")
+	}
+	return nil
 }
 
 // signersFile is a flag that cannot be empty: an empty variable in a script must
@@ -42,7 +53,7 @@ func (f *signersFile) Set(path string) error {
 }
 
 // signers reads the file. It returns nil where no signature is asked for.
-func (t trustFlag) signers() (trust.AllowedSigners, error) {
+func (t trustFlag) signers(r *report.Report) (trust.AllowedSigners, error) {
 	if t.file == "" {
 		return nil, nil
 	}
@@ -55,6 +66,15 @@ func (t trustFlag) signers() (trust.AllowedSigners, error) {
 	if err != nil {
 		return nil, t.bad(err)
 	}
+	for _, unreadable := range signers.Unreadable() {
+		r.Warning("%s: %v; the other lines count", t.file, unreadable)
+	}
+	if t.principal == "" {
+		return signers, nil
+	}
+	if signers, err = signers.Only(t.principal); err != nil {
+		return nil, plan.InputErrors{{Input: "signer", Value: t.principal, Why: err.Error()}}
+	}
 	return signers, nil
 }
 
@@ -64,65 +84,35 @@ func (t trustFlag) bad(err error) error {
 
 // stagedTrust decides which releases a boot server believes.
 type stagedTrust struct {
-	ctx      context.Context
-	dir      *state.Dir // nil: nothing has been staged
-	signers  trust.AllowedSigners
-	goesBack bool // to an older release, on purpose
+	ctx     context.Context
+	signers trust.AllowedSigners
 }
 
 // verify is a stage.Stager's Verify.
-func (t stagedTrust) verify(tag string, sums []byte, file func(name string) ([]byte, error)) error {
-	proof, err := verify.Prove(t.ctx, tag, sums, file, t.signers, time.Now())
-	if err != nil || t.goesBack {
-		return err
-	}
-	return t.notOlder(proof)
+func (t stagedTrust) verify(tag string, sums []byte, file func(name string) ([]byte, error)) (stage.Proof, error) {
+	return t.prove(t.signers, tag, sums, file)
 }
 
-// notOlder refuses a release that was built before the current one. That is all
-// that tells an old release, which is truly signed for its own tag, from the
-// latest one: whoever serves the releases says which is the latest.
-func (t stagedTrust) notOlder(proof verify.Proof) error {
-	tag, current, err := t.current()
-	if err != nil || current.Built.IsZero() {
-		return err
+// verifyStaged is a stage.Stager's VerifyStaged.
+func (t stagedTrust) verifyStaged(tag string, sums []byte, file func(name string) ([]byte, error)) (stage.Proof, error) {
+	proof, err := t.prove(t.signers.AtAnyTime(), tag, sums, file)
+	if errors.Is(err, trust.ErrUnsigned) {
+		err = fmt.Errorf("%w: %w", stage.ErrUnproved, err)
 	}
-	const remedy = "to go back to it on purpose, add --allow-downgrade"
-	switch {
-	case proof.Built.IsZero():
-		return fmt.Errorf("no signed provenance says when it was built, so it may be older than %s, which is current; %s", tag, remedy)
-	case proof.Built.Before(current.Built):
-		return fmt.Errorf("it was built on %s, before %s, which is current and was built on %s: it may be an old release that is served again; %s",
-			proof.Built.UTC().Format(time.RFC3339), tag, current.Built.UTC().Format(time.RFC3339), remedy)
-	}
-	return nil
+	return proof, err
 }
 
-// current returns what is proved of the current release. That is nothing if there
-// is none, or if it was staged without a signature that counts.
-func (t stagedTrust) current() (tag string, proof verify.Proof, err error) {
-	if t.dir == nil {
-		return "", verify.Proof{}, nil
-	}
-	snapshot, err := t.dir.OpenCurrent()
-	if errors.Is(err, state.ErrNotStaged) {
-		return "", verify.Proof{}, nil
-	}
+func (t stagedTrust) prove(signers trust.AllowedSigners, tag string, sums []byte, file func(name string) ([]byte, error)) (stage.Proof, error) {
+	proof, err := verify.Prove(t.ctx, tag, sums, file, signers, time.Now())
 	if err != nil {
-		return "", verify.Proof{}, err
+		return stage.Proof{}, err
 	}
-	defer func() { err = errors.Join(err, snapshot.Close()) }()
-	tag = snapshot.Release.Tag
-	sums, err := snapshot.Proof(checksum.FileName)
-	if errors.Is(err, fs.ErrNotExist) {
-		return tag, verify.Proof{}, nil
+	if len(proof.Mixed) > 0 {
+		return stage.Proof{}, fmt.Errorf("%s is not the one that %s lists: it is being published, or files of two publications are mixed; stage it again in a moment",
+			strings.Join(proof.Mixed, " and "), checksum.FileName)
 	}
-	if err != nil {
-		return tag, verify.Proof{}, err
+	if _, listed := proof.Listed[trust.SnapshotFileName]; listed && proof.Snapshot == nil {
+		return stage.Proof{}, fmt.Errorf("%s lists %s, which is not there: it is being published, or somebody hides it; stage it again in a moment", checksum.FileName, trust.SnapshotFileName)
 	}
-	proof, err = verify.Prove(t.ctx, tag, sums, snapshot.Proof, t.signers, time.Now())
-	if err != nil {
-		return tag, verify.Proof{}, nil // whatever is wrong with it, it says nothing of its age
-	}
-	return tag, proof, nil
+	return stage.Proof{Serial: proof.Serial, Published: proof.Published()}, nil
 }

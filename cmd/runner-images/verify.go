@@ -55,7 +55,7 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 			if err := options.validate(); err != nil {
 				return &usageError{err, cmd.CommandPath() + " --help"}
 			}
-			given, err := givenInputs(cmd.Flags())
+			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {
 				return err
 			}
@@ -111,7 +111,7 @@ func (o verifyOptions) validate() error {
 	if o.downloadOnly && o.again {
 		return errors.New("--download-only builds nothing, so it does not go with --rebuild")
 	}
-	return nil
+	return o.trust.validate()
 }
 
 // fromSystem completes what was given by what a runner knows of itself.
@@ -132,7 +132,7 @@ func (o verifyOptions) fromSystem(given map[string]string) {
 // source returns where the published files are.
 func (o verifyOptions) source(cmd *cobra.Command, r *report.Report, p plan.Plan, token string) (verify.Source, error) {
 	if o.against != "" {
-		return verify.InFolder(o.against), nil
+		return verify.InFolder(o.against, o.trust.file), nil
 	}
 	store, err := openPlanned(r, p, token)
 	if err != nil {
@@ -162,7 +162,7 @@ func (o verifyOptions) verify(ctx context.Context, r *report.Report, p plan.Plan
 		request.Settle = 2 * time.Second // a few requests of a publication
 	}
 	var err error
-	if request.Signers, err = o.trust.signers(); err != nil {
+	if request.Signers, err = o.trust.signers(r); err != nil {
 		return err
 	}
 	for _, image := range p.Images {

@@ -14,6 +14,7 @@ import (
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/nix"
+	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -26,16 +27,19 @@ func (d Deployment) attest(ctx context.Context, source nix.Metadata, artifacts [
 	return trust.Attest(ctx, build, d.Key)
 }
 
-// list writes into the plan's folder where the files came from, as one more file
-// of the release, and SHA256SUMS.txt of all of them.
-func (d Deployment) list(ctx context.Context, packaged []artifact.Artifact, provenance []byte) (attested artifact.Artifact, err error) {
-	attested = artifact.Artifact{
-		Name: trust.ProvenanceFileName, Path: filepath.Join(d.Plan.OutputDir, trust.ProvenanceFileName), Size: int64(len(provenance)),
+// list writes the small files that prove what was packaged into the plan's folder, and
+// SHA256SUMS.txt of all files. It returns all that it lists.
+func (d Deployment) list(ctx context.Context, packaged []artifact.Artifact, proofs []release.File) ([]artifact.Artifact, error) {
+	files := slices.Clone(packaged)
+	for _, proof := range proofs {
+		file := artifact.Artifact{Name: proof.Name, Path: filepath.Join(d.Plan.OutputDir, proof.Name), Size: int64(len(proof.Content))}
+		var err error
+		if file.SHA256, err = disk.WriteFile(ctx, file.Path, proof.Content); err != nil {
+			return nil, err
+		}
+		files = append(files, file)
 	}
-	if attested.SHA256, err = disk.WriteFile(ctx, attested.Path, provenance); err != nil {
-		return attested, err
-	}
-	return attested, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, append(slices.Clone(packaged), attested), d.Key)
+	return files, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, files, d.Key)
 }
 
 // describe completes what was known of the run before it began.
@@ -134,9 +138,11 @@ func writeSums(ctx context.Context, folder, tag string, files []artifact.Artifac
 	}
 	signed := filepath.Join(folder, trust.SignatureFileName)
 	if key == nil {
-		// The signature of an earlier run is not for this list.
-		if err := os.Remove(signed); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+		// The signature and the snapshot of an earlier run are not for this list.
+		for _, stale := range []string{signed, filepath.Join(folder, trust.SnapshotFileName)} {
+			if err := os.Remove(stale); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
 		}
 	} else {
 		armored, err := key.Sign(tag, sums.Bytes())

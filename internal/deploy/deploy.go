@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
@@ -79,7 +78,7 @@ func (d Deployment) deploy(ctx context.Context) (files []artifact.Artifact, publ
 		return nil, published, false, err
 	}
 	if !d.Plan.Publish {
-		files, _, err = d.merge(ctx, packaged, nil, line)
+		files, err = d.keepLocally(ctx, packaged, line)
 		return files, published, false, err
 	}
 	files, published, err = d.publish(ctx, packaged, line, revision)
@@ -185,23 +184,37 @@ func (d Deployment) publish(ctx context.Context, packaged []artifact.Artifact, l
 	origin := origin(d.Plan, flakeRevision)
 	p := publication{report: d.Report, store: d.Store, plan: d.Plan, key: d.Key, origin: func(string) string { return origin }}
 	p.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
-		if files, provenance, err = d.merge(ctx, packaged, provenance, line); err != nil {
-			return nil, err
-		}
-		return append(toPublish(packaged), release.File{Name: trust.ProvenanceFileName, Content: provenance}), nil
+		provenance, err := trust.MergeProvenance(ctx, provenance, line, d.Key)
+		return append(toPublish(packaged), release.File{Name: trust.ProvenanceFileName, Content: provenance}), err
+	}
+	p.kept = func(ctx context.Context, published []release.File) (err error) {
+		files, err = d.list(ctx, packaged, published[len(packaged):])
+		return err
 	}
 	published, err := p.run(ctx, false)
 	return files, published.Release, err
 }
 
-// merge adds the line of provenance to what is published, and lists all files in
-// the plan's folder. What the release has stays, so far as it is true.
-func (d Deployment) merge(ctx context.Context, packaged []artifact.Artifact, published []byte, line trust.Attestation) (files []artifact.Artifact, provenance []byte, err error) {
-	if provenance, err = trust.MergeProvenance(ctx, published, line, d.Key); err != nil {
-		return nil, nil, err
+// keepLocally lists what was packaged in the plan's folder, with its provenance and,
+// if there is a key, what proves it: as a new release would have it.
+func (d Deployment) keepLocally(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation) ([]artifact.Artifact, error) {
+	provenance, err := trust.MergeProvenance(ctx, nil, line, d.Key)
+	if err != nil {
+		return nil, err
 	}
-	attested, err := d.list(ctx, packaged, provenance)
-	return append(slices.Clone(packaged), attested), provenance, err
+	proofs := []release.File{{Name: trust.ProvenanceFileName, Content: provenance}}
+	if d.Key != nil {
+		next := trust.Publication{Tag: d.Plan.ReleaseTag, Now: time.Now()}
+		if next.New, err = artifact.Sums(packaged); err != nil {
+			return nil, err
+		}
+		snapshot, err := next.Snapshot(ctx, *d.Key)
+		if err != nil {
+			return nil, err
+		}
+		proofs = append(proofs, release.File{Name: trust.SnapshotFileName, Content: snapshot})
+	}
+	return d.list(ctx, packaged, proofs)
 }
 
 // summarise shows the outcome: a table at a terminal and in the log, the same in

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/report"
@@ -22,12 +23,19 @@ type publication struct {
 	plan   plan.Plan
 	key    *trust.Key // nil for none
 
-	// files are the release's, given the provenance that it has, or nil.
+	// files are the release's, given the provenance that it has, or nil. With a key,
+	// those from a path have their checksums.
 	files func(ctx context.Context, provenance []byte) ([]release.File, error)
+
+	// kept, if set, is given all files that are published, in the end with what
+	// proves them.
+	kept func(ctx context.Context, files []release.File) error
 
 	// origin is the line of the notes about where the images came from, given the
 	// notes of the release.
 	origin func(notes string) string
+
+	left int // lines of provenance that the key did not vouch for, and that are gone
 }
 
 // Attach publishes files that were packaged elsewhere in the plan's release, and
@@ -35,6 +43,12 @@ type publication struct {
 // built from. Provenance among the files is added to the release's. With keepOld it
 // fails if the release has one of the files with other bytes.
 func Attach(ctx context.Context, r *report.Report, store *release.Store, p plan.Plan, files []release.File, key *trust.Key, keepOld bool) error {
+	if key != nil {
+		var err error
+		if files, err = hashed(ctx, r, files); err != nil {
+			return err
+		}
+	}
 	attached := publication{report: r, store: store, plan: p, key: key, origin: originIn}
 	attached.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
 		return withProvenance(ctx, files, provenance, key)
@@ -49,6 +63,25 @@ func Attach(ctx context.Context, r *report.Report, store *release.Store, p plan.
 	})
 	r.Result(Table(artifacts(listed)) + "Release " + published.Release.URL + "\n")
 	return nil
+}
+
+// hashed completes the files by their checksums, which a snapshot needs.
+func hashed(ctx context.Context, r *report.Report, files []release.File) ([]release.File, error) {
+	progress := r.Progress("hash")
+	defer progress.Close()
+	files = slices.Clone(files)
+	for i := range files {
+		file := &files[i]
+		if file.SHA256 != "" {
+			continue
+		}
+		var err error
+		file.SHA256, file.Size, err = checksum.FileWithProgress(ctx, file.Path, func(done int64) { progress.Bytes(file.Name, done, file.Size) })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
 }
 
 // withProvenance adds the provenance among files to what is published.
@@ -84,7 +117,7 @@ func merge(ctx context.Context, published []byte, lines []trust.Attestation, key
 }
 
 // run publishes.
-func (p publication) run(ctx context.Context, keepOld bool) (release.Published, error) {
+func (p *publication) run(ctx context.Context, keepOld bool) (release.Published, error) {
 	where := strings.TrimSpace(p.plan.ForgeURL + " " + p.plan.Repository) // a folder has no repository
 	defer p.report.Group(fmt.Sprintf("Publish release %s at %s", p.plan.ReleaseTag, where))()
 	progress := p.report.Progress("upload")
@@ -98,6 +131,9 @@ func (p publication) run(ctx context.Context, keepOld bool) (release.Published, 
 	})
 	if err != nil {
 		return release.Published{}, err
+	}
+	if p.left > 0 {
+		p.report.Line("left %s of %s out, which this key has not signed", count(p.left, "line"), trust.ProvenanceFileName)
 	}
 	if p.key != nil {
 		p.report.Line("signed for %s with the key %s", p.plan.ReleaseTag, p.key.AuthorizedKey())
@@ -115,21 +151,28 @@ func (p publication) run(ctx context.Context, keepOld bool) (release.Published, 
 
 // compose decides what the release should be: with the provenance of all its files,
 // signed if that is allowed, and with notes.
-func (p publication) compose(ctx context.Context, there release.Snapshot) (release.Content, error) {
-	var provenance []byte
-	if hasAsset(there.Release, trust.ProvenanceFileName) {
-		contents, err := there.Contents(ctx, trust.ProvenanceFileName)
-		if err != nil {
-			return release.Content{}, err
-		}
-		provenance = contents[0]
-	}
-	files, err := p.files(ctx, provenance)
+func (p *publication) compose(ctx context.Context, there release.Snapshot) (release.Content, error) {
+	known, err := prove(ctx, there, p.key, p.plan.ReleaseTag)
 	if err != nil {
 		return release.Content{}, err
 	}
-	if err := checkTrust(ctx, there, p.key, p.plan.ReleaseTag, files); err != nil {
+	p.left = max(p.left, known.left)
+	files, err := p.files(ctx, known.provenance)
+	if err != nil {
 		return release.Content{}, err
+	}
+	if p.key != nil {
+		if files, err = p.withSnapshot(ctx, there, known, files); err != nil {
+			return release.Content{}, err
+		}
+	}
+	if err := checkTrust(ctx, there, known, p.key, p.plan.ReleaseTag, files); err != nil {
+		return release.Content{}, err
+	}
+	if p.kept != nil {
+		if err := p.kept(ctx, files); err != nil {
+			return release.Content{}, err
+		}
 	}
 	origin, signed := p.origin(there.Release.Notes), p.key != nil || isSigned(there.Release)
 	return release.Content{

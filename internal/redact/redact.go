@@ -43,12 +43,6 @@ func Text(text string) string {
 	return secretParameter.ReplaceAllString(withoutUsers(text), "${1}"+hidden)
 }
 
-// Recorded is Text for addresses that must stay usable: no user is in the place of
-// one that is left out.
-func Recorded(text string) string {
-	return strings.ReplaceAll(Text(text), "://"+hidden+"@", "://")
-}
-
 // secretParameter is a parameter in an address with a name for secrets:
 // https://cache.example?secret-key=…, …?access_token=….
 var secretParameter = regexp.MustCompile(`(?i)([?&][^=&\s#]*(?:token|secret|passw)[^=&\s#]*=)[^&\s#]+`)
@@ -92,7 +86,8 @@ func withoutUser(word string) (shown string, certain bool) {
 		return word, false
 	}
 	at := strings.LastIndex(authority, "@")
-	web := strings.HasSuffix(scheme, "http") || strings.HasSuffix(scheme, "https")
+	lower := strings.ToLower(scheme)
+	web := strings.HasSuffix(lower, "http") || strings.HasSuffix(lower, "https")
 	if at < 0 || !web && !strings.Contains(authority[:at], ":") {
 		return word, true
 	}

@@ -54,8 +54,67 @@ func TestRecorded(t *testing.T) {
 		"git+ssh://git:secret@forge.example/x":       "git+ssh://forge.example/x",
 		"https://me:a secret@forge.example":          "https://forge.example",
 		"--option access-tokens x=secret":            "***",
+
+		"": "", ".": ".", "/srv/flake": "/srv/flake", "../flake#iso": "../flake#iso", "nixpkgs": "nixpkgs",
+		".#nixosConfigurations.x.config.system.build.isoImage": ".#nixosConfigurations.x.config.system.build.isoImage",
+		`.#a."b c"`:       "***", // a space in it makes it two words
+		`.#a."b.c"^out`:   `.#a."b.c"^out`,
+		"path:/srv/flake": "path:/srv/flake",
+		"github:NixOS/nixpkgs/b18a4b905f8d028dc4476412e6d6891728695379":              "github:NixOS/nixpkgs/b18a4b905f8d028dc4476412e6d6891728695379",
+		"github:owner/repo?host=forge.example&token=secret":                          "github:owner/repo?host=forge.example",
+		"git+https://forge.example/x?dir=images&ref=refs/tags/v1&rev=5b2f#netboot":   "git+https://forge.example/x?dir=images&ref=refs/tags/v1&rev=5b2f#netboot",
+		"git+https://forge.example/x?rev=5b2f&private_token=secret":                  "git+https://forge.example/x?rev=5b2f",
+		"https://forge.example/x.tar.gz?access_token=secret#iso":                     "https://forge.example/x.tar.gz#iso",
+		"https://forge.example/x.tar.gz?narHash=sha256-AB%2Bc%3D&key=secret":         "https://forge.example/x.tar.gz?narHash=sha256-AB%2Bc%3D",
+		"https://s.example/b/x.tgz?X-Amz-Credential=secret&X-Amz-Signature=secret":   "https://s.example/b/x.tgz",
+		"https://s.example/b/x.tgz?se=2026&sig=secret":                               "https://s.example/b/x.tgz",
+		"https://s.example/b/x.tgz?GoogleAccessId=a&Expires=1&Signature=secret":      "https://s.example/b/x.tgz",
+		"https://s.example/b/x.tgz?secret":                                           "https://s.example/b/x.tgz",
+		"https://s.example/b/x.tgz?rev=https://me:secret@s.example":                  "https://s.example/b/x.tgz",
+		"HTTPS://secret@forge.example/x":                                             "https://forge.example/x",
+		"git+HTTPS://secret@forge.example/x":                                         "git+https://forge.example/x",
+		"git+ssh://secret@forge.example/x":                                           "git+ssh://forge.example/x",
+		"ssh-ng://secret@cache.example":                                              "ssh-ng://cache.example",
+		"secret@forge.example:x":                                                     "***",
+		"s3://images?region=eu&endpoint=https://secret@s.example&secret-key=/secret": "s3://images?region=eu",
+		"https://forge.example/x#secret@y":                                           "https://y", // it may be a user with a # in it
+		"https://me:%zz@forge.example":                                               "https://forge.example",
+		"https://forge.example/%zz":                                                  "***",
 	} {
 		assert.Equal(t, want, redact.Recorded(text), text)
+	}
+}
+
+func TestRecordedWords(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, "iso git+https://forge.example/x#iso\n\nsd  .#sd\n",
+		redact.RecordedWords("iso git+https://secret@forge.example/x?token=secret#iso\n\nsd  .#sd\n"))
+}
+
+func TestRecordedArguments(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"":         "",
+		"-L -v -k": "-L -v -k",
+		"--impure --option substitute false --max-jobs 2":                      "--impure --option substitute false --max-jobs 2",
+		"--option 'sandbox' \"false\"":                                         "--option sandbox false",
+		"--argstr password secret":                                             "*** *** ***",
+		"--arg x '\"secret\"' -L":                                              "*** *** *** -L",
+		"--option access-tokens forge.example=secret":                          "*** *** ***",
+		"--option netrc-file /secret --fallback":                               "*** *** *** --fallback",
+		"--access-tokens forge.example=secret":                                 "*** ***",
+		"--builders 'ssh://secret@builder x86_64-linux /secret'":               "*** *** *** ***",
+		"--override-input nixpkgs git+https://secret@forge.example/x?rev=5b2f": "--override-input nixpkgs git+https://forge.example/x?rev=5b2f",
+		"--override-input nixpkgs":                                             "*** ***",
+		"--max-jobs https://secret@x":                                          "*** ***",
+		"--option cores":                                                       "*** ***",
+		"--secret":                                                             "***",
+		"--store s3://cache?secret-key=secret":                                 "*** ***",
+		"--argstr --impure secret":                                             "*** --impure ***",
+	} {
+		got := redact.RecordedArguments(text)
+		assert.Equal(t, want, got, text)
+		assert.NotContains(t, got, "secret")
 	}
 }
 

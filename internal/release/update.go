@@ -36,7 +36,7 @@ func (s *Store) Update(ctx context.Context, tag string, compose func(ctx context
 	}
 	u := &update{
 		store: s, Transaction: transaction, tag: tag, compose: compose,
-		files: map[string]*seenFile{}, small: map[string][]byte{}, taken: map[Asset]bool{},
+		files: map[string]*seenFile{}, small: map[string][]byte{}, stored: map[string]string{}, taken: map[Asset]bool{},
 	}
 	return u.run(ctx)
 }
@@ -52,6 +52,7 @@ type update struct {
 	lease  Lease                // nil on the first look
 	files  map[string]*seenFile // by path
 	small  map[string][]byte    // contents of small assets that are known, by ID
+	stored map[string]string    // checksums of assets that were read back, by ID
 	taken  map[Asset]bool       // small uploads of a run that died which this one has put into their place
 	result Published
 }
@@ -235,8 +236,8 @@ func (u *update) complete(ctx context.Context, now state) (bool, error) {
 		}
 	}
 	for _, file := range u.content.Files {
-		if !now.listed(file) {
-			return false, nil
+		if has, err := u.has(ctx, now, file); err != nil || !has {
+			return false, err
 		}
 	}
 	sums := u.union(now)
@@ -329,8 +330,8 @@ func (u *update) plan(ctx context.Context, now state) ([]*move, error) {
 }
 
 func (u *update) planFile(ctx context.Context, now state, file *File) (*move, error) {
-	if now.listed(*file) {
-		return nil, nil
+	if has, err := u.has(ctx, now, *file); err != nil || has {
+		return nil, err
 	}
 	same := now.byName[file.Name]
 	present, err := u.find(ctx, now, *file, same)
@@ -391,12 +392,7 @@ func (u *update) find(ctx context.Context, now state, file File, assets []Asset)
 		if sum, ok := now.sums[asset.Name]; ok && len(assets) == 1 && sum != file.SHA256 {
 			continue
 		}
-		u.content.status("read %s back, to compare it", asset.Name)
-		sum, err := u.readBack(ctx, asset)
-		var refused *Error
-		if errors.As(err, &refused) && refused.Status/100 == 4 {
-			continue // an asset that cannot be read proves nothing
-		}
+		sum, err := u.readBackKnown(ctx, asset)
 		if err != nil {
 			return nil, err
 		}
@@ -405,6 +401,39 @@ func (u *update) find(ctx context.Context, now state, file File, assets []Asset)
 		}
 	}
 	return nil, nil
+}
+
+// has reports whether the release has the file as it should be. With VerifySHA256 an
+// asset that was there before this run is read back: the list proves nothing of bytes
+// that somebody has exchanged.
+func (u *update) has(ctx context.Context, now state, file File) (bool, error) {
+	if !now.listed(file) {
+		return false, nil
+	}
+	ofThisRun := slices.Contains(u.result.Uploaded, file.Name) || slices.Contains(u.result.Replaced, file.Name)
+	if u.store.VerifyUploads != VerifySHA256 || ofThisRun {
+		return true, nil
+	}
+	sum, err := u.readBackKnown(ctx, now.byName[file.Name][0])
+	return sum == file.SHA256, err
+}
+
+// readBackKnown reads an asset back once. The checksum is empty of one that the
+// server refuses to give: it proves nothing.
+func (u *update) readBackKnown(ctx context.Context, asset Asset) (string, error) {
+	if sum, known := u.stored[asset.ID]; known && asset.ID != "" {
+		return sum, nil
+	}
+	u.content.status("read %s back, to compare it", asset.Name)
+	sum, err := u.readBack(ctx, asset)
+	var refused *Error
+	if errors.As(err, &refused) && refused.Status/100 == 4 {
+		sum, err = "", nil
+	}
+	if err == nil {
+		u.stored[asset.ID] = sum
+	}
+	return sum, err
 }
 
 // uploadAll uploads what is not there yet, under temporary names.

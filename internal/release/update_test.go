@@ -298,6 +298,51 @@ func TestVerifyUploadsOfADeadRun(t *testing.T) {
 	}
 }
 
+// An asset that was exchanged behind the list for one of the same size counts as
+// unchanged by its size, and not if it is read back.
+func TestVerifyUploadsOfWhatWasThere(t *testing.T) {
+	t.Parallel()
+	a, b := file("a.iso", "good"), file("b.iso", "b")
+	for _, c := range []struct {
+		verify   release.VerifyUploads
+		there    string
+		keepOld  bool
+		replaced []string
+		uploads  int
+	}{
+		{release.VerifySize, "evil", false, nil, 0},
+		{release.VerifySHA256, "good", false, nil, 0},
+		{release.VerifySHA256, "evil", false, []string{"a.iso"}, 1},
+		{release.VerifySHA256, "evil", true, nil, 0},
+	} {
+		m := newMemory(t)
+		_, err := update(t, m, contentOf(a, b))
+		require.NoError(t, err)
+		for _, asset := range m.found.Assets {
+			if asset.Name == "a.iso" {
+				m.bytes[asset.ID] = []byte(c.there)
+			}
+		}
+		m.verbs, m.spoiled = nil, true
+		store := m.store()
+		store.VerifyUploads = c.verify
+		content := contentOf(a, b)
+		content.KeepOld = c.keepOld
+		published, err := store.Update(t.Context(), "v1", func(context.Context, release.Snapshot) (release.Content, error) { return content, nil })
+		if c.keepOld {
+			require.ErrorContains(t, err, "the release has an asset of this name with other bytes")
+			continue
+		}
+		require.NoError(t, err)
+		assert.Equal(t, c.replaced, published.Replaced)
+		uploads := slices.DeleteFunc(m.verbs, func(verb string) bool { return !strings.HasPrefix(verb, "upload") })
+		assert.Len(t, uploads, c.uploads)
+		if len(c.replaced) > 0 {
+			requireRelease(t, m, a, b)
+		}
+	}
+}
+
 // A checksum that is missing is found once, beside the upload or before it.
 func TestFilesWithoutChecksums(t *testing.T) {
 	t.Parallel()

@@ -20,6 +20,7 @@ type AllowedSigners []allowedSigner
 
 // An allowedSigner is one line of the file.
 type allowedSigner struct {
+	unreadable  error // why the line counts for nobody; the rest is empty then
 	principals  string
 	key         ssh.PublicKey
 	namespaces  string // a pattern list; empty for any
@@ -29,11 +30,14 @@ type allowedSigner struct {
 
 // ParseAllowedSigners reads an allowed_signers file: a line is principals,
 // options, key type and key. The options namespaces, valid-after and
-// valid-before mean what they mean to ssh-keygen. A line with cert-authority is
-// an error, since certificates are not supported, and so is any line that cannot
-// be read, and a file without a single key: nothing is passed over in silence.
+// valid-before mean what they mean to ssh-keygen. A line that cannot be read
+// counts for nobody and leaves the others as they are, as with ssh-keygen; see
+// Unreadable. That is also a line with cert-authority, since certificates are not
+// supported, and one with an RSA key of less than 2048 bits. A file without a
+// single key that counts is an error.
 func ParseAllowedSigners(r io.Reader) (AllowedSigners, error) {
 	var signers AllowedSigners
+	readable := 0
 	lines := bufio.NewScanner(r)
 	for number := 1; lines.Scan(); number++ {
 		line := strings.TrimSpace(lines.Text())
@@ -42,17 +46,66 @@ func ParseAllowedSigners(r io.Reader) (AllowedSigners, error) {
 		}
 		signer, err := parseAllowedSigner(line)
 		if err != nil {
-			return nil, fmt.Errorf("allowed signers line %d: %w", number, err)
+			signer = allowedSigner{unreadable: fmt.Errorf("allowed signers line %d: %w", number, err)}
+		} else {
+			readable++
 		}
 		signers = append(signers, signer)
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("read allowed signers: %w", err)
 	}
-	if len(signers) == 0 {
+	switch {
+	case len(signers) == 0:
 		return nil, errors.New("the list of allowed signers is empty; it takes lines like: release@example.org ssh-ed25519 AAAA…")
+	case readable == 0:
+		return nil, errors.Join(signers.Unreadable()...)
 	}
 	return signers, nil
+}
+
+// Unreadable returns, for each line that counts for nobody, an error that says why.
+func (a AllowedSigners) Unreadable() []error {
+	var errs []error
+	for _, line := range a {
+		if line.unreadable != nil {
+			errs = append(errs, line.unreadable)
+		}
+	}
+	return errs
+}
+
+// Only returns the signers that are listed under this principal, as ssh-keygen
+// finds them with -I: a line's principals are a list of patterns. It is an error
+// if there is none.
+func (a AllowedSigners) Only(principal string) (AllowedSigners, error) {
+	var (
+		only   AllowedSigners
+		listed []string
+	)
+	for _, line := range a {
+		switch {
+		case line.unreadable != nil:
+		case matchPatternList(principal, line.principals):
+			only = append(only, line)
+		default:
+			listed = append(listed, line.principals)
+		}
+	}
+	if len(only) == 0 {
+		return nil, fmt.Errorf("no line of the allowed signers is for %q; they list %q", principal, slices.Compact(listed))
+	}
+	return only, nil
+}
+
+// AtAnyTime returns the same signers without the limits of valid-after and
+// valid-before, for what was verified within them before.
+func (a AllowedSigners) AtAnyTime() AllowedSigners {
+	without := slices.Clone(a)
+	for i := range without {
+		without[i].validAfter, without[i].validBefore = time.Time{}, time.Time{}
+	}
+	return without
 }
 
 func parseAllowedSigner(line string) (allowedSigner, error) {
@@ -69,6 +122,9 @@ func parseAllowedSigner(line string) (allowedSigner, error) {
 	}
 	if _, ok := key.(*ssh.Certificate); ok {
 		return allowedSigner{}, errors.New("certificates are not supported; list the key that signs")
+	}
+	if err := checkStrength(key); err != nil {
+		return allowedSigner{}, err
 	}
 	signer := allowedSigner{principals: principals, key: key}
 	for _, option := range options {
@@ -169,7 +225,7 @@ func (a AllowedSigners) find(key ssh.PublicKey, namespace string, at time.Time) 
 	fingerprint := ssh.FingerprintSHA256(key)
 	why := "the allowed signers do not list this key"
 	for _, line := range a {
-		if !bytes.Equal(line.key.Marshal(), key.Marshal()) {
+		if line.unreadable != nil || !bytes.Equal(line.key.Marshal(), key.Marshal()) {
 			continue
 		}
 		switch {
@@ -183,7 +239,11 @@ func (a AllowedSigners) find(key ssh.PublicKey, namespace string, at time.Time) 
 			return Signer{Principals: line.principals, Fingerprint: fingerprint}, nil
 		}
 	}
-	return Signer{}, fmt.Errorf("%w: made with the key %s, but %s", ErrNotAllowed, fingerprint, why)
+	err := fmt.Errorf("%w: made with the key %s, but %s", ErrNotAllowed, fingerprint, why)
+	if unreadable := a.Unreadable(); len(unreadable) > 0 {
+		err = fmt.Errorf("%w (%w)", err, unreadable[0]) // which may be its line
+	}
+	return Signer{}, err
 }
 
 // matchPatternList reports whether s matches a comma-separated list of patterns,

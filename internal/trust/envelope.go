@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"encoding/base64"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	"golang.org/x/crypto/ssh"
 
 	"every.channel/runner-images/internal/checksum"
 )
@@ -53,7 +55,11 @@ func seal(ctx context.Context, statement []byte, tag string, key *Key) (*dsse.En
 			Signatures:  []dsse.Signature{},
 		}, nil
 	}
-	signer, err := dsse.NewEnvelopeSigner(tagSigner{*key, tag})
+	signers := []dsse.Signer{tagSigner{*key, tag}}
+	if key.signer.PublicKey().Type() == ssh.KeyAlgoED25519 {
+		signers = append(signers, bareSigner{*key})
+	}
+	signer, err := dsse.NewEnvelopeSigner(signers...)
 	if err != nil {
 		return nil, err
 	}
@@ -74,25 +80,53 @@ func (s tagSigner) Sign(_ context.Context, data []byte) ([]byte, error) {
 
 func (s tagSigner) KeyID() (string, error) { return s.key.Fingerprint(), nil }
 
+// bareSigner signs envelopes as other tools check them, cosign for example: with
+// the bare ed25519 signature, which has no namespace and so is for no tag.
+type bareSigner struct{ key Key }
+
+var _ dsse.Signer = bareSigner{}
+
+func (s bareSigner) Sign(_ context.Context, data []byte) ([]byte, error) {
+	signed, err := s.key.signer.Sign(nil, data) // ed25519 needs no randomness
+	if err != nil {
+		return nil, err
+	}
+	return signed.Blob, nil
+}
+
+// KeyID is empty: libraries name keys in different ways and pass over a signature
+// that has another name than theirs.
+func (s bareSigner) KeyID() (string, error) { return "", nil }
+
 // Verify checks the line's signature for the release of tag, and that the
 // statement is about this tag, and returns who signed it. The error wraps
 // ErrUnsigned, ErrWrongTag or ErrNotAllowed where that is
 // what is wrong.
 func (a Attestation) Verify(ctx context.Context, tag string, allowed AllowedSigners, at time.Time) (Signer, error) {
-	if len(a.envelope.Signatures) == 0 {
-		return Signer{}, fmt.Errorf("%s: %w", ProvenanceFileName, ErrUnsigned)
+	signer, err := verifyEnvelope(ctx, a.envelope, tag, allowed, at)
+	if err == nil && a.Build.Tag != tag {
+		err = fmt.Errorf("%w: the statement is about %q and not %q", ErrWrongTag, a.Build.Tag, tag)
+	}
+	if err != nil {
+		return Signer{}, fmt.Errorf("%s: %w", ProvenanceFileName, err)
+	}
+	return signer, nil
+}
+
+// verifyEnvelope checks an envelope's signature for the tag. The bare signature
+// beside it counts for nothing here: it is for no tag.
+func verifyEnvelope(ctx context.Context, envelope *dsse.Envelope, tag string, allowed AllowedSigners, at time.Time) (Signer, error) {
+	if len(envelope.Signatures) == 0 {
+		return Signer{}, ErrUnsigned
 	}
 	check := &tagVerifier{tag: tag, allowed: allowed, at: at}
 	verifier, err := dsse.NewEnvelopeVerifier(check)
 	if err != nil {
 		return Signer{}, err
 	}
-	if _, err := verifier.Verify(ctx, a.envelope); err != nil {
+	if _, err := verifier.Verify(ctx, envelope); err != nil {
 		// The library reports only that nothing was accepted; the reason is here.
-		return Signer{}, fmt.Errorf("%s: %w", ProvenanceFileName, errors.Join(check.refused...))
-	}
-	if a.Build.Tag != tag {
-		return Signer{}, fmt.Errorf("%s: %w: the statement is about %q and not %q", ProvenanceFileName, ErrWrongTag, a.Build.Tag, tag)
+		return Signer{}, cmp.Or(errors.Join(check.refused...), fmt.Errorf("%w for a tag: it has no signature as ssh-keygen -Y sign writes it", ErrUnsigned))
 	}
 	return check.signer, nil
 }
@@ -109,6 +143,9 @@ type tagVerifier struct {
 var _ dsse.Verifier = (*tagVerifier)(nil)
 
 func (v *tagVerifier) Verify(_ context.Context, data, sig []byte) error {
+	if !bytes.HasPrefix(sig, []byte("-----BEGIN SSH SIGNATURE-----")) {
+		return ErrUnsigned // of another kind, such as bareSigner's
+	}
 	signer, err := v.allowed.Verify(v.tag, data, sig, v.at)
 	if err != nil {
 		v.refused = append(v.refused, err)

@@ -176,7 +176,7 @@ func (b Build) builder() string {
 }
 
 func (r Run) metadata() *slsa.BuildMetadata {
-	m := &slsa.BuildMetadata{InvocationId: r.URL}
+	m := &slsa.BuildMetadata{InvocationId: redact.Recorded(r.URL)}
 	if !r.Started.IsZero() {
 		m.StartedOn = timestamppb.New(r.Started.Truncate(time.Second))
 	}
@@ -263,10 +263,21 @@ func byproducts(images []Image) []*intoto.ResourceDescriptor {
 	return list
 }
 
+// redactAll returns inputs as they may be recorded. Of one that is not known here
+// nobody can tell whether it is a secret.
 func redactAll(inputs map[string]string) map[string]any {
 	redacted := make(map[string]any, len(inputs))
 	for name, value := range inputs {
-		redacted[name] = redact.Recorded(value)
+		switch name {
+		case "nix_args":
+			value = redact.RecordedArguments(value)
+		case "release_tag", "publish_release", "build_x86_64_netboot", "build_x86_64_iso", "build_aarch64_netboot", "build_aarch64_sdimage",
+			"images", "flake", "output_dir", "mirror_hosts", "prerelease", "forge_url", "repository", "verify_uploads", "nix_copy_to":
+			value = redact.RecordedWords(value)
+		default:
+			value = redact.RecordedArguments(value)
+		}
+		redacted[name] = value
 	}
 	return redacted
 }

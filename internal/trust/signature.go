@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -64,7 +65,24 @@ func ParseKey(text string) (Key, error) {
 	if err != nil {
 		return Key{}, errors.New("this kind of private key cannot sign; make one with ssh-keygen -t ed25519")
 	}
+	if err := checkStrength(signer.PublicKey()); err != nil {
+		return Key{}, err
+	}
 	return Key{signer}, nil
+}
+
+// leastRSA is how many bits an RSA key must have (NIST SP 800-131A, revision 2).
+const leastRSA = 2048
+
+func checkStrength(key ssh.PublicKey) error {
+	wrapped, _ := key.(ssh.CryptoPublicKey)
+	if wrapped == nil {
+		return nil
+	}
+	if public, ok := wrapped.CryptoPublicKey().(*rsa.PublicKey); ok && public.N.BitLen() < leastRSA {
+		return fmt.Errorf("this RSA key has %d bits, and less than %d are not safe; make one with ssh-keygen -t ed25519", public.N.BitLen(), leastRSA)
+	}
+	return nil
 }
 
 // isDSA recognises a key of a kind that the parser does not know any more.

@@ -35,7 +35,17 @@
 // whose releases must not stand in for each other need keys of their own.
 //
 // What a signature cannot tell is that a newer release exists. That is for those
-// who remember what they had before; provenance has the signed time of a build.
+// who remember what they had before: see Snapshot.
+//
+// # Order
+//
+// The asset snapshot.intoto.jsonl has for each file of a release a serial, which is
+// greater the later its bytes were first published under the tag, and the time of
+// the publication. It orders all that a key signs, so that a boot server that
+// remembers the greatest serial it has seen takes nothing older. Its bytes are in
+// SHA256SUMS.txt. It is signed by itself too, in an envelope as that of provenance,
+// for the publisher: a run that died may leave a signed SHA256SUMS.txt without its
+// line, and without it the next run would not know the serials of what it keeps.
 //
 // # Provenance
 //
@@ -47,12 +57,13 @@
 // provenance v1 predicate (https://slsa.dev/spec/v1.0/provenance). A run that
 // attaches further images to a release adds a line.
 //
-// The signature in an envelope is an SSH signature, armored as `ssh-keygen -Y
+// The first signature in an envelope is an SSH signature, armored as `ssh-keygen -Y
 // sign` writes it, over the envelope's pre-authentication encoding, with the
-// tag in its namespace; keyid is the key's fingerprint. It is
-// not the bare signature of the key, which other tools could check: that would
-// not be bound to a tag, could not be limited in an allowed_signers file, and
-// OpenSSH could not check it. An envelope without signatures comes from a run
+// tag in its namespace; keyid is the key's fingerprint. It alone counts in this
+// project: it is bound to the tag, and an allowed_signers file can limit it. Beside
+// it an ed25519 key makes its bare signature of the same bytes, without a keyid, for
+// tools that know DSSE and not SSH, such as cosign. That is bound to no tag but by
+// the statement that it signs. An envelope without signatures comes from a run
 // without a signing key.
 //
 // SHA256SUMS.txt lists provenance.intoto.jsonl too, so whoever has checked the

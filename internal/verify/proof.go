@@ -21,17 +21,25 @@ type Proof struct {
 	// so far as they made any of the listed files.
 	Builds []trust.Build
 
-	// Built is when the newest of the listed files was built, by the clock of the
-	// machine that built it; zero if no signed statement has a time.
-	Built time.Time
+	// Listed is what SHA256SUMS.txt lists.
+	Listed checksum.Sums
+
+	// Snapshot orders the files, and says when they were published; nil if the release
+	// has none, as those of version 0.1.
+	Snapshot *trust.Snapshot
+
+	// Mixed are the names of those of the files that prove something which have other
+	// bytes than SHA256SUMS.txt lists: they are of another publication, and count for
+	// nothing.
+	Mixed []string
 
 	// Notes are which statements are not used, and why, a sentence each.
 	Notes []string
 }
 
 // Prove checks that the content of SHA256SUMS.txt is signed for the tag by an
-// allowed signer, and collects the signed provenance of the files that it lists. file
-// returns the content of a further file of the release, or an error that wraps
+// allowed signer, and collects the signed provenance and the snapshot of the files
+// that it lists. These count with the bytes that it lists only. file returns the content of a further file of the release, or an error that wraps
 // release.ErrNotFound or fs.ErrNotExist.
 //
 // The error wraps trust.ErrUnsigned, ErrWrongTag or ErrNotAllowed where that
@@ -53,21 +61,76 @@ func Prove(ctx context.Context, tag string, sums []byte, file func(name string) 
 	if err != nil {
 		return Proof{}, err
 	}
-	content, err := file(trust.ProvenanceFileName)
-	if err != nil && !isMissing(err) {
+	proof := Proof{Signer: signer, Listed: listed}
+	content, err := proof.read(trust.ProvenanceFileName, file)
+	if err != nil {
 		return Proof{}, err
 	}
-	proof := Proof{Signer: signer}
-	proof.Builds, proof.Notes = buildsOf(tag, listed, trust.ParseProvenance(content), func(line trust.Attestation) error {
+	var notes []string
+	proof.Builds, notes = buildsOf(tag, listed, trust.ParseProvenance(content), func(line trust.Attestation) error {
 		_, err := line.Verify(ctx, tag, signers, now)
 		return err
 	})
-	for _, build := range proof.Builds {
-		if build.Run.Finished.After(proof.Built) {
-			proof.Built = build.Run.Finished
+	proof.Notes = append(proof.Notes, notes...)
+	content, err = proof.read(trust.SnapshotFileName, file)
+	if err != nil || content == nil {
+		return proof, err
+	}
+	snapshot, err := trust.ParseSnapshot(tag, content)
+	if err != nil {
+		return Proof{}, err
+	}
+	proof.Snapshot = &snapshot
+	return proof, nil
+}
+
+// Published returns when the release was last published with a change, or, of one
+// without a snapshot, when the newest of its files was built; zero if nothing that is
+// signed says so.
+func (p Proof) Published() time.Time {
+	if p.Snapshot != nil {
+		return p.Snapshot.Published
+	}
+	var newest time.Time
+	for _, build := range p.Builds {
+		if build.Run.Finished.After(newest) {
+			newest = build.Run.Finished
 		}
 	}
-	return proof, nil
+	return newest
+}
+
+// read returns a file that proves something, or nil if it is not there or not the
+// one that is listed.
+func (p *Proof) read(name string, file func(name string) ([]byte, error)) ([]byte, error) {
+	content, err := file(name)
+	switch {
+	case isMissing(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	listed, ok := p.Listed[name]
+	switch {
+	case !ok:
+		p.Notes = append(p.Notes, name+" is not listed in "+checksum.FileName+", and is not used")
+		return nil, nil
+	case listed != trust.SumOf(content):
+		p.Mixed = append(p.Mixed, name)
+		p.Notes = append(p.Notes, name+" is not the one that "+checksum.FileName+" lists, and is not used")
+		return nil, nil
+	}
+	return content, nil
+}
+
+// Serial returns the place of a file with these bytes in the order of all that was
+// published, or 0 if it has none. Signed reports whether that is the snapshot's;
+// else it is when the file was built.
+func (p Proof) Serial(sum string) (serial int64, signed bool) {
+	if p.Snapshot != nil {
+		return p.Snapshot.Serial(sum), true
+	}
+	return trust.BuiltSerial(sum, p.Builds), false
 }
 
 func isMissing(err error) bool {

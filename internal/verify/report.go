@@ -29,6 +29,10 @@ type Report struct {
 	// Signer is who signed SHA256SUMS.txt; nil if no signature was asked for.
 	Signer *trust.Signer `json:"signer"`
 
+	// Published is when the release was last published with a change, by the clock of
+	// the signer, in RFC 3339; empty if that is not proved.
+	Published string `json:"published"`
+
 	// Origins are the builds that made the release's files, according to its
 	// provenance; only signed provenance if a signature was asked for.
 	Origins []Origin `json:"origins"`
@@ -51,10 +55,16 @@ type Origin struct {
 
 func originOf(build trust.Build) Origin {
 	origin := Origin{Repository: build.Repository, Commit: build.Commit, Run: build.Run.URL}
-	if !build.Run.Finished.IsZero() {
-		origin.Finished = build.Run.Finished.UTC().Format(time.RFC3339)
-	}
+	origin.Finished = formatTime(build.Run.Finished)
 	return origin
+}
+
+// formatTime writes a time in RFC 3339, and nothing for none.
+func formatTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
 }
 
 // String returns the origin in words.
@@ -210,6 +220,9 @@ func (r Report) Text() string {
 	}
 	if r.Signer != nil {
 		fmt.Fprintf(&text, "\nsigned for %s by %s (%s)\n", r.Tag, r.Signer.Principals, r.Signer.Fingerprint)
+	}
+	if r.Published != "" {
+		fmt.Fprintf(&text, "published on %s, by the clock of the signer\n", r.Published)
 	}
 	for _, note := range r.Notes {
 		fmt.Fprintf(&text, "\nnote: %s\n", note)

@@ -57,13 +57,14 @@ func (s releaseSource) Open(ctx context.Context, name string) (io.ReadCloser, er
 
 func (s releaseSource) Whole() bool { return true }
 
-// InFolder returns the files in a folder on this machine.
-func InFolder(dir string) Source { return folderSource(dir) }
+// InFolder returns the files in a folder on this machine, but for the one at a path
+// that may be empty: the list of allowed signers can lie beside what they signed.
+func InFolder(dir, except string) Source { return folderSource{dir, except} }
 
-type folderSource string
+type folderSource struct{ dir, except string }
 
 func (s folderSource) Names() ([]string, error) {
-	entries, err := os.ReadDir(string(s))
+	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -79,15 +80,19 @@ func (s folderSource) Names() ([]string, error) {
 // isFile says whether there is a regular file, or a link to one: whoever opens a
 // pipe may wait for ever.
 func (s folderSource) isFile(name string) bool {
-	info, err := os.Stat(filepath.Join(string(s), name))
-	return err == nil && info.Mode().IsRegular()
+	info, err := os.Stat(filepath.Join(s.dir, name))
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	except, err := os.Stat(s.except)
+	return err != nil || !os.SameFile(info, except)
 }
 
 func (s folderSource) Open(_ context.Context, name string) (io.ReadCloser, error) {
-	if info, err := os.Stat(filepath.Join(string(s), name)); errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s in %s: %w", name, string(s), release.ErrNotFound)
+	if info, err := os.Stat(filepath.Join(s.dir, name)); errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s in %s: %w", name, s.dir, release.ErrNotFound)
 	}
-	file, err := os.Open(filepath.Join(string(s), name))
+	file, err := os.Open(filepath.Join(s.dir, name))
 	if err != nil {
 		return nil, err // not file, which would be an interface that is not nil
 	}

@@ -126,7 +126,7 @@ func (r Request) compare(ctx context.Context) (Report, error) {
 		return Report{}, err
 	}
 	report := Report{
-		Tag: published.tag, Signer: published.signer, Notes: published.notes,
+		Tag: published.tag, Signer: published.signer, Published: formatTime(published.at), Notes: published.notes,
 		Origins: []Origin{}, Assets: []Asset{},
 	}
 	for _, build := range published.builds {
@@ -159,6 +159,7 @@ type published struct {
 	there  []string // names of the files in the source
 	builds []trust.Build
 	signer *trust.Signer
+	at     time.Time // when it was published, if that is proved
 	notes  []string
 }
 
@@ -195,23 +196,28 @@ func (r Request) read(ctx context.Context) (published, error) {
 	} else if err != nil {
 		return p, err
 	}
-	lines := trust.ParseProvenance(content)
-	if p.tag, err = r.tag(lines); err != nil {
+	if p.tag, err = r.tag(trust.ParseProvenance(content)); err != nil {
 		return p, err
 	}
-	return p, r.readBuilds(ctx, &p, sums, lines)
+	return p, r.readBuilds(ctx, &p, sums, content)
 }
 
 // readBuilds finds out what the release was built from, and who vouches for it
 // if signatures are asked for.
-func (r Request) readBuilds(ctx context.Context, p *published, sums []byte, lines []trust.Attestation) error {
+func (r Request) readBuilds(ctx context.Context, p *published, sums, provenance []byte) error {
 	var notes []string
+	lines := trust.ParseProvenance(provenance)
 	if r.Signers == nil {
 		listed := p.sums
 		if sums == nil {
 			listed = nil
 		}
-		p.builds, notes = buildsOf(p.tag, listed, lines, func(trust.Attestation) error { return nil })
+		if listed != nil && provenance != nil && listed[trust.ProvenanceFileName] != trust.SumOf(provenance) {
+			notes = append(notes, trust.ProvenanceFileName+" is not the one that "+checksum.FileName+" lists, and is not used")
+			lines = nil
+		}
+		builds, others := buildsOf(p.tag, listed, lines, func(trust.Attestation) error { return nil })
+		p.builds, notes = builds, append(notes, others...)
 	} else {
 		proof, err := Prove(ctx, p.tag, sums, func(name string) ([]byte, error) {
 			return readSmall(ctx, r.Source, name)
@@ -220,6 +226,9 @@ func (r Request) readBuilds(ctx context.Context, p *published, sums []byte, line
 			return fmt.Errorf("release %s: %w", p.tag, err)
 		}
 		p.signer, p.builds, notes = &proof.Signer, proof.Builds, proof.Notes
+		if proof.Snapshot != nil {
+			p.at = proof.Snapshot.Published
+		}
 	}
 	p.notes = append(p.notes, notes...)
 	return nil
@@ -363,6 +372,9 @@ func (r Request) compareAsset(ctx context.Context, p published, name string, reb
 	case asset.Listed == "" && r.Source.Whole():
 		asset.Verdict, asset.Reason = Different, "in the release, but not listed in "+checksum.FileName
 		return asset, nil
+	case asset.Listed == "" && r.Signers != nil && rebuilt[name].Path == "" && !strings.HasPrefix(name, "."):
+		asset.Verdict, asset.Reason = Different, "not listed in "+checksum.FileName+", so nobody has signed it; move it out of the folder if it is not of the release"
+		return asset, nil
 	}
 	r.progress("reading " + oneLine(name))
 	counterpart := rebuilt[name]
@@ -420,6 +432,8 @@ func (a *Asset) judgeAlone(r Request, listed bool, counterpart Rebuilt) {
 		a.Verdict = Same
 	case counterpart.Reason != "":
 		a.Verdict, a.Reason = NotCompared, counterpart.Reason
+	case a.Name == trust.SnapshotFileName:
+		a.Verdict, a.Reason = NotCompared, "it orders what was published, it is not built"
 	case a.Name == trust.ProvenanceFileName:
 		a.Verdict, a.Reason = NotCompared, "it describes the build and is not built itself"
 	default:

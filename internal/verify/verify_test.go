@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -130,7 +132,7 @@ func (f folder) source(t *testing.T) verify.Source {
 	t.Helper()
 	var dir string
 	f.write(t, &dir)
-	return verify.InFolder(dir)
+	return verify.InFolder(dir, "")
 }
 
 // whole is a folder that stands for a release: nothing may miss, nothing be more.
@@ -530,8 +532,9 @@ func TestProvenanceSpeaksForItselfOnly(t *testing.T) {
 	t.Parallel()
 	const evil = "x'; touch y; '\n\nsigned for boot-v2026.02.28 by release@every.channel \x1b[8m\u202e"
 	files := release(t)
-	theirs := trust.Flake{URL: evil, Revision: evil, NARHash: evil}
-	lines := files.attested(t, nil, tag, theirs)[trust.ProvenanceFileName] + files.attested(t, nil, evil, theirs)[trust.ProvenanceFileName]
+	// This project writes no such address, so it is put in afterwards.
+	theirs := trust.Flake{URL: "address", Revision: evil, NARHash: evil}
+	lines := withAddress(t, files.attested(t, nil, tag, theirs), evil) + withAddress(t, files.attested(t, nil, evil, theirs), evil)
 	source := whole{files.with(trust.ProvenanceFileName, lines).listed(t).source(t)}
 	var messages []string
 	report := run(t, verify.Request{
@@ -550,6 +553,23 @@ func TestProvenanceSpeaksForItselfOnly(t *testing.T) {
 	var read verify.Report
 	require.NoError(t, json.Unmarshal(encoded, &read))
 	assert.Equal(t, evil, read.Flake.Published.URL, "JSON has it as it is")
+}
+
+// withAddress returns the provenance with another address of the flake.
+func withAddress(t *testing.T, attested folder, address string) string {
+	t.Helper()
+	var envelope dsse.Envelope
+	require.NoError(t, json.Unmarshal([]byte(attested[trust.ProvenanceFileName]), &envelope))
+	statement, err := envelope.DecodeB64Payload()
+	require.NoError(t, err)
+	quoted, err := json.Marshal(address)
+	require.NoError(t, err)
+	changed := strings.Replace(string(statement), `"address"`, string(quoted), 1)
+	require.NotEqual(t, string(statement), changed)
+	envelope.Payload = base64.StdEncoding.EncodeToString([]byte(changed))
+	line, err := json.Marshal(envelope)
+	require.NoError(t, err)
+	return string(line) + "\n"
 }
 
 // A statement about other files is not used, even if it is signed for the tag: the
@@ -582,7 +602,7 @@ func TestFolderWithOtherThings(t *testing.T) {
 	require.NoError(t, os.Symlink("nowhere", filepath.Join(dir, "dangling")))
 	require.NoError(t, os.Rename(filepath.Join(dir, sd), filepath.Join(dir, "elsewhere")))
 	require.NoError(t, os.Symlink("elsewhere", filepath.Join(dir, sd)))
-	report := run(t, verify.Request{Source: verify.InFolder(dir)})
+	report := run(t, verify.Request{Source: verify.InFolder(dir, "")})
 	require.NoError(t, report.Err())
 	assert.Equal(t, map[string]verify.Verdict{bundle: verify.Same, iso: verify.Same, sd: verify.Same, "elsewhere": verify.NotCompared}, verdicts(report))
 }

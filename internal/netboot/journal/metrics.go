@@ -3,6 +3,8 @@ package journal
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"every.channel/runner-images/internal/netboot/state"
 )
 
 // Metrics are the numbers for Prometheus. Their labels have few values: what a
@@ -36,4 +38,21 @@ func newMetrics(registry *prometheus.Registry) metrics {
 		tftpErrors:   counter("tftp_errors_total", "TFTP requests and transfers that failed.", "reason"),
 		proxyAnswers: counter("proxy_dhcp_answers_total", "ProxyDHCP answers sent.", "firmware"),
 	}
+}
+
+// newestProof is when the publisher has last changed a release, as far as the stager
+// has proved it. There is no number while that is unknown.
+type newestProof struct{ state *state.Dir }
+
+var newestProofTime = prometheus.NewDesc("netboot_newest_proof_timestamp_seconds",
+	"When the publisher has last changed a release, by the newest signed proof that was staged.", nil, nil)
+
+func (newestProof) Describe(descriptions chan<- *prometheus.Desc) { descriptions <- newestProofTime }
+
+func (p newestProof) Collect(metrics chan<- prometheus.Metric) {
+	mark, err := p.state.Mark()
+	if err != nil || mark.Published.IsZero() {
+		return // the status page shows what is wrong
+	}
+	metrics <- prometheus.MustNewConstMetric(newestProofTime, prometheus.GaugeValue, float64(mark.Published.Unix()))
 }

@@ -55,6 +55,7 @@ type statusPage struct {
 // force.
 func (j *Journal) StatusPage(ctx context.Context, dir *state.Dir, rings func() state.Rings) http.Handler {
 	p := &statusPage{ctx, dir, rings, j}
+	j.registry.MustRegister(newestProof{dir})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", p.page)
 	mux.HandleFunc("GET /events", p.events)

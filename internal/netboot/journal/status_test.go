@@ -3,6 +3,7 @@ package journal_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/cdproto/emulation"
@@ -259,6 +261,25 @@ func TestPageWithoutAScript(t *testing.T) {
 	body = get(t, s.url+"/")
 	assert.Contains(t, body, "Serving <b>boot-v2026.02.28</b>.")
 	assert.Contains(t, body, "52:54:00:00:00:01")
+}
+
+// The age of the newest proof is on the page and among the metrics, so that a server
+// that hides what is newer is seen.
+func TestAgeOfTheNewestProof(t *testing.T) {
+	t.Parallel()
+	s := startPage(t)
+	assert.NotContains(t, get(t, s.url+"/"), "Newest signed proof")
+	assert.NotContains(t, get(t, s.url+"/metrics"), "netboot_newest_proof_timestamp_seconds")
+
+	published := time.Now().Add(-50 * time.Hour).Truncate(time.Second).UTC()
+	mark := state.Mark{Bundles: map[machine.Architecture]state.MarkedBundle{}, Published: published}
+	require.NoError(t, s.state.SetMark(t.Context(), mark))
+	assert.Contains(t, get(t, s.url+"/"), `Newest signed proof: <time datetime="`+published.Format(time.RFC3339)+`">2 days ago</time>.`)
+	assert.Contains(t, get(t, s.url+"/metrics"), fmt.Sprintf("netboot_newest_proof_timestamp_seconds %v\n", float64(published.Unix())))
+
+	require.NoError(t, os.WriteFile(filepath.Join(s.state.Path(), "high-water-mark.json"), []byte("{"), 0o600))
+	assert.Contains(t, get(t, s.url+"/"), "high-water-mark.json cannot be read")
+	assert.NotContains(t, get(t, s.url+"/metrics"), "netboot_newest_proof_timestamp_seconds")
 }
 
 func TestMetrics(t *testing.T) {

@@ -2,8 +2,11 @@ package journal
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"every.channel/runner-images/internal/netboot/machine"
@@ -18,6 +21,11 @@ type view struct {
 	Machines []machineRow
 	Booting  int
 	Problem  string // why the releases are not all shown, or empty
+
+	// Proof is when the publisher has last changed a release, as far as that was
+	// proved, and ProofAge how long ago that is; zero and empty if unknown.
+	Proof    time.Time
+	ProofAge string
 }
 
 type release struct {
@@ -70,6 +78,12 @@ func (p *statusPage) view(now time.Time) view {
 	}
 	if err != nil {
 		v.Problem = err.Error()
+	}
+	switch mark, err := p.state.Mark(); {
+	case err == nil && !mark.Published.IsZero():
+		v.Proof, v.ProofAge = mark.Published, formatSince(mark.Published, now)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		v.Problem = strings.TrimPrefix(v.Problem+"; "+err.Error(), "; ")
 	}
 	staged := map[string]bool{}
 	for _, r := range releases {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -36,33 +37,37 @@ func (s Stager) find(ctx context.Context, tag string) (release.Release, error) {
 	return found, err
 }
 
-// candidate returns which bundles a release has, with their checksums.
+// candidate reads which bundles a release has, and which checksums they shall have.
 func (s Stager) candidate(ctx context.Context, of release.Release) (candidate, error) {
-	assets, err := bundleAssets(of)
-	if err != nil {
-		return candidate{}, err
-	}
 	content, err := s.small(ctx, of, checksum.FileName)
 	if err != nil {
 		return candidate{}, err
 	}
-	sums, proofs, err := s.verifySums(of.Tag, content, func(name string) ([]byte, error) {
+	believed, err := s.verifySums(of.Tag, content, func(name string) ([]byte, error) {
 		return s.small(ctx, of, name)
 	})
 	if err != nil {
 		return candidate{}, err
 	}
+	names, err := bundleNames(of, believed.sums)
+	if err != nil {
+		return candidate{}, err
+	}
 	found := candidate{
-		tag: of.Tag, source: of.URL, sums: sums, proofs: proofs, complete: true,
+		tag: of.Tag, source: of.URL, evidence: believed, complete: true,
 		bundles: map[machine.Architecture]bundle{},
 	}
-	for architecture, asset := range assets {
-		sum, ok := sums[asset.Name]
-		if !ok {
-			return candidate{}, fmt.Errorf("its %s does not list %s: it is being published, or was changed by hand; stage it again in a moment", checksum.FileName, asset.Name)
+	for architecture, name := range names {
+		sum, listed := believed.sums[name]
+		if !listed {
+			return candidate{}, fmt.Errorf("its %s does not list %s: it is being published, or was changed by hand; stage it again in a moment", checksum.FileName, name)
 		}
-		found.bundles[architecture] = bundle{asset.Name, sum, func(ctx context.Context) (*os.File, error) {
-			return s.download(ctx, asset, sum)
+		there := slices.IndexFunc(of.Assets, func(asset release.Asset) bool { return asset.Name == name })
+		if there < 0 {
+			return candidate{}, fmt.Errorf("its %s lists %s, which is not there: it is being published, or somebody hides it; stage it again in a moment", checksum.FileName, name)
+		}
+		found.bundles[architecture] = bundle{name, sum, func(ctx context.Context) (*os.File, error) {
+			return s.download(ctx, of.Assets[there], sum)
 		}}
 	}
 	return found, nil
@@ -76,39 +81,37 @@ func (s Stager) small(ctx context.Context, of release.Release, name string) ([]b
 	return s.Store.ReadSmall(ctx, of, name)
 }
 
-// bundleAssets finds the netboot bundles among a release's assets.
-func bundleAssets(of release.Release) (map[machine.Architecture]release.Asset, error) {
-	found := map[machine.Architecture][]release.Asset{}
+// bundleNames finds the netboot bundles that a release has by its SHA256SUMS.txt, or by
+// its assets: whoever serves it must not choose by hiding one of them.
+func bundleNames(of release.Release, listed checksum.Sums) (map[machine.Architecture]string, error) {
+	all := slices.Collect(maps.Keys(listed))
 	for _, asset := range of.Assets {
-		if architecture, ok := architectureOf(asset.Name); ok {
-			found[architecture] = append(found[architecture], asset)
+		all = append(all, asset.Name)
+	}
+	slices.Sort(all)
+	found := map[machine.Architecture][]string{}
+	for _, name := range slices.Compact(all) {
+		if architecture, ok := architectureOf(name); ok {
+			found[architecture] = append(found[architecture], name)
 		}
 	}
-	bundles := map[machine.Architecture]release.Asset{}
-	for architecture, assets := range found {
-		own := slices.DeleteFunc(slices.Clone(assets), func(asset release.Asset) bool {
-			return !strings.HasPrefix(asset.Name, "ec-runner-"+string(architecture)+netboot)
+	bundles := map[machine.Architecture]string{}
+	for architecture, names := range found {
+		own := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+			return !strings.HasPrefix(name, "ec-runner-"+string(architecture)+netboot)
 		})
 		if len(own) == 1 { // a repository may have other images than the fleet's
-			assets = own
+			names = own
 		}
-		if len(assets) > 1 {
-			return nil, fmt.Errorf("it has %d netboot bundles for %s: %s; keep one of them", len(assets), architecture, strings.Join(names(assets), ", "))
+		if len(names) > 1 {
+			return nil, fmt.Errorf("it has %d netboot bundles for %s: %s; keep one of them", len(names), architecture, strings.Join(names, ", "))
 		}
-		bundles[architecture] = assets[0]
+		bundles[architecture] = names[0]
 	}
 	if len(bundles) == 0 {
 		return nil, fmt.Errorf("it has no netboot bundle, such as ec-runner-x86_64-netboot-%s.tar.gz", of.Tag)
 	}
 	return bundles, nil
-}
-
-func names(assets []release.Asset) []string {
-	var names []string
-	for _, asset := range assets {
-		names = append(names, asset.Name)
-	}
-	return names
 }
 
 // The parts of a bundle's name: ec-runner-ARCHITECTURE-netboot-TAG.tar.gz.

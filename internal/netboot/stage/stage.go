@@ -8,6 +8,7 @@
 package stage
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
@@ -57,11 +59,21 @@ type Stager struct {
 	// for one whose assets have changed.
 	Refresh bool
 
-	// Verify, if set, is called with the content of SHA256SUMS.txt of a tag's release
-	// before it is used, and with a function that returns further files of the release,
-	// such as a signature. A release that was staged before is verified again before it
-	// is switched to. Errors are returned as they are.
-	Verify func(tag string, sums []byte, file func(name string) ([]byte, error)) error
+	// Verify, if set, is called before anything is believed that a release says. What
+	// was staged before is verified again before it is switched to. Its errors are
+	// returned as they are.
+	Verify Verify
+
+	// VerifyStaged is Verify for what was current before: keys that have ended since
+	// count. Its error wraps ErrUnproved for a release that was staged without a
+	// signature.
+	VerifyStaged Verify
+
+	// AllowDowngrade takes bundles that are older than what was current before.
+	AllowDowngrade bool
+
+	// MaxAge is how old the newest proof of the latest release may be; 0 for any age.
+	MaxAge time.Duration
 
 	// Notify, if set, is called with what is being done, a sentence at a time.
 	Notify func(sentence string)
@@ -88,7 +100,7 @@ type Outcome struct {
 func (s Stager) Release(ctx context.Context, tag string) (Outcome, error) {
 	return s.locked(ctx, func() (Outcome, error) {
 		if tag != "" && !s.Refresh {
-			outcome, err := s.switchTo(tag, false)
+			outcome, err := s.switchToStaged(ctx, tag)
 			if err == nil {
 				return s.pruned(outcome), nil
 			}
@@ -96,16 +108,31 @@ func (s Stager) Release(ctx context.Context, tag string) (Outcome, error) {
 				return outcome, err
 			}
 		}
-		release, err := s.find(ctx, tag)
+		candidate, err := s.look(ctx, tag)
 		if err != nil {
 			return Outcome{}, err
 		}
-		candidate, err := s.candidate(ctx, release)
-		if err != nil {
-			return Outcome{}, fmt.Errorf("release %s: %w", release.Tag, err)
-		}
 		return s.stage(ctx, candidate)
 	})
+}
+
+// look returns what the store has for the boot server, if that may be staged.
+func (s Stager) look(ctx context.Context, tag string) (candidate, error) {
+	release, err := s.find(ctx, tag)
+	if err != nil {
+		return candidate{}, err
+	}
+	found, err := s.candidate(ctx, release)
+	if err == nil {
+		err = s.admit(release.Tag, found.bundleSums(), found.proof)
+	}
+	if err == nil && tag == "" {
+		err = s.fresh(found.proof)
+	}
+	if err != nil {
+		return candidate{}, fmt.Errorf("release %s: %w", release.Tag, err)
+	}
+	return found, nil
 }
 
 // Tarball stages a netboot bundle from a file, as a bundle of the release of the
@@ -117,6 +144,9 @@ func (s Stager) Tarball(ctx context.Context, path, tag string) (Outcome, error) 
 		candidate, err := s.tarballCandidate(ctx, path, tag)
 		if err != nil {
 			return Outcome{}, err
+		}
+		if err := s.admit(candidate.tag, candidate.bundleSums(), candidate.proof); err != nil {
+			return Outcome{}, fmt.Errorf("tarball %q: %w", path, err)
 		}
 		return s.stage(ctx, candidate)
 	})
@@ -133,7 +163,12 @@ func (s Stager) Rollback(ctx context.Context) (Outcome, error) {
 		if err != nil {
 			return Outcome{}, fmt.Errorf("roll back: %w", err)
 		}
-		if err := s.verifyStaged(previous.Tag); err != nil {
+		proof, err := s.verifyStaged(previous.Tag)
+		if err != nil {
+			return Outcome{}, err
+		}
+		s.AllowDowngrade = true // it is asked for
+		if err := s.remember(ctx, previous, proof); err != nil {
 			return Outcome{}, err
 		}
 		if previous, err = s.Dir.Rollback(); err != nil {
@@ -148,31 +183,35 @@ type Comparison struct {
 	Current string // the tag of the current release, if there is one
 	Wanted  string // the tag of the release that Release would switch to
 	Same    bool   // Release would change nothing
+
+	// Published is when the publisher has last changed a release, as far as this boot
+	// server has ever seen; zero if nothing that is signed says so.
+	Published time.Time
 }
 
 // Check returns what Release would do with the same tag, looking at the store even
 // for a tag that is staged. It changes nothing and does not wait for the lock.
 func (s Stager) Check(ctx context.Context, tag string) (Comparison, error) {
-	release, err := s.find(ctx, tag)
+	candidate, err := s.look(ctx, tag)
 	if err != nil {
 		return Comparison{}, err
-	}
-	candidate, err := s.candidate(ctx, release)
-	if err != nil {
-		return Comparison{}, fmt.Errorf("release %s: %w", release.Tag, err)
 	}
 	current, err := s.currentTag()
 	if err != nil {
 		return Comparison{}, err
 	}
-	staged, err := s.staged(release.Tag)
+	staged, err := s.staged(candidate.tag)
 	if err != nil {
 		return Comparison{}, err
 	}
-	return Comparison{
-		Current: current, Wanted: release.Tag,
-		Same: current == release.Tag && candidate.isStagedAs(staged),
-	}, nil
+	compared := Comparison{
+		Current: current, Wanted: candidate.tag,
+		Same: current == candidate.tag && candidate.isStagedAs(staged),
+	}
+	if s.Verify != nil {
+		compared.Published, err = s.newestProof(candidate.proof)
+	}
+	return compared, err
 }
 
 // locked calls do with the state folder locked.
@@ -189,17 +228,32 @@ func (s Stager) locked(ctx context.Context, do func() (Outcome, error)) (Outcome
 type candidate struct {
 	tag, source string
 	bundles     map[machine.Architecture]bundle
-	sums        checksum.Sums // of SHA256SUMS.txt, if there is one
-	proofs      map[string][]byte
+	evidence
 
 	// complete means that bundles are all that the release has; otherwise bundles that
 	// are staged for other architectures stay.
 	complete bool
 }
 
+// evidence is why a release is believed.
+type evidence struct {
+	sums  checksum.Sums     // of SHA256SUMS.txt, if there is one
+	files map[string][]byte // to be kept with the release
+	proof Proof
+}
+
 type bundle struct {
 	asset, sum string
 	open       func(ctx context.Context) (*os.File, error) // verified
+}
+
+// bundleSums returns the checksums of the bundles.
+func (c candidate) bundleSums() map[machine.Architecture]string {
+	sums := map[machine.Architecture]string{}
+	for architecture, bundle := range c.bundles {
+		sums[architecture] = bundle.sum
+	}
+	return sums
 }
 
 // isStagedAs reports whether a staged release, which may be the zero one, is the same
@@ -221,14 +275,18 @@ func (s Stager) stage(ctx context.Context, c candidate) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	// A release that was staged before its signature mattered is staged again with it.
-	changed := !c.isStagedAs(staged) || s.verifyStaged(c.tag) != nil
+	changed := !c.isStagedAs(staged)
+	if !changed {
+		// A release that was staged before its signature mattered is staged again with it.
+		_, err := s.verifyStaged(c.tag)
+		changed = err != nil
+	}
 	if changed {
 		if err := s.unpack(ctx, c, staged); err != nil {
 			return Outcome{}, err
 		}
 	}
-	outcome, err := s.switchTo(c.tag, changed)
+	outcome, err := s.switchTo(ctx, c.tag, c.proof, changed)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -246,8 +304,8 @@ func (s Stager) unpack(ctx context.Context, c candidate, staged state.Release) (
 		return err
 	}
 	defer func() { err = errors.Join(err, incoming.Discard()) }()
-	for _, name := range slices.Sorted(maps.Keys(c.proofs)) {
-		if err := incoming.Proof(name, c.proofs[name]); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(c.files)) {
+		if err := incoming.Proof(name, c.files[name]); err != nil {
 			return err
 		}
 	}
@@ -316,23 +374,43 @@ var limits = artifact.Limits{Files: len(state.FileNames()), FileSize: 4 << 30, T
 // for each machine that asks for it.
 const maxScript = 1 << 20
 
-// switchTo makes a staged release current, unless StayOnCurrent is set. What has just
-// been staged need not be verified again.
-func (s Stager) switchTo(tag string, justStaged bool) (Outcome, error) {
-	before, err := s.currentTag()
+// switchToStaged verifies a release that was staged before, and switches to it.
+func (s Stager) switchToStaged(ctx context.Context, tag string) (Outcome, error) {
+	staged, err := s.Dir.Release(tag)
 	if err != nil {
 		return Outcome{}, err
 	}
-	if !justStaged {
-		if err := s.verifyStaged(tag); err != nil {
-			return Outcome{}, err
-		}
+	proof, err := s.verifyStaged(tag)
+	if err != nil {
+		return Outcome{}, err
+	}
+	sums := map[machine.Architecture]string{}
+	for architecture, bundle := range staged.Bundles {
+		sums[architecture] = bundle.SHA256
+	}
+	if err := s.admit(tag, sums, proof); err != nil {
+		return Outcome{}, fmt.Errorf("the staged release %s: %w", tag, err)
+	}
+	return s.switchTo(ctx, tag, proof, false)
+}
+
+// switchTo makes a staged release current unless it shall only be staged, and
+// remembers what is current then.
+func (s Stager) switchTo(ctx context.Context, tag string, proof Proof, justStaged bool) (Outcome, error) {
+	before, err := s.currentTag()
+	if err != nil {
+		return Outcome{}, err
 	}
 	release, err := s.Dir.Release(tag)
 	if err != nil {
 		return Outcome{}, err
 	}
 	outcome := Outcome{Release: release, Staged: justStaged, Before: before}
+	if !s.StayOnCurrent || before == tag {
+		if err := s.remember(ctx, release, proof); err != nil {
+			return outcome, err
+		}
+	}
 	if !s.StayOnCurrent {
 		outcome.Switched, err = s.Dir.Switch(tag)
 	}
@@ -370,36 +448,17 @@ func (s Stager) notRemoved(err error) {
 	}
 }
 
-// verifyStaged verifies a staged release by the files that were staged with it.
-func (s Stager) verifyStaged(tag string) (err error) {
+// verifyStaged has a staged release verified by what was staged with it.
+func (s Stager) verifyStaged(tag string) (proof Proof, err error) {
 	if s.Verify == nil {
-		return nil
+		return Proof{}, nil
 	}
-	snapshot, err := s.Dir.OpenRelease(tag)
+	staged, err := s.Dir.OpenRelease(tag)
 	if err != nil {
-		return err
+		return Proof{}, err
 	}
-	defer func() { err = errors.Join(err, snapshot.Close()) }()
-	content, err := snapshot.Proof(checksum.FileName)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("release %s was staged without %s: stage it again with --refresh", tag, checksum.FileName)
-	}
-	if err != nil {
-		return err
-	}
-	if err := s.Verify(tag, content, snapshot.Proof); err != nil {
-		return fmt.Errorf("the staged release %s: %w", tag, err)
-	}
-	sums, err := checksum.Parse(strings.NewReader(string(content)))
-	if err != nil {
-		return err
-	}
-	for _, bundle := range snapshot.Release.Bundles {
-		if sums[bundle.Asset] != bundle.SHA256 {
-			return fmt.Errorf("release %s was staged with another %s than its %s lists: stage it again with --refresh", tag, bundle.Asset, checksum.FileName)
-		}
-	}
-	return nil
+	defer func() { err = errors.Join(err, staged.Close()) }()
+	return s.proveStaged(staged, s.Verify)
 }
 
 // currentTag returns the current release's tag, if there is one.
@@ -452,53 +511,54 @@ func (s Stager) tarballCandidate(ctx context.Context, path, tag string) (candida
 	if err != nil {
 		return candidate{}, fmt.Errorf("tarball %q: %w", path, err)
 	}
-	sums, proofs, err := s.tarballProofs(filepath.Dir(path), name, tag, sum)
+	evidence, err := s.tarballEvidence(filepath.Dir(path), name, tag, sum)
 	if err != nil {
 		return candidate{}, fmt.Errorf("tarball %q: %w", path, err)
 	}
-	return candidate{tag: tag, source: absolute, sums: sums, proofs: proofs, bundles: map[machine.Architecture]bundle{
+	return candidate{tag: tag, source: absolute, evidence: evidence, bundles: map[machine.Architecture]bundle{
 		architecture: {name, sum, func(context.Context) (*os.File, error) { return os.Open(path) }},
 	}}, nil
 }
 
-// tarballProofs checks a tarball's sum by the SHA256SUMS.txt in its folder, if
-// there is one or has to be, and returns what was read for that.
-func (s Stager) tarballProofs(folder, name, tag, sum string) (checksum.Sums, map[string][]byte, error) {
+// tarballEvidence checks a tarball's sum by the SHA256SUMS.txt in its folder, if
+// there is one or has to be.
+func (s Stager) tarballEvidence(folder, name, tag, sum string) (evidence, error) {
 	content, err := os.ReadFile(filepath.Join(folder, checksum.FileName))
 	if errors.Is(err, fs.ErrNotExist) && s.Verify == nil {
 		s.notify("there is no %s beside %s: staging it as it is", checksum.FileName, name)
-		return nil, nil, nil
+		return evidence{}, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return evidence{}, err
 	}
-	sums, proofs, err := s.verifySums(tag, content, func(file string) ([]byte, error) {
+	believed, err := s.verifySums(tag, content, func(file string) ([]byte, error) {
 		return os.ReadFile(filepath.Join(folder, filepath.Base(file)))
 	})
 	if err == nil {
-		err = matches(sums, name, sum)
+		err = matches(believed.sums, name, sum)
 	}
-	return sums, proofs, err
+	return believed, err
 }
 
-// verifySums verifies a SHA256SUMS.txt and reads it. The files that the verification
-// needed are returned with it, to be kept with the release.
-func (s Stager) verifySums(tag string, content []byte, file func(name string) ([]byte, error)) (checksum.Sums, map[string][]byte, error) {
-	proofs := map[string][]byte{checksum.FileName: content}
+// verifySums has a SHA256SUMS.txt verified and reads it. The files that the verification
+// has read are kept with it.
+func (s Stager) verifySums(tag string, content []byte, file func(name string) ([]byte, error)) (evidence, error) {
+	believed := evidence{files: map[string][]byte{checksum.FileName: content}}
+	var err error
 	if s.Verify != nil {
-		err := s.Verify(tag, content, func(name string) ([]byte, error) {
+		believed.proof, err = s.Verify(tag, content, func(name string) ([]byte, error) {
 			content, err := file(name)
 			if err == nil {
-				proofs[name] = content
+				believed.files[name] = content
 			}
 			return content, err
 		})
 		if err != nil {
-			return nil, nil, err
+			return evidence{}, err
 		}
 	}
-	sums, err := checksum.Parse(strings.NewReader(string(content)))
-	return sums, proofs, err
+	believed.sums, err = checksum.Parse(bytes.NewReader(content))
+	return believed, err
 }
 
 func matches(sums checksum.Sums, name, sum string) error {

@@ -511,9 +511,21 @@ func TestWrongReleasesChangeNothing(t *testing.T) {
 		}, "it has no SHA256SUMS.txt"},
 		"no bundle": {func(t *testing.T, s *site) {
 			require.NoError(t, os.Remove(filepath.Join(s.folder, tag, asset)))
+			write(t, s, checksum.FileName, nil)
 		}, "it has no netboot bundle"},
+		"a bundle that is hidden": {func(t *testing.T, s *site) {
+			require.NoError(t, os.Remove(filepath.Join(s.folder, tag, asset)))
+		}, "lists " + asset + ", which is not there"},
+		"the fleet's own bundle is hidden": {func(t *testing.T, s *site) {
+			listed, err := os.ReadFile(filepath.Join(s.folder, tag, checksum.FileName))
+			require.NoError(t, err)
+			write(t, s, "lab-x86_64-netboot-boot-v2.tar.gz", nil)
+			write(t, s, checksum.FileName, append(listed, checksum.Sums{"lab-x86_64-netboot-boot-v2.tar.gz": strings.Repeat("ab", 32)}.Bytes()...))
+			require.NoError(t, os.Remove(filepath.Join(s.folder, tag, asset)))
+		}, "lists " + asset + ", which is not there"},
 		"two bundles": {func(t *testing.T, s *site) {
 			require.NoError(t, os.Remove(filepath.Join(s.folder, tag, asset)))
+			write(t, s, checksum.FileName, nil)
 			write(t, s, "a-x86_64-netboot-1.tar.gz", nil)
 			write(t, s, "b-x86_64-netboot-1.tar.gz", nil)
 		}, "it has 2 netboot bundles for x86_64: a-x86_64-netboot-1.tar.gz, b-x86_64-netboot-1.tar.gz"},
@@ -647,16 +659,16 @@ func TestTarballChanges(t *testing.T) {
 	assert.Empty(t, releases)
 }
 
-// signed is a Verify that wants a file of the tag's name.
-func signed(tag string, _ []byte, file func(string) ([]byte, error)) error {
+// signed is a Verify that wants a file of the tag's name. It knows of no order.
+func signed(tag string, _ []byte, file func(string) ([]byte, error)) (stage.Proof, error) {
 	signature, err := file("SHA256SUMS.txt.sig")
 	if err != nil {
-		return fmt.Errorf("unsigned: %w", err)
+		return stage.Proof{}, fmt.Errorf("unsigned: %w: %w", stage.ErrUnproved, err)
 	}
 	if string(signature) != tag {
-		return errors.New("signed for another tag")
+		return stage.Proof{}, errors.New("signed for another tag")
 	}
-	return nil
+	return stage.Proof{Serial: func(string) (int64, bool) { return 0, false }}, nil
 }
 
 func TestVerify(t *testing.T) {
@@ -671,7 +683,7 @@ func TestVerify(t *testing.T) {
 	s.publish("boot-v1")
 	_, err := s.stager().Release(t.Context(), "")
 	require.NoError(t, err)
-	s.changes = func(stager *stage.Stager) { stager.Verify = signed }
+	s.changes = func(stager *stage.Stager) { stager.Verify, stager.VerifyStaged = signed, signed }
 
 	sign("boot-v2", "boot-v1")
 	before := snapshot(t, s.dir)
@@ -745,7 +757,7 @@ func TestBundleOfAnotherName(t *testing.T) {
 	_, err := s.stager().Tarball(t.Context(), tarball.Path, "")
 	require.NoError(t, err)
 
-	s.changes = func(stager *stage.Stager) { stager.Verify = signed }
+	s.changes = func(stager *stage.Stager) { stager.Verify, stager.VerifyStaged = signed, signed }
 	folder := filepath.Dir(tarball.Path)
 	renamed := filepath.Join(folder, "lab-x86_64-netboot-boot-v1.tar.gz")
 	require.NoError(t, os.Rename(tarball.Path, renamed))

@@ -9,6 +9,7 @@
 //	current                                        a symlink to releases/TAG
 //	previous                                       likewise, what a rollback returns to
 //	rings.yaml                                     optional: see Rings
+//	high-water-mark.json                           what nothing older is taken than: see Mark
 //
 // A folder's name is the tag as release.FolderName writes it, without a slash. No tag
 // begins with a dot, so that names with a dot are free for what is being staged
@@ -224,6 +225,9 @@ type Snapshot struct {
 
 // OpenCurrent opens the current release, or returns an error that wraps ErrNotStaged.
 func (d *Dir) OpenCurrent() (*Snapshot, error) { return d.openLinked(currentLink) }
+
+// OpenPrevious opens the previous release, or returns an error that wraps ErrNotStaged.
+func (d *Dir) OpenPrevious() (*Snapshot, error) { return d.openLinked(previousLink) }
 
 // OpenRelease opens the release of a tag, or returns an error that wraps ErrNotStaged.
 func (d *Dir) OpenRelease(tag string) (*Snapshot, error) {
