@@ -71,11 +71,32 @@ func (p Packager) pack(ctx context.Context, image Image, result string) (made Ar
 	made = Artifact{Image: image, Name: FileName(image.Name, p.Tag, output.Extension)}
 	made.Path = filepath.Join(p.Dir, made.Name)
 	if output.Kind == netbootKind {
+		if made.Architecture, err = p.architecture(made.Name, output.Kernel); err != nil {
+			return made, err
+		}
 		made.SHA256, made.Size, err = p.bundle(ctx, output, made.Path)
 	} else {
 		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, made.Path)
 	}
 	return made, err
+}
+
+// architecture returns that of a netboot image's kernel, and warns of one that no
+// boot server takes, or takes for other machines than people expect.
+func (p Packager) architecture(name, kernel string) (string, error) {
+	architecture, err := kernelArchitecture(kernel)
+	if err != nil && !errors.Is(err, ErrOtherKernel) {
+		return "", err
+	}
+	named, ok := NamedArchitecture(name)
+	switch {
+	case p.Warn == nil:
+	case err != nil:
+		p.Warn(fmt.Sprintf("No boot server stages %s: %v.", name, err))
+	case architecture != "" && ok && named != architecture:
+		p.Warn(fmt.Sprintf("%s is for %s by its kernel, which is what boot servers go by, whatever its name says.", name, architecture))
+	}
+	return architecture, nil
 }
 
 // bundle makes the bundle of a netboot output at path.

@@ -246,8 +246,9 @@ in
         default = null;
         example = "/srv/ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz";
         description = ''
-          A netboot bundle on this machine, in place of a release. It has to be called
-          as a release has it: its name says for which machines it is.
+          A netboot bundle on this machine, in place of a release. Its kernel says for
+          which machines it is, and its name of which release, as in
+          `kiosk-boot-v2026.02.28.tar.gz`.
         '';
       };
     };
