@@ -259,3 +259,14 @@ func (j *Journal) Failed(client Client, err error) {
 		j.log.Warn("cannot serve a machine", "mac", client.MAC, "address", client.Address, "error", err)
 	})
 }
+
+// ScriptRefused records that a machine is not sent a script, and why.
+func (j *Journal) ScriptRefused(client Client, err error) {
+	j.update(client, func(machine *record, _ time.Time) {
+		if machine.Stage >= Script {
+			machine.restart()
+		}
+		machine.Refused = err.Error()
+	})
+	j.Failed(client, err)
+}

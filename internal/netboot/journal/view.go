@@ -143,6 +143,8 @@ func newMachineRow(m Machine, now time.Time) machineRow {
 	}
 	quiet := now.Sub(m.Seen) > stuckAfter
 	switch {
+	case m.Refused != "":
+		shown.Kind, shown.Now = "stuck", "refused: "+m.Refused
 	case m.Stage == Booted:
 		shown.Kind = "booted"
 	case last != nil && !last.Ended.IsZero() && !last.Complete:
