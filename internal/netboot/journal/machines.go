@@ -74,7 +74,8 @@ const maxFetches = 32
 // A record is a machine whose transfers are under way.
 type record struct {
 	Machine
-	fetches []*Fetch // what becomes Machine.Fetched
+	fetches []*Fetch  // what becomes Machine.Fetched
+	asked   time.Time // when it was last sent a script
 
 	// before is the state before a client that did not send its MAC was taken for this
 	// machine, by its address; nil if the machine has sent its MAC since.

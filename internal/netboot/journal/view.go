@@ -19,6 +19,7 @@ type view struct {
 	Releases []release
 	Rings    []ring
 	Machines []machineRow
+	Full     bool // Machines are the most that are remembered
 	Booting  int
 	Problem  string // why the releases are not all shown, or empty
 
@@ -108,6 +109,7 @@ func (p *statusPage) view(now time.Time) view {
 		}
 		v.Machines = append(v.Machines, shown)
 	}
+	v.Full = len(v.Machines) == maxMachines
 	// A row stays where it is while its machine boots.
 	slices.SortStableFunc(v.Machines, func(a, b machineRow) int {
 		return cmp.Or(a.MAC.Compare(b.MAC), a.Address.Compare(b.Address))

@@ -529,3 +529,9 @@ func TestWhatIsNoMAC(t *testing.T) {
 	assert.NotContains(t, page, "refused:")
 	assert.Contains(t, page, "52:54:00:12:34:56")
 }
+
+func TestVersionIsAMetric(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *serve.Config) { c.Version = "1.2.3" })
+	assert.Contains(t, s.metrics(), `netboot_build_info{version="1.2.3"} 1`+"\n")
+}

@@ -178,6 +178,16 @@ in
       '';
     };
 
+    alertRules = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether to write the alert rules for Prometheus to
+        {file}`/etc/every-channel/netboot-alerts.yaml`, for a Prometheus on this machine
+        (`services.prometheus.ruleFiles`).
+      '';
+    };
+
     authorizedKeys = mkOption {
       type = types.listOf types.singleLineStr;
       default = [ ];
@@ -357,8 +367,9 @@ in
     };
     users.groups.${name} = { };
 
-    environment.etc = mkIf (ringsFile != null) {
-      "every-channel/netboot-rings.yaml".source = ringsFile;
+    environment.etc = {
+      "every-channel/netboot-rings.yaml" = mkIf (ringsFile != null) { source = ringsFile; };
+      "every-channel/netboot-alerts.yaml" = mkIf cfg.alertRules { source = ./alerts.yaml; };
     };
 
     systemd.services."${name}-stage" = {
