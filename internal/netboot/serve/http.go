@@ -306,7 +306,7 @@ func (a *answer) image(file *os.File, release state.Release, architecture machin
 // loader sends a file from the folder of iPXE binaries, or the generated autoexec.ipxe
 // if that folder has none.
 func (a *answer) loader(name string) error {
-	clean, err := cleanName(name)
+	clean, err := a.loaders.served(name, autoexec)
 	if err != nil {
 		return err
 	}
