@@ -144,6 +144,12 @@ func TestBootServerFiles(t *testing.T) {
 	var timers map[string]bool
 	evaluateNixOS(t, "timers", &timers)
 	assert.Equal(t, map[string]bool{"pinned": false, "tarball": false}, timers)
+
+	var rules map[string][]string
+	evaluateNixOS(t, "alertRules", &rules)
+	assert.Empty(t, rules["netbootPlain"])
+	require.Len(t, rules["netbootFull"], 1)
+	assert.Regexp(t, `alerts\.yaml$`, rules["netbootFull"][0])
 }
 
 func TestFirewalls(t *testing.T) {

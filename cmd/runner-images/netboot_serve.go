@@ -76,6 +76,7 @@ proxy-dhcp and pxe.`,
 
 func serveNetboot(ctx context.Context, config serve.Config) error {
 	config.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime(os.Getenv("JOURNAL_STREAM") != "")}))
+	config.Version = version()
 	listeners, err := activated()
 	if err != nil {
 		return err

@@ -160,6 +160,11 @@ func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, s
 		return checkNetboot(ctx, r, stager, options.tag)
 	}
 	outcome, err := changeStaged(ctx, r, stager, options)
+	if ctx.Err() == nil {
+		if err := stager.Dir.SetLastStaging(ctx, err); err != nil {
+			r.Warning("the metrics of the boot server do not show how this ended: %v", err)
+		}
+	}
 	if err != nil {
 		return err
 	}

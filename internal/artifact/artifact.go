@@ -31,6 +31,10 @@ type Artifact struct {
 	Image      Image  `json:"-"`
 	Derivation string `json:"-"` // the store path of the derivation, ending in .drv
 	Output     string `json:"-"` // the store path of the build's output
+
+	// Architecture is that of the kernel of a netboot image ("x86_64", "aarch64"); empty
+	// for another image, and where the kernel does not say it.
+	Architecture string `json:"-"`
 }
 
 var (

@@ -82,11 +82,37 @@ func (p Packager) pack(ctx context.Context, image Image, result string) (made Ar
 	made = Artifact{Image: image, Name: FileName(image.Name, p.Tag, output.Extension)}
 	made.Path = filepath.Join(p.Dir, made.Name)
 	if output.Kind == netbootKind {
+		if made.Architecture, err = p.architecture(made.Name, output.Kernel, sources); err != nil {
+			return made, err
+		}
 		made.SHA256, made.Size, err = p.bundle(ctx, output, sources, root, made.Name)
 	} else {
 		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, sources, root, made.Name)
 	}
 	return made, err
+}
+
+// architecture returns that of a netboot image's kernel, and warns of one that no
+// boot server takes, or takes for other machines than people expect.
+func (p Packager) architecture(name, kernel string, sources sources) (string, error) {
+	file, err := sources.open(kernel)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	architecture, err := kernelArchitecture(file)
+	if err != nil && !errors.Is(err, ErrOtherKernel) {
+		return "", err
+	}
+	named, ok := NamedArchitecture(name)
+	switch {
+	case p.Warn == nil:
+	case err != nil:
+		p.Warn(fmt.Sprintf("No boot server stages %s: %v.", name, err))
+	case architecture != "" && ok && named != architecture:
+		p.Warn(fmt.Sprintf("%s is for %s by its kernel, which is what boot servers go by, whatever its name says.", name, architecture))
+	}
+	return architecture, nil
 }
 
 // bundle makes the bundle of a netboot output in a folder.

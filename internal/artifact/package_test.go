@@ -373,3 +373,38 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 		})
 	}
 }
+
+// What no boot server takes is said when the bundle is made, before it is published.
+func TestPackageWarnsOfArchitecture(t *testing.T) {
+	t.Parallel()
+	x8664 := with(make([]byte, 0x400), 0x202, "HdrS")
+	for name, test := range map[string]struct {
+		image  string
+		kernel []byte
+		want   string // the architecture
+		warns  string
+	}{
+		"the kernel says it":     {"kiosk-pxe", x8664, "x86_64", ""},
+		"the name says it":       {"kiosk-aarch64-netboot", []byte("text"), "", ""},
+		"neither says it":        {"kiosk-pxe", []byte("text"), "", ""},
+		"they contradict":        {"kiosk-aarch64-netboot", x8664, "x86_64", "kiosk-aarch64-netboot-boot-v2026.02.28.tar.gz is for x86_64 by its kernel"},
+		"for no machine we know": {"kiosk-pxe", peKernel(0x5064), "", "the kernel is neither for x86_64 nor for aarch64"},
+	} {
+		dir := t.TempDir()
+		for file, content := range map[string][]byte{"bzImage": test.kernel, "initrd": []byte("initrd"), "netboot.ipxe": []byte("#!ipxe\nkernel bzImage\ninitrd initrd\nboot\n")} {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, file), content, 0o600))
+		}
+		p := packager(t.TempDir())
+		var warned []string
+		p.Warn = func(text string) { warned = append(warned, text) }
+		made, err := p.Package(t.Context(), artifact.Image{Name: test.image}, dir)
+		require.NoError(t, err, name)
+		assert.Equal(t, test.want, made.Architecture, name)
+		if test.warns == "" {
+			assert.Empty(t, warned, name)
+			continue
+		}
+		require.Len(t, warned, 1, name)
+		assert.Contains(t, warned[0], test.warns, name)
+	}
+}

@@ -209,6 +209,10 @@ func (d Deployment) publish(ctx context.Context, packaged []artifact.Artifact, l
 		provenance, err := trust.MergeProvenance(ctx, provenance, line, d.Key)
 		return append(toPublish(packaged), release.File{Name: trust.ProvenanceFileName, Content: provenance}), err
 	}
+	p.architectures = map[string]string{}
+	for _, a := range packaged {
+		p.architectures[a.Name] = a.Architecture
+	}
 	p.kept = func(ctx context.Context, published []release.File) (err error) {
 		files, err = d.list(ctx, packaged, published[len(packaged):])
 		return err

@@ -29,9 +29,40 @@ func notes(p plan.Plan, origin string, assets []artifact.Artifact, signed bool) 
 		"Or rebuild the images from the flake and compare:\n\n```\nrunner-images verify %s\n```\n", flags(p))
 	b.WriteString("\n### Boot\n")
 	for _, asset := range assets {
-		b.WriteString(howToBoot(p, asset.Name))
+		b.WriteString(howToBoot(p, asset.Name, notStaged(asset, assets)))
 	}
 	return b.String()
+}
+
+// noArchitecture is that of a .tar.gz of which neither the kernel nor the name says it;
+// an empty one is that of a bundle into which nobody has looked.
+const noArchitecture = "none"
+
+// noBundle is why a boot server does not take such a file.
+const noBundle = "it is no netboot bundle, or neither its kernel nor its name says for which machines it is"
+
+// notStaged returns why a boot server does not take a bundle, or "" if it does.
+func notStaged(asset artifact.Artifact, assets []artifact.Artifact) string {
+	switch asset.Architecture {
+	case noArchitecture:
+		return noBundle
+	case "":
+		return ""
+	}
+	var same []string
+	for _, other := range assets {
+		if other.Architecture == asset.Architecture {
+			same = append(same, other.Name)
+		}
+	}
+	chosen, err := artifact.ChooseBundle(asset.Architecture, same)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("the release has %d for %s, which is one too many", len(same), asset.Architecture)
+	case chosen != asset.Name:
+		return "it takes `" + chosen + "` for " + asset.Architecture
+	}
+	return ""
 }
 
 // checkSignature is the command that checks the signature of the list, for any
@@ -83,9 +114,11 @@ func flags(p plan.Plan) string {
 	return flags + " --release-tag " + p.ReleaseTag
 }
 
-func howToBoot(p plan.Plan, asset string) string {
+func howToBoot(p plan.Plan, asset, notStaged string) string {
 	var how, commands string
 	switch {
+	case strings.HasSuffix(asset, ".tar.gz") && notStaged != "":
+		return fmt.Sprintf("\n`%s` is not what a boot server stages: %s.\n", asset, notStaged)
 	case strings.HasSuffix(asset, ".tar.gz"):
 		how = "from the network: a boot server stages and serves it (or unpack it anywhere and chain its `netboot.ipxe` from iPXE)"
 		commands = "runner-images netboot stage " + flags(p) + " --state-dir /var/lib/netboot\n" +

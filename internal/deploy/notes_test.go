@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -9,6 +10,7 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/release"
 )
 
 // TestNotes compares with testdata/notes.md. With UPDATE=1 in the environment it
@@ -41,4 +43,33 @@ func TestOrigin(t *testing.T) {
 	assert.Equal(t, origin(p, ""), originIn("By hand.\n\n"+notes(p, origin(p, ""), nil, false)))
 	assert.Empty(t, originIn("By hand.\n"))
 	assert.NotContains(t, notes(p, "", nil, false), "ssh-keygen")
+}
+
+// Commands are there only for what a boot server takes.
+func TestNotesOfBundles(t *testing.T) {
+	t.Parallel()
+	p := publication{plan: plan.Plan{ReleaseTag: "boot-v1", ForgeURL: "https://forge.example"}, architectures: map[string]string{
+		"kiosk-boot-v1.tar.gz": "x86_64", "pi-boot-v1.tar.gz": "aarch64", "text-boot-v1.tar.gz": "",
+	}}
+	text := func(names ...string) string {
+		var files []release.File
+		for _, name := range names {
+			files = append(files, release.File{Name: name})
+		}
+		return notes(p.plan, "", p.known(files), false)
+	}
+	const command = "netboot stage --forge-url https://forge.example --release-tag boot-v1"
+	assert.Equal(t, 2, strings.Count(text("kiosk-boot-v1.tar.gz", "pi-boot-v1.tar.gz"), command))
+	assert.Equal(t, 1, strings.Count(text("before-boot-v1.tar.gz"), command))
+	assert.Equal(t, 1, strings.Count(text("before-x86_64-netboot-boot-v1.tar.gz"), command))
+
+	got := text("kiosk-boot-v1.tar.gz", "ec-runner-x86_64-netboot-boot-v1.tar.gz", "text-boot-v1.tar.gz", "sources.tar.gz")
+	assert.Equal(t, 1, strings.Count(got, command))
+	assert.Contains(t, got, "`kiosk-boot-v1.tar.gz` is not what a boot server stages: it takes `ec-runner-x86_64-netboot-boot-v1.tar.gz` for x86_64.")
+	assert.Contains(t, got, "`text-boot-v1.tar.gz` is not what a boot server stages: it is no netboot bundle, or neither")
+	assert.Contains(t, got, "`sources.tar.gz` is not what")
+
+	got = text("kiosk-boot-v1.tar.gz", "before-x86_64-netboot-boot-v1.tar.gz")
+	assert.NotContains(t, got, command)
+	assert.Contains(t, got, "`kiosk-boot-v1.tar.gz` is not what a boot server stages: the release has 2 for x86_64, which is one too many.")
 }

@@ -52,6 +52,9 @@ func Package(ctx context.Context, r *report.Report, built []nix.Result, within W
 		if err != nil {
 			return nil, fmt.Errorf("package %s: %w", b.Name, err)
 		}
+		if _, named := artifact.NamedArchitecture(packaged.Name); packaged.Architecture == "" && !named && strings.HasSuffix(packaged.Name, ".tar.gz") {
+			r.Line("%s is not what a boot server stages: %s; if it is meant to be, call the image for example NAME-x86_64-netboot", packaged.Name, noBundle)
+		}
 		packaged.Derivation, packaged.Output = b.Derivation, b.Output
 		artifacts = append(artifacts, packaged)
 	}

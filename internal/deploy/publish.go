@@ -35,6 +35,10 @@ type publication struct {
 	// notes of the release.
 	origin func(notes string) string
 
+	// architectures are those of the kernels in the bundles that are published, by the
+	// names of the files; empty where they do not say it.
+	architectures map[string]string
+
 	left int // lines of provenance that the key did not vouch for, and that are gone
 }
 
@@ -50,6 +54,7 @@ func Attach(ctx context.Context, r *report.Report, store *release.Store, p plan.
 		}
 	}
 	attached := publication{report: r, store: store, plan: p, key: key, origin: originIn}
+	attached.architectures = architecturesIn(ctx, files)
 	attached.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
 		return withProvenance(ctx, files, provenance, key)
 	}
@@ -181,9 +186,44 @@ func (p *publication) compose(ctx context.Context, there release.Snapshot) (rele
 		Files:      files,
 		Sign:       signWith(p.key, p.plan.ReleaseTag),
 		Notes: func(assets []release.File) string {
-			return notes(p.plan, origin, artifacts(assets), signed)
+			return notes(p.plan, origin, p.known(assets), signed)
 		},
 	}, nil
+}
+
+// architecturesIn returns those of the kernels in files that are bundles.
+func architecturesIn(ctx context.Context, files []release.File) map[string]string {
+	found := map[string]string{}
+	for _, f := range files {
+		file, err := os.Open(f.Path)
+		if err != nil || !strings.HasSuffix(f.Name, ".tar.gz") {
+			continue // if it cannot be read, publishing it says so
+		}
+		found[f.Name], _ = artifact.BundleArchitecture(ctx, file, artifact.Limits{}) // any other file has none
+		_ = file.Close()                                                             // it was only read
+	}
+	return found
+}
+
+// known returns files of the release as what they are, with the architecture that a boot
+// server takes a bundle for. What was published before is taken for what its name says;
+// that is nothing, perhaps.
+func (p *publication) known(files []release.File) []artifact.Artifact {
+	found := artifacts(files)
+	for i := range found {
+		name := found[i].Name
+		architecture, ours := p.architectures[name]
+		named, isNamed := artifact.NamedArchitecture(name)
+		switch {
+		case architecture != "":
+			found[i].Architecture = architecture
+		case isNamed:
+			found[i].Architecture = named
+		case ours || !artifact.MayBeBundle(name, p.plan.ReleaseTag):
+			found[i].Architecture = noArchitecture
+		}
+	}
+	return found
 }
 
 // artifacts returns files of a publication as what they are.

@@ -77,6 +77,9 @@ func Make(given map[string]string, c Context) (Plan, error) {
 	p.NixCopyTo = r.store()
 	p.Images = r.images(p.Flake)
 	r.checkNames(p)
+	if isForNetboot(p.Images) && p.ReleaseTag != "" && !strings.HasPrefix(p.ReleaseTag, latestPrefix) {
+		p.Notes = append(p.Notes, fmt.Sprintf("boot servers look for the latest release only among tags that begin with %s; they stage this one with --release-tag %s", latestPrefix, p.ReleaseTag))
+	}
 	if host, ok := r.mirror(c.ServerURL); ok {
 		return Plan{
 			Skipped:    true,
@@ -158,6 +161,16 @@ func (r *reader) release(c Context) Plan {
 		p.Notes = append(p.Notes, fmt.Sprintf("this commit has the tags %s; the release is %s", strings.Join(c.Tags, " and "), p.ReleaseTag))
 	}
 	return p
+}
+
+// latestPrefix begins the tags among which boot servers look for the latest release.
+const latestPrefix = "boot-"
+
+// isForNetboot reports whether an image is a netboot bundle, by its name or installable.
+func isForNetboot(images []artifact.Image) bool {
+	return slices.ContainsFunc(images, func(image artifact.Image) bool {
+		return strings.HasSuffix(image.Name, "netboot") || strings.HasSuffix(image.Installable, ".netboot")
+	})
 }
 
 // because is the end of a sentence about what is not known: why that is so, once.

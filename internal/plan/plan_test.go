@@ -451,3 +451,16 @@ func TestWordsOfGit(t *testing.T) {
 	_, err = plan.Make(map[string]string{plan.PublishRelease: "false"}, plan.Context{SHA: "89abcdef0123456789abcdef0123456789abcdef", NoCommit: words})
 	require.ErrorContains(t, err, "(git says: no)")
 }
+
+// A rule that only the boot server knows is said before the build.
+func TestTagThatIsNeverTheLatest(t *testing.T) {
+	t.Parallel()
+	given := map[string]string{plan.PublishRelease: "false", plan.ReleaseTag: "v1.0"}
+	p, err := plan.Make(given, plan.Context{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"boot servers look for the latest release only among tags that begin with boot-; they stage this one with --release-tag v1.0"}, p.Notes)
+	given[plan.Images] = "kiosk .#nixosConfigurations.kiosk.config.system.build.isoImage"
+	p, err = plan.Make(given, plan.Context{})
+	require.NoError(t, err)
+	assert.Empty(t, p.Notes)
+}

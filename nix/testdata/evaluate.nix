@@ -98,6 +98,7 @@ let
     ];
     chainTokenFile = "/var/lib/secrets/chain-token";
     keep = 5;
+    alertRules = true;
     proxyDhcp = {
       enable = true;
       subnet = "10.20.30.0/24";
@@ -304,6 +305,9 @@ in
     tarball = netbootFile.config.systemd.timers ? every-channel-netboot-stage;
   };
   rings = netbootFull.config.environment.etc."every-channel/netboot-rings.yaml".source.text;
+  alertRules = lib.mapAttrs (_: system: map (name: baseNameOf "${system.config.environment.etc.${name}.source}") (
+    lib.filter (lib.hasPrefix "every-channel/netboot-alerts") (lib.attrNames system.config.environment.etc)
+  )) { inherit netbootPlain netbootFull; };
   firewalls = {
     nodeByHost = firewall nodeByHost;
     nodeByDevice = firewall nodeByDevice;

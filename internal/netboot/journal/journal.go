@@ -37,7 +37,8 @@ type Journal struct {
 
 	mu      sync.Mutex
 	table   table
-	changed chan struct{} // closed at the next change
+	begun   map[Boot]struct{} // boots that began, without their rings
+	changed chan struct{}     // closed at the next change
 }
 
 // New returns a journal that writes to log, and whose numbers registry gathers.
@@ -48,6 +49,7 @@ func New(log *slog.Logger, registry *prometheus.Registry) *Journal {
 		metrics:  newMetrics(registry),
 		lines:    newLines(log),
 		table:    newTable(),
+		begun:    map[Boot]struct{}{},
 		changed:  make(chan struct{}),
 	}
 }
@@ -131,16 +133,30 @@ func (j *Journal) Answered(client Client, file string) {
 	j.stage("sent the boot file's name by DHCP", machine, slog.String("file", file))
 }
 
-// BootStarted records that a client was sent the script of its release.
+// attemptExpiry is how long after a script a machine that asks for it again is still in
+// the same attempt: iPXE tries again and again where it cannot load the kernel.
+const attemptExpiry = 15 * time.Minute
+
+// BootStarted records that a client was sent the script of its release. A machine that
+// asks for it again, and has loaded nothing since, has not begun another boot.
 func (j *Journal) BootStarted(client Client, boot Boot) {
-	j.metrics.started.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
+	again := false
 	machine := j.update(client, func(machine *record, now time.Time) {
+		again = machine.Stage == Script && machine.Boot == boot && now.Sub(machine.asked) < attemptExpiry
+		machine.asked = now
+		if again {
+			return
+		}
 		if machine.Stage >= Script {
 			machine.restart()
 		}
 		machine.startBoot(boot, now)
 		machine.known = true
 	})
+	if again {
+		return
+	}
+	j.begin(boot)
 	j.stage("sent the release's script", machine)
 }
 
@@ -166,14 +182,14 @@ func (j *Journal) SendLoader(client Client, protocol, name string, size int64) *
 // name in the state folder.
 func (j *Journal) SendImage(client Client, boot Boot, name string, size int64) *Transfer {
 	transfer := j.transfer(HTTP, name, size)
+	begins := false
 	j.update(client, func(machine *record, now time.Time) {
 		same := machine.Boot.Release == boot.Release && machine.Boot.Architecture == boot.Architecture
-		if !same || machine.Stage == Booted || machine.Stage < Script {
+		if begins = !same || machine.Stage == Booted || machine.Stage < Script; begins {
 			if machine.Stage >= Script {
 				machine.restart()
 			}
 			machine.startBoot(boot, now)
-			j.metrics.started.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
 		}
 		machine.known = true
 		machine.Stage = Kernel
@@ -182,6 +198,9 @@ func (j *Journal) SendImage(client Client, boot Boot, name string, size int64) *
 		}
 		transfer.add(machine, now)
 	})
+	if begins {
+		j.begin(boot)
+	}
 	return transfer
 }
 
@@ -233,8 +252,10 @@ func (t *Transfer) End(complete bool, err error) {
 	}
 	t.journal.stage("sent a file", machine, file)
 	if booted {
+		took := machine.LastBoot.Sub(machine.Began)
 		t.journal.metrics.finished.WithLabelValues(machine.Boot.Release, string(machine.Boot.Architecture)).Inc()
-		t.journal.stage("booted", machine, slog.Duration("took", machine.LastBoot.Sub(machine.Began).Round(time.Millisecond)))
+		t.journal.metrics.duration.WithLabelValues(machine.Boot.Release, string(machine.Boot.Architecture)).Observe(took.Seconds())
+		t.journal.stage("booted", machine, slog.Duration("took", took.Round(time.Millisecond)))
 	}
 }
 
@@ -273,4 +294,15 @@ func (j *Journal) TFTPFailed(reason string, address netip.Addr, err error) {
 func (j *Journal) Failed(client Client, err error) {
 	j.warn(client, "cannot serve a machine",
 		slog.Any("mac", client.MAC), slog.Any("address", client.Address), slog.Any("error", err))
+}
+
+// ScriptRefused records that a machine is not sent a script, and why.
+func (j *Journal) ScriptRefused(client Client, err error) {
+	j.update(client, func(machine *record, _ time.Time) {
+		if machine.Stage >= Script {
+			machine.restart()
+		}
+		machine.Refused = err.Error()
+	})
+	j.Failed(client, err)
 }

@@ -157,6 +157,39 @@ netboot_sent_bytes_total{protocol="http"} 57
 	assert.Contains(t, s.log.String(), `msg="transfer broke off" mac=52:54:00:00:00:01 release=boot-v2`)
 }
 
+// A machine that asks for its script again and again is in one attempt, until it has
+// loaded something or comes from its firmware again.
+func TestOneBootAnAttempt(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	client := journal.Client{Address: address, MAC: mac}
+	begun := func(want string) {
+		t.Helper()
+		require.NoError(t, testutil.GatherAndCompare(s.registry, strings.NewReader(`
+# HELP netboot_boots_begun_total Boots that began: a machine asked for its release's script or kernel.
+# TYPE netboot_boots_begun_total counter
+`+want), "netboot_boots_begun_total"))
+	}
+	for range 1000 {
+		s.BootStarted(client, boot)
+	}
+	begun("netboot_boots_begun_total{architecture=\"x86_64\",release=\"boot-v1\"} 1\n")
+	assert.Equal(t, 1, strings.Count(s.log.String(), "sent the release's script"))
+
+	s.send(s.SendImage(client, boot, state.Kernel, 10), 10)
+	s.BootStarted(client, boot)
+	s.BootStarted(client, boot)
+	begun("netboot_boots_begun_total{architecture=\"x86_64\",release=\"boot-v1\"} 2\n")
+
+	s.send(s.SendLoader(client, journal.TFTP, "ec-ipxe.efi", 10), 10)
+	s.BootStarted(client, boot)
+	begun("netboot_boots_begun_total{architecture=\"x86_64\",release=\"boot-v1\"} 3\n")
+
+	s.BootStarted(client, journal.Boot{Release: "boot-v2", Architecture: machine.X86_64})
+	begun("netboot_boots_begun_total{architecture=\"x86_64\",release=\"boot-v1\"} 3\n" +
+		"netboot_boots_begun_total{architecture=\"x86_64\",release=\"boot-v2\"} 1\n")
+}
+
 // TestAddressesMove is two machines that have the same address in turn.
 func TestAddressesMove(t *testing.T) {
 	t.Parallel()

@@ -22,6 +22,8 @@ type Machine struct {
 	Began   time.Time
 	Fetched []Fetch // in the order of their start; of many the last ones
 
+	Refused string // why its last request for a script was not answered, or empty
+
 	// The last boot that finished; LastBoot is zero if none has.
 	LastBoot time.Time
 	Last     Boot
@@ -84,7 +86,8 @@ const maxFetches = 32
 // A record is a machine whose transfers are under way.
 type record struct {
 	Machine
-	fetches []*Fetch // what becomes Machine.Fetched
+	fetches []*Fetch  // what becomes Machine.Fetched
+	asked   time.Time // when it was last sent a script
 
 	// before is the state before a client that did not send its MAC was taken for this
 	// machine, by its address; nil if the machine has sent its MAC since.
@@ -93,12 +96,12 @@ type record struct {
 
 // startBoot records the start of a boot; what was fetched before it belongs to it.
 func (r *record) startBoot(boot Boot, now time.Time) {
-	r.Boot, r.Stage, r.Began = boot, Script, now
+	r.Boot, r.Stage, r.Began, r.Refused = boot, Script, now, ""
 }
 
 // restart removes the boot that was in progress or done.
 func (r *record) restart() {
-	r.Boot, r.Stage, r.Began, r.fetches = Boot{}, Asked, time.Time{}, nil
+	r.Boot, r.Stage, r.Began, r.Refused, r.fetches = Boot{}, Asked, time.Time{}, "", nil
 }
 
 // assumeSame records a new boot as this machine's, although another machine may have

@@ -1,21 +1,27 @@
 package journal
 
 import (
+	"maps"
+	"slices"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
 // Metrics are the numbers for Prometheus. Their labels have few values: what a
 // client makes up never becomes one.
 type metrics struct {
-	started, finished *prometheus.CounterVec // by release and architecture
-	bytes             *prometheus.CounterVec // by protocol
-	active            *prometheus.GaugeVec   // by protocol
-	refused           *prometheus.CounterVec // by protocol and reason
-	tftpErrors        *prometheus.CounterVec // by reason
-	proxyAnswers      *prometheus.CounterVec // by firmware
+	started, finished *prometheus.CounterVec   // by release and architecture
+	bytes             *prometheus.CounterVec   // by protocol
+	active            *prometheus.GaugeVec     // by protocol
+	refused           *prometheus.CounterVec   // by protocol and reason
+	tftpErrors        *prometheus.CounterVec   // by reason
+	proxyAnswers      *prometheus.CounterVec   // by firmware
+	duration          *prometheus.HistogramVec // by release and architecture
 }
 
 func newMetrics(registry *prometheus.Registry) metrics {
@@ -27,7 +33,12 @@ func newMetrics(registry *prometheus.Registry) metrics {
 	active := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: "netboot", Name: "active_transfers", Help: "Transfers that are under way.",
 	}, []string{"protocol"})
-	registry.MustRegister(active, collectors.NewGoCollector(),
+	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "netboot", Name: "boot_duration_seconds",
+		Help:    "How long finished boots took, from the release's script to the end of its files.",
+		Buckets: []float64{1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800},
+	}, []string{"release", "architecture"})
+	registry.MustRegister(active, duration, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return metrics{
 		started:      counter("boots_begun_total", "Boots that began: a machine asked for its release's script or kernel.", "release", "architecture"),
@@ -36,7 +47,113 @@ func newMetrics(registry *prometheus.Registry) metrics {
 		active:       active,
 		refused:      counter("refused_requests_total", "Requests refused because of the client's network, the chain token, or a limit.", "protocol", "reason"),
 		tftpErrors:   counter("tftp_errors_total", "TFTP requests and transfers that failed.", "reason"),
+		duration:     duration,
 		proxyAnswers: counter("proxy_dhcp_answers_total", "ProxyDHCP answers sent.", "firmware"),
+	}
+}
+
+// showZeros makes every series exist whose labels are known before anything happens:
+// functions of Prometheus such as increase do not see a series' first value.
+func (m metrics) showZeros(boots []Boot) {
+	for _, protocol := range []string{HTTP, TFTP} {
+		m.bytes.WithLabelValues(protocol)
+		m.active.WithLabelValues(protocol)
+	}
+	for protocol, reasons := range map[string][]string{
+		HTTP: {"limit", "network", "token"}, TFTP: {"limit", "network"}, ProxyDHCP: {"network"},
+	} {
+		for _, reason := range reasons {
+			m.refused.WithLabelValues(protocol, reason)
+		}
+	}
+	for _, reason := range tftpReasons {
+		m.tftpErrors.WithLabelValues(reason)
+	}
+	m.proxyAnswers.WithLabelValues(machine.Firmware{BIOS: true, Architecture: machine.X86_64}.String())
+	for _, architecture := range machine.Architectures() {
+		for _, http := range []bool{false, true} {
+			m.proxyAnswers.WithLabelValues(machine.Firmware{HTTP: http, Architecture: architecture}.String())
+		}
+	}
+	for _, boot := range boots {
+		m.started.WithLabelValues(boot.Release, string(boot.Architecture))
+		m.finished.WithLabelValues(boot.Release, string(boot.Architecture))
+		m.duration.WithLabelValues(boot.Release, string(boot.Architecture))
+	}
+}
+
+// tftpReasons are those that TFTPFailed is given.
+var tftpReasons = []string{
+	"broken off by the client", "malformed", "not found", "refused", "timeout", "unreachable", "unreadable", "write request",
+}
+
+// showZeros makes the series of all that is served exist.
+func (j *Journal) showZeros(dir *state.Dir) {
+	j.mu.Lock()
+	boots := slices.Collect(maps.Keys(j.begun))
+	j.mu.Unlock()
+	releases, _ := dir.Releases() // the status page shows what is wrong
+	for _, release := range releases {
+		for architecture := range release.Bundles {
+			boots = append(boots, Boot{Release: release.Tag, Architecture: architecture})
+		}
+	}
+	j.metrics.showZeros(boots)
+}
+
+// begin counts a boot that begins. The caller must not hold the lock.
+func (j *Journal) begin(boot Boot) {
+	boot.Ring = ""
+	j.mu.Lock()
+	j.begun[boot] = struct{}{}
+	j.mu.Unlock()
+	j.metrics.started.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
+}
+
+// served is what the state folder says of the releases.
+type served struct{ state *state.Dir }
+
+var (
+	currentRelease = prometheus.NewDesc("netboot_current_release_info",
+		"Is 1, for the release that machines boot that are in no ring.", []string{"release"}, nil)
+	currentStaged = prometheus.NewDesc("netboot_current_release_staged_timestamp_seconds",
+		"When the current release was staged.", nil, nil)
+	lastStaging = prometheus.NewDesc("netboot_last_staging_timestamp_seconds",
+		"When the last attempt to stage a release ended.", nil, nil)
+	lastStagingSuccess = prometheus.NewDesc("netboot_last_staging_success",
+		"Whether the last attempt to stage a release succeeded: 1 or 0.", nil, nil)
+	lastStagingSucceeded = prometheus.NewDesc("netboot_last_staging_success_timestamp_seconds",
+		"When an attempt to stage a release succeeded for the last time, if it found nothing new too; 0 if none has.", nil, nil)
+)
+
+func (served) Describe(descriptions chan<- *prometheus.Desc) {
+	for _, description := range []*prometheus.Desc{currentRelease, currentStaged, lastStaging, lastStagingSuccess, lastStagingSucceeded} {
+		descriptions <- description
+	}
+}
+
+func (s served) Collect(metrics chan<- prometheus.Metric) {
+	gauge := func(description *prometheus.Desc, value float64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(description, prometheus.GaugeValue, value, labels...)
+	}
+	seconds := func(at time.Time) float64 {
+		if at.IsZero() {
+			return 0
+		}
+		return float64(at.Unix())
+	}
+	if current, err := s.state.Current(); err == nil {
+		gauge(currentRelease, 1, current.Tag)
+		gauge(currentStaged, seconds(current.Staged))
+	}
+	if staging, err := s.state.LastStaging(); err == nil {
+		success := 0.0
+		if staging.Error == "" {
+			success = 1
+		}
+		gauge(lastStaging, seconds(staging.Time))
+		gauge(lastStagingSuccess, success)
+		gauge(lastStagingSucceeded, seconds(staging.Succeeded))
 	}
 }
 

@@ -55,11 +55,15 @@ type statusPage struct {
 // force.
 func (j *Journal) StatusPage(ctx context.Context, dir *state.Dir, rings func() state.Rings) http.Handler {
 	p := &statusPage{ctx, dir, rings, j}
-	j.registry.MustRegister(newestProof{dir})
+	j.registry.MustRegister(newestProof{dir}, served{dir})
+	numbers := promhttp.HandlerFor(j.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(j.log.Handler(), slog.LevelError)})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", p.page)
 	mux.HandleFunc("GET /events", p.events)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(j.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(j.log.Handler(), slog.LevelError)}))
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		j.showZeros(dir)
+		numbers.ServeHTTP(w, r)
+	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	for _, asset := range []string{"live.js", "style.css", "icon.svg"} {
 		mux.HandleFunc("GET /"+asset, func(w http.ResponseWriter, r *http.Request) {

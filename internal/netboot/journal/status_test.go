@@ -294,6 +294,7 @@ func TestMetrics(t *testing.T) {
 	for _, line := range []string{
 		`netboot_boots_begun_total{architecture="x86_64",release="boot-v2026.02.28"} 1`,
 		`netboot_boots_finished_total{architecture="x86_64",release="boot-v2026.02.28"} 1`,
+		`netboot_boot_duration_seconds_count{architecture="x86_64",release="boot-v2026.02.28"} 1`,
 		`netboot_sent_bytes_total{protocol="http"} 2.8e+07`,
 		`netboot_sent_bytes_total{protocol="tftp"} 1e+06`,
 		`netboot_active_transfers{protocol="http"} 0`,
@@ -320,4 +321,76 @@ func get(t *testing.T, url string) string {
 	body, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
 	return string(body)
+}
+
+// An alert on boots that begin and do not finish needs series that are there before.
+func TestSeriesExistAtZero(t *testing.T) {
+	t.Parallel()
+	s := startPage(t)
+	s.stage("boot-v2026.02.28")
+	metrics := get(t, s.url+"/metrics")
+	for _, line := range []string{
+		`netboot_boots_begun_total{architecture="x86_64",release="boot-v2026.02.28"} 0`,
+		`netboot_boots_finished_total{architecture="x86_64",release="boot-v2026.02.28"} 0`,
+		`netboot_boot_duration_seconds_count{architecture="x86_64",release="boot-v2026.02.28"} 0`,
+		`netboot_sent_bytes_total{protocol="http"} 0`,
+		`netboot_sent_bytes_total{protocol="tftp"} 0`,
+		`netboot_active_transfers{protocol="http"} 0`,
+		`netboot_active_transfers{protocol="tftp"} 0`,
+		`netboot_tftp_errors_total{reason="not found"} 0`,
+		`netboot_refused_requests_total{protocol="http",reason="token"} 0`,
+		`netboot_refused_requests_total{protocol="tftp",reason="limit"} 0`,
+		`netboot_refused_requests_total{protocol="proxy-dhcp",reason="network"} 0`,
+		`netboot_proxy_dhcp_answers_total{firmware="BIOS"} 0`,
+		`netboot_proxy_dhcp_answers_total{firmware="UEFI HTTP aarch64"} 0`,
+	} {
+		assert.Contains(t, metrics, line+"\n")
+	}
+	// Of a release that has been removed since, what began and never finished stays.
+	s.journal.BootStarted(client(1), journal.Boot{Release: "boot-v2026.01.31", Architecture: machine.X86_64, Ring: "canary"})
+	assert.Contains(t, get(t, s.url+"/metrics"), `netboot_boots_finished_total{architecture="x86_64",release="boot-v2026.01.31"} 0`+"\n")
+}
+
+func TestMetricsOfWhatIsServed(t *testing.T) {
+	t.Parallel()
+	s := startPage(t)
+	metrics := get(t, s.url+"/metrics")
+	assert.NotContains(t, metrics, "netboot_current_release")
+	assert.NotContains(t, metrics, "netboot_last_staging")
+	s.stage("boot-v2026.02.28")
+	s.switchTo("boot-v2026.02.28")
+	require.NoError(t, s.state.SetLastStaging(t.Context(), errors.New("no route to the forge")))
+	failed, err := s.state.LastStaging()
+	require.NoError(t, err)
+	current, err := s.state.Current()
+	require.NoError(t, err)
+	metrics = get(t, s.url+"/metrics")
+	for _, line := range []string{
+		`netboot_current_release_info{release="boot-v2026.02.28"} 1`,
+		fmt.Sprintf("netboot_current_release_staged_timestamp_seconds %v", float64(current.Staged.Unix())),
+		fmt.Sprintf("netboot_last_staging_timestamp_seconds %v", float64(failed.Time.Unix())),
+		"netboot_last_staging_success 0",
+		"netboot_last_staging_success_timestamp_seconds 0",
+	} {
+		assert.Contains(t, metrics, line+"\n")
+	}
+	require.NoError(t, s.state.SetLastStaging(t.Context(), nil))
+	assert.Contains(t, get(t, s.url+"/metrics"), "netboot_last_staging_success 1\n")
+}
+
+func TestMostMachines(t *testing.T) {
+	t.Parallel()
+	s := startPage(t)
+	for i := range 4096 {
+		s.journal.BootStarted(journal.Client{MAC: numbered(i)}, journal.Boot{Release: "boot-v1", Architecture: machine.X86_64})
+		if i == 4094 {
+			assert.Contains(t, get(t, s.url+"/"), "4095 machines seen, ")
+		}
+	}
+	assert.Contains(t, get(t, s.url+"/"), "4096 machines seen (no more are remembered; those seen last stay), ")
+}
+
+func numbered(i int) machine.MAC {
+	mac, _ := machine.MACFrom(net.HardwareAddr{0x52, 0x54, 0, 0, byte(i >> 8), byte(i)})
+	return mac
 }

@@ -19,6 +19,7 @@ type view struct {
 	Releases []release
 	Rings    []ring
 	Machines []machineRow
+	Full     bool // Machines are the most that are remembered
 	Booting  int
 	Problem  string // why the releases are not all shown, or empty
 
@@ -108,6 +109,7 @@ func (p *statusPage) view(now time.Time) view {
 		}
 		v.Machines = append(v.Machines, shown)
 	}
+	v.Full = len(v.Machines) == maxMachines
 	// A row stays where it is while its machine boots.
 	slices.SortStableFunc(v.Machines, func(a, b machineRow) int {
 		return cmp.Or(a.MAC.Compare(b.MAC), a.Address.Compare(b.Address))
@@ -143,6 +145,8 @@ func newMachineRow(m Machine, now time.Time) machineRow {
 	}
 	quiet := now.Sub(m.Seen) > stuckAfter
 	switch {
+	case m.Refused != "":
+		shown.Kind, shown.Now = "stuck", "refused: "+m.Refused
 	case m.Stage == Booted:
 		shown.Kind = "booted"
 	case last != nil && !last.Ended.IsZero() && !last.Complete:

@@ -3,6 +3,8 @@
 package machine
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"slices"
@@ -16,8 +18,8 @@ type MAC struct {
 	valid  bool
 }
 
-// ParseMAC reads an address in the form 00:11:22:aa:bb:cc or 00-11-22-AA-BB-CC, in
-// any case.
+// ParseMAC reads an address in the form 00:11:22:aa:bb:cc, 00-11-22-AA-BB-CC or
+// 001122aabbcc, in any case.
 func ParseMAC(text string) (MAC, error) {
 	const length = len("00:11:22:aa:bb:cc")
 	address, err := net.ParseMAC(text)
@@ -26,8 +28,41 @@ func ParseMAC(text string) (MAC, error) {
 			return mac, nil
 		}
 	}
+	if raw, err := hex.DecodeString(text); err == nil {
+		if mac, ok := MACFrom(raw); ok {
+			return mac, nil
+		}
+	}
 	return MAC{}, fmt.Errorf("%q is no MAC address; write it like 00:11:22:aa:bb:cc", text)
 }
+
+// ParseSentMAC reads the address of a machine as iPXE writes it in any of its forms
+// (https://ipxe.org/cfg): ${mac}, ${mac:hexhyp}, ${mac:hexraw}, ${mac:base64}. There is no
+// address, and no error, where the text is empty or the address of a card that is not
+// Ethernet.
+func ParseSentMAC(text string) (MAC, error) {
+	mac, err := ParseMAC(text)
+	if err == nil || text == "" {
+		return mac, nil
+	}
+	// In an address's query, a plus stands for a blank.
+	if raw, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(text, " ", "+")); err == nil {
+		if mac, ok := MACFrom(raw); ok {
+			return mac, nil
+		}
+	}
+	octets := strings.NewReplacer(":", "", "-", "").Replace(text)
+	if raw, err := hex.DecodeString(octets); err == nil && (len(raw) == 8 || len(raw) == 20) { // EUI-64, InfiniBand
+		return MAC{}, nil
+	}
+	if len(text) > maxShown {
+		_, err = ParseMAC(text[:maxShown] + "…")
+	}
+	return MAC{}, err
+}
+
+// maxShown is how many bytes of what a machine sends an error shows.
+const maxShown = 64
 
 // MACFrom returns the address in a packet, and false if it is not an Ethernet one.
 func MACFrom(address net.HardwareAddr) (mac MAC, ok bool) {

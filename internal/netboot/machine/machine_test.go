@@ -3,6 +3,7 @@ package machine_test
 import (
 	"net"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -18,7 +19,7 @@ func TestMAC(t *testing.T) {
 	assert.True(t, mac.IsValid())
 	assert.Equal(t, "00:1a:2b:3c:4d:5e", mac.String())
 	assert.Equal(t, "00-1a-2b-3c-4d-5e", mac.Hyphenated())
-	for _, written := range []string{"00:1A:2b:3c:4d:5E", "00-1a-2B-3c-4d-5e", mac.Hyphenated()} {
+	for _, written := range []string{"00:1A:2b:3c:4d:5E", "00-1a-2B-3c-4d-5e", "001a2b3c4d5e", "001A2B3C4D5E", mac.Hyphenated()} {
 		same, err := machine.ParseMAC(written)
 		require.NoError(t, err)
 		assert.Equal(t, mac, same)
@@ -33,6 +34,30 @@ func TestMAC(t *testing.T) {
 	}
 	_, ok = machine.MACFrom(make(net.HardwareAddr, 8))
 	assert.False(t, ok, "InfiniBand")
+}
+
+// What iPXE sends of a card, by the type that a script asks for.
+func TestSentMAC(t *testing.T) {
+	t.Parallel()
+	want, err := machine.ParseMAC("52:54:00:fb:ef:be")
+	require.NoError(t, err)
+	for setting, sent := range map[string]string{
+		"${mac}": "52:54:00:fb:ef:be", "${mac:hexhyp}": "52-54-00-fb-ef-be", "${mac:hexraw}": "525400fbefbe",
+		"${mac:base64}": "UlQA++++", "${mac:base64} in a query": "UlQA    ",
+	} {
+		got, err := machine.ParseSentMAC(sent)
+		require.NoError(t, err, setting)
+		assert.Equal(t, want, got, setting)
+	}
+	for _, none := range []string{"", "02:00:5e:10:00:00:00:01", "02-00-5e-10-00-00-00-01", strings.Repeat("0a", 20)} {
+		got, err := machine.ParseSentMAC(none)
+		require.NoError(t, err, none)
+		assert.False(t, got.IsValid(), none)
+	}
+	for _, wrong := range []string{"x", "00:1a:2b:3c:4d", "001a.2b3c.4d5e", "${net0/mac}", "00:1a:2b:3c:4d:5g", "0123456789abcdef0", "AAAA"} {
+		_, err := machine.ParseSentMAC(wrong)
+		assert.ErrorContains(t, err, "is no MAC address", wrong)
+	}
 }
 
 func TestNoMAC(t *testing.T) {

@@ -171,8 +171,12 @@ func (a *answer) health() error {
 func (a *answer) script() error {
 	query := a.r.URL.Query()
 	a.asked(a.client.Address)
-	// A machine that does not send its MAC boots all the same.
-	a.client.MAC, _ = machine.ParseMAC(query.Get(ipxe.QueryMAC))
+	// A machine that does not send its MAC boots all the same. One that sends another
+	// thing could be of any ring.
+	var err error
+	if a.client.MAC, err = machine.ParseSentMAC(query.Get(ipxe.QueryMAC)); err != nil {
+		return badMAC{err}
+	}
 	architecture, err := machine.ParseBuildarch(query.Get(ipxe.QueryArchitecture))
 	if err != nil {
 		return notFound{err}
@@ -303,7 +307,7 @@ func (a *answer) image(file *os.File, release state.Release, architecture machin
 // loader sends a file from the folder of iPXE binaries, or the generated autoexec.ipxe
 // if that folder has none.
 func (a *answer) loader(name string) error {
-	clean, err := cleanName(name)
+	clean, err := a.loaders.served(name, autoexec)
 	if err != nil {
 		return err
 	}
@@ -368,6 +372,9 @@ func (a *answer) send(file *os.File, start func(size int64) *journal.Transfer) e
 	return nil
 }
 
+// badMAC is the error of a machine whose MAC cannot be read.
+type badMAC struct{ error }
+
 // notFound makes an error wrap fs.ErrNotExist.
 type notFound struct{ error }
 
@@ -376,7 +383,11 @@ func (e notFound) Unwrap() error      { return e.error }
 
 // fail answers with an error. iPXE shows the status, curl the text.
 func (a *answer) fail(err error) {
+	var bad badMAC
 	switch {
+	case errors.As(err, &bad):
+		a.journal.ScriptRefused(a.client, err)
+		refuse(a.w, http.StatusBadRequest, "what the machine sends as "+ipxe.QueryMAC+" is no MAC address; send ${netX/mac:hexhyp}")
 	case errors.Is(err, errNotGuarded):
 		a.journal.Refused(journal.HTTP, "token", a.client.Address)
 		refuse(a.w, http.StatusNotFound, "there is nothing here")

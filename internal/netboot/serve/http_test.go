@@ -238,8 +238,11 @@ func TestRings(t *testing.T) {
 	}
 	assert.Equal(t, "boot-v2", boots("52:54:00:00:00:01"))
 	assert.Equal(t, "boot-v2", boots("52-54-00-00-00-01"), "as iPXE writes a MAC with ${mac:hexhyp}")
+	assert.Equal(t, "boot-v2", boots("525400000001"), "${mac:hexraw}")
+	assert.Equal(t, "boot-v2", boots("UlQAAAAB"), "${mac:base64}")
 	assert.Equal(t, "boot-v1", boots("52:54:00:00:00:02"))
 	assert.Equal(t, "boot-v1", boots(""))
+	assert.Equal(t, "boot-v1", boots("00:00:5e:00:53:00:00:01"), "a card that is not Ethernet")
 	assert.Contains(t, s.log.String(), "mac=52:54:00:00:00:01 address=127.0.0.1 firmware=\"UEFI x86_64\" release=boot-v2 architecture=x86_64 ring=canary")
 
 	write("rings: [{name: canary, release_tag: boot-v2, macs: ['52:54:00:00:00:02']}, {name: next, release_tag: boot-v3, macs: ['52:54:00:00:00:03']}]\n")
@@ -489,4 +492,38 @@ func TestNewClosesWhatItOpened(t *testing.T) {
 	require.Error(t, err)
 	_, err = listener.Accept()
 	assert.ErrorIs(t, err, net.ErrClosed)
+}
+
+func (s *site) statusPage() string {
+	s.t.Helper()
+	response, err := http.Get("http://" + s.server.StatusAddr().String() + "/")
+	require.NoError(s.t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(s.t, err)
+	return string(body)
+}
+
+// What is sent as a MAC and is none could be that of a machine in a ring.
+func TestWhatIsNoMAC(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1")
+	for _, sent := range []string{"52540012345", "$%7Bnet0/mac%7D", "52:54:00:12:34:5g", "x"} {
+		status, body := s.get("/netboot.ipxe?mac=" + sent + "&arch=x86_64")
+		assert.Equal(t, http.StatusBadRequest, status, sent)
+		assert.Contains(t, body, "no MAC address; send ${netX/mac:hexhyp}")
+	}
+	assert.Contains(t, s.log.String(), `"cannot serve a machine" mac="" address=127.0.0.1 error="\"52540012345\" is no MAC address; write it like 00:11:22:aa:bb:cc"`)
+	page := s.statusPage()
+	assert.Contains(t, page, "refused: &#34;x&#34; is no MAC address")
+	s.mustGet("/netboot.ipxe?mac=525400123456&arch=x86_64")
+	page = s.statusPage()
+	assert.NotContains(t, page, "refused:")
+	assert.Contains(t, page, "52:54:00:12:34:56")
+}
+
+func TestVersionIsAMetric(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *serve.Config) { c.Version = "1.2.3" })
+	assert.Contains(t, s.metrics(), `netboot_build_info{version="1.2.3"} 1`+"\n")
 }

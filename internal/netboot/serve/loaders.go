@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -50,6 +51,29 @@ func cleanName(name string) (string, error) {
 		return "", fs.ErrNotExist
 	}
 	return name, nil
+}
+
+// served returns the name of what a client asks for, as cleanName does: of a file that is
+// there, or one of the generated scripts. Some firmware sends what comes after the boot
+// file's name in the DHCP packet too: the end of the options (255), or an option's code and
+// length. Where no file has the whole name, it ends before the first byte that is no
+// printable ASCII character, or before the one in front of that.
+func (d *loaderDir) served(asked string, generated ...string) (string, error) {
+	name, err := cleanName(asked)
+	isThere := func(name string) bool { return slices.Contains(generated, name) || d.has(name) }
+	if err == nil && isThere(name) {
+		return name, nil
+	}
+	end := strings.IndexFunc(asked, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+	for _, end := range []int{end, end - 1} {
+		if end <= 0 {
+			break
+		}
+		if short, err := cleanName(asked[:end]); err == nil && isThere(short) {
+			return short, nil
+		}
+	}
+	return name, err
 }
 
 // labelOf returns what a log may contain of the name of a file that was asked for and

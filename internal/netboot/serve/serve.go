@@ -59,6 +59,8 @@ type Config struct {
 	StatusHostnames []string      // by which browsers reach the status page, beside Hostname and StatusAddress
 	DrainLimit      time.Duration // how long transfers may continue when the server stops
 
+	Version string // of this program, for the metrics; empty: unknown
+
 	Listeners Listeners    // sockets that are open already
 	Log       *slog.Logger // nil: slog.Default()
 }
@@ -132,6 +134,12 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		return nil, err
 	}
 	s.registry = prometheus.NewRegistry()
+	if config.Version != "" {
+		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "netboot", Name: "build_info", Help: "Is 1, with the version of the boot server.",
+			ConstLabels: prometheus.Labels{"version": config.Version},
+		}, func() float64 { return 1 }))
+	}
 	s.journal = journal.New(s.log, s.registry)
 	if err := s.listen(ctx); err != nil {
 		return nil, err

@@ -36,7 +36,7 @@ type tftpFiles struct {
 
 // Open returns the answer to a client's request for name (tftp.Files).
 func (t *tftpFiles) Open(name string, client, local netip.Addr) (tftp.File, error) {
-	clean, err := cleanName(name)
+	clean, err := t.loaders.served(name, autoexec, state.Script)
 	if err != nil {
 		return tftp.File{}, err
 	}

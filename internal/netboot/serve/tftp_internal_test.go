@@ -2,6 +2,7 @@ package serve
 
 import (
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -98,6 +99,38 @@ func TestSecondRequestExpires(t *testing.T) {
 		r.sent(programRequest{first.client, "other.efi"})
 		assert.Len(t, r.sentAt, 1, "what has expired is removed")
 	})
+}
+
+// Firmware that reads past the boot file's name in its DHCP packet.
+func TestGarbageBehindTheName(t *testing.T) {
+	t.Parallel()
+	files, folder := newTFTPFiles(t)
+	for name, text := range map[string]string{"ec-ipxe.efi": "iPXE", "caf\u00e9.efi": "its own name"} {
+		require.NoError(t, os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600))
+	}
+	for asked, want := range map[string]string{
+		"ec-ipxe.efi\xff":                            "ec-ipxe.efi",
+		"/ec-ipxe.efi\xff":                           "ec-ipxe.efi",
+		"ec-ipxe.efi\xff\xff\x03":                    "ec-ipxe.efi",
+		"ec-ipxe.efi\r\n":                            "ec-ipxe.efi",
+		"ec-ipxe.efi ":                               "ec-ipxe.efi",
+		"ec-ipxe.efi\x96\x04\x0a":                    "ec-ipxe.efi",
+		"ec-ipxe.efi+\x04abc":                        "ec-ipxe.efi",
+		"ec-ipxe.efi\xff" + strings.Repeat("x", 400): "ec-ipxe.efi",
+		"caf\u00e9.efi":                              "caf\u00e9.efi",
+		"autoexec.ipxe\xff":                          "autoexec.ipxe",
+		"netboot.ipxe\xff":                           "netboot.ipxe",
+	} {
+		files.requests.forget(client)
+		file, err := files.Open(asked, client, local)
+		require.NoError(t, err, "%q", asked)
+		assert.Equal(t, want, file.Label, "%q", asked)
+		require.NoError(t, file.Content.Close())
+	}
+	for _, asked := range []string{"other.efi\xff", "\xff", "ec-ipxe.efix", "../../secret\xff", "ec-ipxe.ef\xff", "ec-ipxe.efi+abc"} {
+		_, err := files.Open(asked, client, local)
+		require.ErrorIs(t, err, fs.ErrNotExist, "%q", asked)
+	}
 }
 
 func TestAutoexec(t *testing.T) {

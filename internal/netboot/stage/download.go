@@ -14,7 +14,6 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/size"
 )
@@ -165,7 +164,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // clearDownloads removes what is left of downloads, but for those of the bundles
 // that are wanted.
-func (s Stager) clearDownloads(wanted map[machine.Architecture]bundle) error {
+func (s Stager) clearDownloads(wanted []bundle) error {
 	folder := filepath.Join(s.Dir.Path(), downloadsFolder)
 	entries, err := os.ReadDir(folder)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
-	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/release"
 )
@@ -53,11 +53,8 @@ func (s Stager) candidate(ctx context.Context, of release.Release) (candidate, e
 	if err != nil {
 		return candidate{}, err
 	}
-	found := candidate{
-		tag: of.Tag, source: of.URL, evidence: believed, complete: true,
-		bundles: map[machine.Architecture]bundle{},
-	}
-	for architecture, name := range names {
+	found := candidate{tag: of.Tag, source: of.URL, evidence: believed, complete: true}
+	for _, name := range names {
 		sum, listed := believed.sums[name]
 		if !listed {
 			return candidate{}, fmt.Errorf("its %s does not list %s: it is being published, or was changed by hand; stage it again in a moment", checksum.FileName, name)
@@ -66,9 +63,9 @@ func (s Stager) candidate(ctx context.Context, of release.Release) (candidate, e
 		if there < 0 {
 			return candidate{}, fmt.Errorf("its %s lists %s, which is not there: it is being published, or somebody hides it; stage it again in a moment", checksum.FileName, name)
 		}
-		found.bundles[architecture] = bundle{name, sum, func(ctx context.Context) (*os.File, error) {
+		found.found = append(found.found, bundle{name, sum, func(ctx context.Context) (*os.File, error) {
 			return s.download(ctx, of.Assets[there], sum)
-		}}
+		}})
 	}
 	return found, nil
 }
@@ -81,63 +78,54 @@ func (s Stager) small(ctx context.Context, of release.Release, name string) ([]b
 	return s.Store.ReadSmall(ctx, of, name)
 }
 
-// bundleNames finds the netboot bundles that a release has by its SHA256SUMS.txt, or by
-// its assets: whoever serves it must not choose by hiding one of them.
-func bundleNames(of release.Release, listed checksum.Sums) (map[machine.Architecture]string, error) {
+// bundleNames returns what may be netboot bundles of a release by its SHA256SUMS.txt, or
+// by its assets: whoever serves it must not choose by hiding one of them. Of those whose
+// names say one and the same architecture, it is the one that is taken.
+func bundleNames(of release.Release, listed checksum.Sums) ([]string, error) {
 	all := slices.Collect(maps.Keys(listed))
+	var others []string // whose names do not say the architecture
+	for _, name := range all {
+		if _, named := artifact.NamedArchitecture(name); !named && artifact.MayBeBundle(name, of.Tag) {
+			others = append(others, name)
+		}
+	}
 	for _, asset := range of.Assets {
 		all = append(all, asset.Name)
 	}
 	slices.Sort(all)
-	found := map[machine.Architecture][]string{}
+	named := map[string][]string{}
 	for _, name := range slices.Compact(all) {
-		if architecture, ok := architectureOf(name); ok {
-			found[architecture] = append(found[architecture], name)
+		if architecture, ok := artifact.NamedArchitecture(name); ok {
+			named[architecture] = append(named[architecture], name)
 		}
 	}
-	bundles := map[machine.Architecture]string{}
-	for architecture, names := range found {
-		own := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-			return !strings.HasPrefix(name, "ec-runner-"+string(architecture)+netboot)
-		})
-		if len(own) == 1 { // a repository may have other images than the fleet's
-			names = own
+	names := others
+	for architecture, same := range named {
+		chosen, err := artifact.ChooseBundle(architecture, same)
+		if err != nil {
+			return nil, err
 		}
-		if len(names) > 1 {
-			return nil, fmt.Errorf("it has %d netboot bundles for %s: %s; keep one of them", len(names), architecture, strings.Join(names, ", "))
-		}
-		bundles[architecture] = names[0]
+		names = append(names, chosen)
 	}
-	if len(bundles) == 0 {
-		return nil, fmt.Errorf("it has no netboot bundle, such as ec-runner-x86_64-netboot-%s.tar.gz", of.Tag)
+	if len(names) == 0 { // one that was published under a name of its own
+		names = slices.DeleteFunc(slices.Collect(maps.Keys(listed)), func(name string) bool { return !strings.HasSuffix(name, ".tar.gz") })
 	}
-	return bundles, nil
-}
-
-// The parts of a bundle's name: ec-runner-ARCHITECTURE-netboot-TAG.tar.gz.
-const (
-	netboot   = "-netboot-"
-	extension = ".tar.gz"
-)
-
-// architectureOf returns the architecture that a netboot bundle's name ends in
-// before "-netboot-", and whether it is a bundle's name at all.
-func architectureOf(asset string) (machine.Architecture, bool) {
-	image, _, ok := strings.Cut(asset, netboot)
-	if !ok || !strings.HasSuffix(asset, extension) {
-		return "", false
+	if len(names) == 0 {
+		return nil, fmt.Errorf("it has no netboot bundle, such as ec-runner-x86_64-netboot-%[1]s.tar.gz, or NAME-%[1]s.tar.gz of another image", of.Tag)
 	}
-	for _, architecture := range machine.Architectures() {
-		if image == string(architecture) || strings.HasSuffix(image, "-"+string(architecture)) {
-			return architecture, true
-		}
-	}
-	return "", false
+	slices.Sort(names)
+	return names, nil
 }
 
 // tagOf returns the tag in a bundle's name.
-func tagOf(asset string) (string, bool) {
-	_, rest, _ := strings.Cut(asset, netboot)
-	tag, ok := strings.CutSuffix(rest, extension)
-	return tag, ok && tag != ""
+func tagOf(asset string) (tag string, ok bool) {
+	name, ok := strings.CutSuffix(asset, ".tar.gz")
+	_, after, isNetboot := strings.Cut(name, "-netboot-")
+	if _, named := artifact.NamedArchitecture(asset); named {
+		return after, ok && after != ""
+	}
+	if at := strings.LastIndex(name, "-"+TagPrefix); at >= 0 {
+		return name[at+1:], ok
+	}
+	return after, ok && isNetboot && after != ""
 }

@@ -124,6 +124,9 @@ func (s Stager) look(ctx context.Context, tag string) (candidate, error) {
 	}
 	found, err := s.candidate(ctx, release)
 	if err == nil {
+		found, err = s.arrangedAsStaged(found)
+	}
+	if err == nil {
 		err = s.admit(release.Tag, found.bundleSums(), found.proof)
 	}
 	if err == nil && tag == "" {
@@ -145,7 +148,11 @@ func (s Stager) Tarball(ctx context.Context, path, tag string) (Outcome, error) 
 		if err != nil {
 			return Outcome{}, err
 		}
-		if err := s.admit(candidate.tag, candidate.bundleSums(), candidate.proof); err != nil {
+		candidate, err = s.arrangedAsStaged(candidate)
+		if err == nil {
+			err = s.admit(candidate.tag, candidate.bundleSums(), candidate.proof)
+		}
+		if err != nil {
 			return Outcome{}, fmt.Errorf("tarball %q: %w", path, err)
 		}
 		return s.stage(ctx, candidate)
@@ -227,11 +234,12 @@ func (s Stager) locked(ctx context.Context, do func() (Outcome, error)) (Outcome
 // A candidate is a release, or a part of one, that can be staged.
 type candidate struct {
 	tag, source string
-	bundles     map[machine.Architecture]bundle
+	found       []bundle // what may be its bundles, by their names
+	arrangement
 	evidence
 
-	// complete means that bundles are all that the release has; otherwise bundles that
-	// are staged for other architectures stay.
+	// complete means that found is all that the release has; otherwise bundles that are
+	// staged for other architectures stay.
 	complete bool
 }
 
@@ -259,6 +267,9 @@ func (c candidate) bundleSums() map[machine.Architecture]string {
 // isStagedAs reports whether a staged release, which may be the zero one, is the same
 // as the candidate.
 func (c candidate) isStagedAs(release state.Release) bool {
+	if len(c.unknown) > 0 {
+		return false
+	}
 	for architecture, bundle := range c.bundles {
 		if release.Bundles[architecture].SHA256 != bundle.sum {
 			return false
@@ -282,7 +293,7 @@ func (s Stager) stage(ctx context.Context, c candidate) (Outcome, error) {
 		changed = err != nil
 	}
 	if changed {
-		if err := s.unpack(ctx, c, staged); err != nil {
+		if err := s.stageAnew(ctx, c, staged); err != nil {
 			return Outcome{}, err
 		}
 	}
@@ -297,8 +308,21 @@ func (s Stager) stage(ctx context.Context, c candidate) (Outcome, error) {
 	return s.pruned(outcome), nil
 }
 
+// stageAnew looks into the bundles of a candidate, and unpacks them.
+func (s Stager) stageAnew(ctx context.Context, c candidate, staged state.Release) (err error) {
+	if err := s.clearDownloads(c.found); err != nil {
+		return err
+	}
+	files := openFiles{}
+	defer func() { err = errors.Join(err, files.close()) }()
+	if c, err = s.lookInside(ctx, c, staged, files); err != nil {
+		return err
+	}
+	return s.unpack(ctx, c, staged, files)
+}
+
 // unpack stages a candidate beside the current release.
-func (s Stager) unpack(ctx context.Context, c candidate, staged state.Release) (err error) {
+func (s Stager) unpack(ctx context.Context, c candidate, staged state.Release, files openFiles) (err error) {
 	incoming, err := s.Dir.Incoming(c.tag, c.source)
 	if err != nil {
 		return err
@@ -309,9 +333,7 @@ func (s Stager) unpack(ctx context.Context, c candidate, staged state.Release) (
 			return err
 		}
 	}
-	if err := s.clearDownloads(c.bundles); err != nil {
-		return err
-	}
+	incoming.PassOver(c.passedOver)
 	for _, architecture := range machine.Architectures() {
 		bundle, ok := c.bundles[architecture]
 		there, isStaged := staged.Bundles[architecture]
@@ -319,7 +341,7 @@ func (s Stager) unpack(ctx context.Context, c candidate, staged state.Release) (
 		case ok && there.SHA256 == bundle.sum:
 			err = incoming.Keep(architecture, bundle.asset)
 		case ok:
-			err = s.unpackBundle(ctx, incoming, architecture, bundle)
+			err = s.unpackBundle(ctx, incoming, architecture, bundle, files[bundle.asset])
 		case isStaged && !c.complete:
 			if s.Verify != nil {
 				err = matches(c.sums, there.Asset, there.SHA256)
@@ -336,12 +358,10 @@ func (s Stager) unpack(ctx context.Context, c candidate, staged state.Release) (
 	return err
 }
 
-func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, architecture machine.Architecture, bundle bundle) error {
-	file, err := bundle.open(ctx)
-	if err != nil {
+func (s Stager) unpackBundle(ctx context.Context, incoming *state.Incoming, architecture machine.Architecture, bundle bundle, file *os.File) error {
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	defer file.Close()
 	if err := incoming.Bundle(architecture, bundle.asset, bundle.sum); err != nil {
 		return err
 	}
@@ -502,11 +522,11 @@ func (s Stager) notify(format string, args ...any) {
 // tarballCandidate returns the candidate in a file.
 func (s Stager) tarballCandidate(ctx context.Context, path, tag string) (candidate, error) {
 	name := filepath.Base(path)
-	architecture, ok := architectureOf(name)
-	if !ok {
+	if !strings.HasSuffix(name, ".tar.gz") {
 		return candidate{}, fmt.Errorf("tarball %q: its name does not say which machines it is for; a netboot bundle is called like ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", path)
 	}
 	if tag == "" {
+		var ok bool
 		if tag, ok = tagOf(name); !ok {
 			return candidate{}, fmt.Errorf("tarball %q: its name does not say of which release it is: give --release-tag", path)
 		}
@@ -516,6 +536,9 @@ func (s Stager) tarballCandidate(ctx context.Context, path, tag string) (candida
 		return candidate{}, err
 	}
 	sum, _, err := checksum.File(ctx, path)
+	if _, named := artifact.NamedArchitecture(name); err != nil && !named {
+		err = fmt.Errorf("its name does not say which machines it is for, and its kernel cannot be looked at: %w", err)
+	}
 	if err != nil {
 		return candidate{}, fmt.Errorf("tarball %q: %w", path, err)
 	}
@@ -523,8 +546,8 @@ func (s Stager) tarballCandidate(ctx context.Context, path, tag string) (candida
 	if err != nil {
 		return candidate{}, fmt.Errorf("tarball %q: %w", path, err)
 	}
-	return candidate{tag: tag, source: absolute, evidence: evidence, bundles: map[machine.Architecture]bundle{
-		architecture: {name, sum, func(context.Context) (*os.File, error) { return os.Open(path) }},
+	return candidate{tag: tag, source: absolute, evidence: evidence, found: []bundle{
+		{name, sum, func(context.Context) (*os.File, error) { return os.Open(path) }},
 	}}, nil
 }
 

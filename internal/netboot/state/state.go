@@ -61,6 +61,10 @@ type Release struct {
 	Staged  time.Time                       `json:"staged"`
 	Source  string                          `json:"source"` // the address of the release, or the tarball's path
 	Bundles map[machine.Architecture]Bundle `json:"bundles"`
+
+	// PassedOver are files of the release that may be bundles by their names and were
+	// not taken, with their SHA-256, so that they are not downloaded again.
+	PassedOver map[string]string `json:"passed_over,omitempty"`
 }
 
 // A Bundle is a release's files for one architecture.

@@ -65,6 +65,9 @@ func (in *Incoming) Bundle(architecture machine.Architecture, asset, sum string)
 	return nil
 }
 
+// PassOver records files of the release that are not taken: see Release.
+func (in *Incoming) PassOver(sums map[string]string) { in.release.PassedOver = sums }
+
 // Write writes a file of a bundle, by one of FileNames, once. The file is on the
 // disk when it returns.
 func (in *Incoming) Write(ctx context.Context, architecture machine.Architecture, name string, content io.Reader) error {

@@ -178,6 +178,16 @@ in
       '';
     };
 
+    alertRules = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether to write the alert rules for Prometheus to
+        {file}`/etc/every-channel/netboot-alerts.yaml`, for a Prometheus on this machine
+        (`services.prometheus.ruleFiles`).
+      '';
+    };
+
     authorizedKeys = mkOption {
       type = types.listOf types.singleLineStr;
       default = [ ];
@@ -267,8 +277,9 @@ in
         default = null;
         example = "/srv/ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz";
         description = ''
-          A netboot bundle on this machine, in place of a release. It has to be called
-          as a release has it: its name says for which machines it is.
+          A netboot bundle on this machine, in place of a release. Its kernel says for
+          which machines it is, and its name of which release, as in
+          `kiosk-boot-v2026.02.28.tar.gz`.
         '';
       };
     };
@@ -377,8 +388,9 @@ in
     };
     users.groups.${name} = { };
 
-    environment.etc = mkIf (ringsFile != null) {
-      "every-channel/netboot-rings.yaml".source = ringsFile;
+    environment.etc = {
+      "every-channel/netboot-rings.yaml" = mkIf (ringsFile != null) { source = ringsFile; };
+      "every-channel/netboot-alerts.yaml" = mkIf cfg.alertRules { source = ./alerts.yaml; };
     };
 
     systemd.services."${name}-stage" = {
