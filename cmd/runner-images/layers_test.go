@@ -28,10 +28,10 @@ var imports = map[string][]string{
 	// The boot server's rooms.
 	"netboot/journal":   {"netboot/machine", "netboot/state", "size"},
 	"netboot/proxydhcp": {"netboot/journal", "netboot/machine"},
-	"netboot/serve":     {"ipxe", "netboot/journal", "netboot/machine", "netboot/proxydhcp", "netboot/state", "netboot/tftp"},
+	"netboot/serve":     {"ipxe", "netboot/journal", "netboot/limit", "netboot/machine", "netboot/proxydhcp", "netboot/state", "netboot/tftp"},
 	"netboot/stage":     {"artifact", "checksum", "netboot/machine", "netboot/state", "release", "size"},
 	"netboot/state":     {"disk", "netboot/machine", "release", "transfer"},
-	"netboot/tftp":      {"netboot/journal"},
+	"netboot/tftp":      {"netboot/journal", "netboot/limit"},
 	// Strings the steps together.
 	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "size", "trust", "verify"},
 }
