@@ -49,7 +49,7 @@ func TestUnitsOfTheDefaults(t *testing.T) {
 	}
 	const units = "etc/systemd/system/"
 	writeTree(t, root, map[string]string{
-		"etc/passwd":             "root:x:0:0::/root:/bin/sh\nevery-channel-netboot:x:990:990::/:/bin/false\n",
+		"etc/passwd":             bootServerUsers,
 		"etc/group":              "root:x:0:\nevery-channel-netboot:x:990:\n",
 		"etc/machine-id":         "",
 		"etc/os-release":         "ID=test\n",
@@ -61,7 +61,13 @@ func TestUnitsOfTheDefaults(t *testing.T) {
 		units + "default.target": "[Unit]\nWants=check.service\n",
 		units + "check.service":  "[Unit]\nAfter=basic.target\nRequires=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n",
 
+		// What the module has systemd-tmpfiles do, see TestBootServerFiles.
+		"etc/tmpfiles.d/every-channel-netboot.conf": "d /var/lib/every-channel-netboot 0750 every-channel-netboot every-channel-netboot\n",
+
 		units + "every-channel-netboot.service":       unit("netboot-plain.service"),
+		units + "every-channel-netboot-http.socket":   unit("netboot-plain-http.socket"),
+		units + "every-channel-netboot-tftp.socket":   unit("netboot-plain-tftp.socket"),
+		units + "every-channel-netboot-status.socket": unit("netboot-plain-status.socket"),
 		units + "every-channel-netboot-stage.service": unit("netboot-plain-stage.service"),
 		units + "every-channel-netboot-stage.timer":   unit("netboot-plain-stage.timer"),
 		units + "ec-node-kqed.service":                unit("ec-node-kqed-by-host.service"),

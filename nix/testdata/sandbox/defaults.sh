@@ -11,7 +11,9 @@ show() { systemctl show --property "$2" --value "$1"; }
 bb ip address add 10.20.30.2/32 dev lo
 bb ip link set lo up
 
-# The server comes up before anything is staged.
+# The server comes up before anything is staged. NixOS calls this when it starts, and when
+# a configuration is switched to.
+systemd-tmpfiles --create --prefix=/var/lib/every-channel-netboot
 systemctl start every-channel-netboot.service
 report "serve: $? $(systemctl is-active every-channel-netboot.service)"
 report "script before: $(fetch http://10.20.30.2/netboot.ipxe)"
