@@ -97,9 +97,9 @@ func TestBootServerInItsSandbox(t *testing.T) {
 		for old, replacement := range map[string]string{
 			"/nix/store/…-runner-images-/bin/runner-images": "/usr/bin/runner-images",
 			"/nix/store/…-ec-ipxe":                          "/srv/ipxe",
-			`"enp1s0"`:                                      `"lo"`,
 			// There is no network but this machine.
-			` "--proxy-dhcp" "--proxy-dhcp-subnet" "10.20.30.0/24"`: "",
+			`"enp1s0"`:            `"lo"`,
+			"BindToDevice=enp1s0": "BindToDevice=lo",
 		} {
 			text = strings.ReplaceAll(text, old, replacement)
 		}
@@ -112,22 +112,24 @@ func TestBootServerInItsSandbox(t *testing.T) {
 		"etc/machine-id":                       "",
 		"etc/os-release":                       "ID=test\n",
 		"etc/every-channel/netboot-rings.yaml": `{"rings": [{"name": "canary", "release_tag": "boot-v2", "macs": ["00:11:22:33:44:55"]}]}`,
-		"srv/ec-runner-x86_64-netboot-boot-v1.tar.gz":            readFile(t, filepath.Join(packaged, "ec-runner-x86_64-netboot-boot-v1.tar.gz")),
-		"srv/SHA256SUMS.txt":                                     readFile(t, filepath.Join(packaged, "SHA256SUMS.txt")),
-		"srv/ipxe/ec-ipxe.efi":                                   "an iPXE",
-		"var/lib/secrets/chain-token":                            "a-secret-word\n",
-		"usr/bin/runner-images":                                  readFile(t, program),
-		"usr/bin/busybox":                                        readFile(t, lab.Tool(t, "stage1", "busybox")),
-		"check.sh":                                               readFile(t, "testdata/sandbox/check.sh"),
-		"etc/systemd/system/default.target":                      "[Unit]\nWants=check.service\n",
-		"etc/systemd/system/check.service":                       "[Unit]\nAfter=basic.target\nRequires=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n",
-		"etc/systemd/system/every-channel-netboot-stage.service": unit("netboot-file-stage.service"),
-		"etc/systemd/system/every-channel-netboot.service":       unit("netboot-full.service"),
-		"etc/systemd/system/every-channel-netboot-http.socket":   unit("netboot-full-http.socket"),
-		"etc/systemd/system/every-channel-netboot-tftp.socket":   unit("netboot-full-tftp.socket"),
-		"etc/systemd/system/every-channel-netboot-status.socket": unit("netboot-full-status.socket"),
-		"etc/systemd/system/rollback.service":                    "[Service]\nType=oneshot\nUser=every-channel-netboot\nExecStart=/usr/bin/runner-images netboot stage --state-dir /var/lib/every-channel-netboot --rollback\n",
-		"var/lib/every-channel-netboot/releases/":                "",
+		"srv/ec-runner-x86_64-netboot-boot-v1.tar.gz":                readFile(t, filepath.Join(packaged, "ec-runner-x86_64-netboot-boot-v1.tar.gz")),
+		"srv/SHA256SUMS.txt":                                         readFile(t, filepath.Join(packaged, "SHA256SUMS.txt")),
+		"srv/ipxe/ec-ipxe.efi":                                       "an iPXE",
+		"var/lib/secrets/chain-token":                                "a-secret-word\n",
+		"usr/bin/runner-images":                                      readFile(t, program),
+		"usr/bin/busybox":                                            readFile(t, lab.Tool(t, "stage1", "busybox")),
+		"check.sh":                                                   readFile(t, "testdata/sandbox/check.sh"),
+		"etc/systemd/system/default.target":                          "[Unit]\nWants=check.service\n",
+		"etc/systemd/system/check.service":                           "[Unit]\nAfter=basic.target\nRequires=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n",
+		"etc/systemd/system/every-channel-netboot-stage.service":     unit("netboot-file-stage.service"),
+		"etc/systemd/system/every-channel-netboot.service":           unit("netboot-full.service"),
+		"etc/systemd/system/every-channel-netboot-http.socket":       unit("netboot-full-http.socket"),
+		"etc/systemd/system/every-channel-netboot-tftp.socket":       unit("netboot-full-tftp.socket"),
+		"etc/systemd/system/every-channel-netboot-status.socket":     unit("netboot-full-status.socket"),
+		"etc/systemd/system/every-channel-netboot-proxy-dhcp.socket": unit("netboot-full-proxy-dhcp.socket"),
+		"etc/systemd/system/every-channel-netboot-pxe.socket":        unit("netboot-full-pxe.socket"),
+		"etc/systemd/system/rollback.service":                        "[Service]\nType=oneshot\nUser=every-channel-netboot\nExecStart=/usr/bin/runner-images netboot stage --state-dir /var/lib/every-channel-netboot --rollback\n",
+		"var/lib/every-channel-netboot/releases/":                    "",
 	})
 	require.NoError(t, os.Chmod(filepath.Join(root, "var/lib/secrets/chain-token"), 0o400))
 	for path, mode := range map[string]os.FileMode{"": 0o750, "/releases": 0o750} {
@@ -144,6 +146,7 @@ func TestBootServerInItsSandbox(t *testing.T) {
 		"owner: ":             "990 990 750",
 		"capabilities: ":      none + " " + none,
 		"stopped: ":           "inactive",
+		"proxy: ":             "2", // before and after the restart
 		"seccomp: ":           "2",
 		"script with token: ": "1",
 		"autoexec: ":          "4",

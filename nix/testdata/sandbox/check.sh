@@ -42,5 +42,6 @@ systemctl stop every-channel-netboot.service
 report "stop: $(systemctl show --property Result --value every-channel-netboot.service)"
 fetch http://10.20.30.2/healthz >/dev/null # does not start it again
 report "stopped: $(systemctl is-active every-channel-netboot.service)"
+report "proxy: $(journalctl --no-pager --output=cat --unit every-channel-netboot.service | bb grep -c 'answering PXE clients')"
 journalctl --no-pager --output=cat --unit 'every-channel-*' >/dev/console
 bb poweroff -f
