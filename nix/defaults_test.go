@@ -56,7 +56,7 @@ func TestUnitsOfTheDefaults(t *testing.T) {
 		"srv/ipxe/ec-ipxe.efi":   "an iPXE",
 		"usr/bin/runner-images":  readFile(t, program),
 		"usr/bin/busybox":        readFile(t, lab.Tool(t, "stage1", "busybox")),
-		"usr/bin/ec-node":        "#!/usr/bin/bash\n[[ $UID = 0 ]] || echo \"ec-node of a user of its own: $*\"\nexit 1\n",
+		"usr/bin/ec-node":        "#!/usr/bin/bash\n[[ $UID = 0 ]] || echo \"ec-node of a user of its own: $*\"\nsaid=$(/usr/bin/busybox true 2>&1)\necho \"busybox: $? $said\"\nexit 1\n",
 		"check.sh":               readFile(t, "testdata/sandbox/defaults.sh"),
 		units + "default.target": "[Unit]\nWants=check.service\n",
 		units + "check.service":  "[Unit]\nAfter=basic.target\nRequires=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n",
@@ -86,6 +86,7 @@ func TestUnitsOfTheDefaults(t *testing.T) {
 		"script: ":   "1",
 		"autoexec: ": "2",
 		"ipxe: ":     "an iPXE",
+		"busybox: ":  "busybox: 0", // its setuid(2) is refused, and not the end of it
 		"node: ":     "ec-node of a user of its own: wt-publish --url https://relay.every.channel/anon --name kqed --input http://10.20.30.9/auto/v9.1",
 	} {
 		assert.Equal(t, want, only(t, reports, prefix), prefix)

@@ -29,7 +29,7 @@
   RestrictSUIDSGID = true;
   SystemCallArchitectures = "native";
   # A program that tries what it may not do gets an error, which it can go on from or
-  # report. Else it is killed without a word: a busybox that calls setuid(2) was.
+  # report. Else it is killed: a busybox was, which calls setuid(2).
   SystemCallErrorNumber = "EPERM";
   SystemCallFilter = [
     "@system-service"

@@ -29,5 +29,6 @@ report "ipxe: $(cd /run && bb tftp -g -r ec-ipxe.efi -l ipxe 10.20.30.2 && bb ca
 systemctl start ec-node-kqed.service
 while bb test "$(show ec-node-kqed.service NRestarts)" -lt 2; do bb sleep 1; done
 report "node: $(journalctl --no-pager --output=cat --unit ec-node-kqed.service | bb grep '^ec-node of ' | bb sort -u)"
+report "busybox: $(journalctl --no-pager --output=cat --unit ec-node-kqed.service | bb grep '^busybox: ' | bb sort -u)"
 journalctl --no-pager --output=cat --unit 'every-channel-*' --unit 'ec-node-*' >/dev/console
 bb poweroff -f
