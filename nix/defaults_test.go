@@ -49,19 +49,25 @@ func TestUnitsOfTheDefaults(t *testing.T) {
 	}
 	const units = "etc/systemd/system/"
 	writeTree(t, root, map[string]string{
-		"etc/passwd":             "root:x:0:0::/root:/bin/sh\nevery-channel-netboot:x:990:990::/:/bin/false\n",
+		"etc/passwd":             bootServerUsers,
 		"etc/group":              "root:x:0:\nevery-channel-netboot:x:990:\n",
 		"etc/machine-id":         "",
 		"etc/os-release":         "ID=test\n",
 		"srv/ipxe/ec-ipxe.efi":   "an iPXE",
 		"usr/bin/runner-images":  readFile(t, program),
 		"usr/bin/busybox":        readFile(t, lab.Tool(t, "stage1", "busybox")),
-		"usr/bin/ec-node":        "#!/usr/bin/bash\n[[ $UID = 0 ]] || echo \"ec-node of a user of its own: $*\"\nexit 1\n",
+		"usr/bin/ec-node":        "#!/usr/bin/bash\n[[ $UID = 0 ]] || echo \"ec-node of a user of its own: $*\"\nsaid=$(/usr/bin/busybox true 2>&1)\necho \"busybox: $? $said\"\nexit 1\n",
 		"check.sh":               readFile(t, "testdata/sandbox/defaults.sh"),
 		units + "default.target": "[Unit]\nWants=check.service\n",
 		units + "check.service":  "[Unit]\nAfter=basic.target\nRequires=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n",
 
+		// What the module has systemd-tmpfiles do, see TestBootServerFiles.
+		"etc/tmpfiles.d/every-channel-netboot.conf": "d /var/lib/every-channel-netboot 0750 every-channel-netboot every-channel-netboot\n",
+
 		units + "every-channel-netboot.service":       unit("netboot-plain.service"),
+		units + "every-channel-netboot-http.socket":   unit("netboot-plain-http.socket"),
+		units + "every-channel-netboot-tftp.socket":   unit("netboot-plain-tftp.socket"),
+		units + "every-channel-netboot-status.socket": unit("netboot-plain-status.socket"),
 		units + "every-channel-netboot-stage.service": unit("netboot-plain-stage.service"),
 		units + "every-channel-netboot-stage.timer":   unit("netboot-plain-stage.timer"),
 		units + "ec-node-kqed.service":                unit("ec-node-kqed-by-host.service"),
@@ -80,6 +86,7 @@ func TestUnitsOfTheDefaults(t *testing.T) {
 		"script: ":   "1",
 		"autoexec: ": "2",
 		"ipxe: ":     "an iPXE",
+		"busybox: ":  "busybox: 0", // its setuid(2) is refused, and not the end of it
 		"node: ":     "ec-node of a user of its own: wt-publish --url https://relay.every.channel/anon --name kqed --input http://10.20.30.9/auto/v9.1",
 	} {
 		assert.Equal(t, want, only(t, reports, prefix), prefix)

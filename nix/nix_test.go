@@ -61,7 +61,7 @@ func TestCommandLines(t *testing.T) {
 	assert.Equal(t, strings.Fields(`netboot serve --state-dir /var/lib/netboot --listen-ip 10.20.30.2 --interface enp1s0
 		--hostname boot.every.channel --http-port 8080 --ipxe-dir /ipxe --tftp-boot-filename ec-ipxe.efi
 		--http-allowed-cidr 10.20.30.0/24 --http-allowed-cidr 10.20.31.0/24 --rings /etc/rings.yaml
-		--proxy-dhcp --proxy-dhcp-subnet 10.20.30.0/24 --status-address 127.0.0.1:8077`), c.Serve)
+		--proxy-dhcp --proxy-dhcp-subnet 10.20.30.0/24 --status-address 127.0.0.1:8077 --status-hostname boot-status.lan`), c.Serve)
 
 	const stage = "netboot stage --state-dir /var/lib/netboot "
 	const fromForge = stage + "--keep 5 --rings /etc/rings.yaml --allowed-signers /etc/allowed_signers" +

@@ -141,6 +141,20 @@ func TestBootServerFiles(t *testing.T) {
 		{"name": "lab", "release_tag": "boot-v2026.03.01", "macs": ["00-11-22-33-44-66"]}
 	]}`, rings)
 
+	var folder map[string]map[string]string
+	evaluateNixOS(t, "stateFolder", &folder)
+	assert.Equal(t, "0750 every-channel-netboot every-channel-netboot", strings.Join([]string{
+		folder["/var/lib/every-channel-netboot"]["mode"],
+		folder["/var/lib/every-channel-netboot"]["user"],
+		folder["/var/lib/every-channel-netboot"]["group"],
+	}, " "))
+	var users map[string]string
+	evaluateNixOS(t, "bootServerUsers", &users)
+	assert.Equal(t, map[string]string{
+		"every-channel-netboot":       "every-channel-netboot",
+		"every-channel-netboot-serve": "every-channel-netboot",
+	}, users)
+
 	var timers map[string]bool
 	evaluateNixOS(t, "timers", &timers)
 	assert.Equal(t, map[string]bool{"pinned": false, "tarball": false}, timers)

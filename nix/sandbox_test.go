@@ -28,21 +28,29 @@ func systemd(t *testing.T, program string, arguments ...string) (string, error) 
 // services to be well confined.
 func TestSystemdUnderstandsUnits(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("testdata/units/*.service")
+	services, err := filepath.Glob("testdata/units/*.service")
 	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	for _, file := range files {
+	require.NotEmpty(t, services)
+	sockets, err := filepath.Glob("testdata/units/*.socket")
+	require.NoError(t, err)
+	require.NotEmpty(t, sockets)
+	for _, file := range append(services, sockets...) {
 		unit := readFile(t, file)
-		if !strings.Contains(unit, "ExecStart=") {
+		if !strings.Contains(unit, "ExecStart=") && !strings.Contains(unit, "[Socket]") {
 			continue // adds to a unit of systemd's own
 		}
-		path := filepath.Join(t.TempDir(), filepath.Base(file))
+		folder := t.TempDir()
+		path := filepath.Join(folder, filepath.Base(file))
 		require.NoError(t, os.WriteFile(path, []byte(replaceCommands(unit, "/bin/true")), 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "every-channel-netboot.service"), []byte("[Service]\nExecStart=/bin/true\n"), 0o644))
 		output, err := systemd(t, "systemd-analyze", "verify", "--man=no", "--recursive-errors=no", path)
 		assert.NoError(t, err, "%s: %s", file, output)
 		assert.Empty(t, output, file)
 		if strings.Contains(unit, "ProtectSystem=") {
-			const exposure = "20" // of 100; 90 and more is "unsafe"
+			exposure := "20" // of 100; 90 and more is "unsafe"
+			if strings.HasPrefix(filepath.Base(file), "netboot-") {
+				exposure = "12"
+			}
 			output, err := systemd(t, "systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold="+exposure, path)
 			assert.NoError(t, err, "%s: %s", file, output)
 		}
@@ -60,8 +68,13 @@ func replaceCommands(unit, command string) string {
 	return strings.Join(lines, "\n")
 }
 
+// bootServerUsers are those of the module, and root.
+const bootServerUsers = "root:x:0:0::/root:/bin/sh\n" +
+	"every-channel-netboot:x:990:990::/:/bin/false\n" +
+	"every-channel-netboot-serve:x:991:990::/:/bin/false\n"
+
 // The boot server works within the sandbox of its units, on a machine with a real
-// systemd.
+// systemd, with the state folder as the one user of version 0.1.0 left it.
 func TestBootServerInItsSandbox(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "runner-images")
@@ -84,9 +97,9 @@ func TestBootServerInItsSandbox(t *testing.T) {
 		for old, replacement := range map[string]string{
 			"/nix/store/…-runner-images-/bin/runner-images": "/usr/bin/runner-images",
 			"/nix/store/…-ec-ipxe":                          "/srv/ipxe",
-			`"enp1s0"`:                                      `"lo"`,
 			// There is no network but this machine.
-			` "--proxy-dhcp" "--proxy-dhcp-subnet" "10.20.30.0/24"`: "",
+			`"enp1s0"`:            `"lo"`,
+			"BindToDevice=enp1s0": "BindToDevice=lo",
 		} {
 			text = strings.ReplaceAll(text, old, replacement)
 		}
@@ -94,32 +107,46 @@ func TestBootServerInItsSandbox(t *testing.T) {
 		return text
 	}
 	writeTree(t, root, map[string]string{
-		"etc/passwd":                           "root:x:0:0::/root:/bin/sh\nevery-channel-netboot:x:990:990::/:/bin/false\n",
+		"etc/passwd":                           bootServerUsers,
 		"etc/group":                            "root:x:0:\nevery-channel-netboot:x:990:\n",
 		"etc/machine-id":                       "",
 		"etc/os-release":                       "ID=test\n",
 		"etc/every-channel/netboot-rings.yaml": `{"rings": [{"name": "canary", "release_tag": "boot-v2", "macs": ["00:11:22:33:44:55"]}]}`,
-		"srv/ec-runner-x86_64-netboot-boot-v1.tar.gz":            readFile(t, filepath.Join(packaged, "ec-runner-x86_64-netboot-boot-v1.tar.gz")),
-		"srv/SHA256SUMS.txt":                                     readFile(t, filepath.Join(packaged, "SHA256SUMS.txt")),
-		"srv/ipxe/ec-ipxe.efi":                                   "an iPXE",
-		"var/lib/secrets/chain-token":                            "a-secret-word\n",
-		"usr/bin/runner-images":                                  readFile(t, program),
-		"usr/bin/busybox":                                        readFile(t, lab.Tool(t, "stage1", "busybox")),
-		"check.sh":                                               readFile(t, "testdata/sandbox/check.sh"),
-		"etc/systemd/system/default.target":                      "[Unit]\nWants=check.service\n",
-		"etc/systemd/system/check.service":                       "[Unit]\nAfter=basic.target\nRequires=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n",
-		"etc/systemd/system/every-channel-netboot-stage.service": unit("netboot-file-stage.service"),
-		"etc/systemd/system/every-channel-netboot.service":       unit("netboot-full.service"),
+		"srv/ec-runner-x86_64-netboot-boot-v1.tar.gz":                readFile(t, filepath.Join(packaged, "ec-runner-x86_64-netboot-boot-v1.tar.gz")),
+		"srv/SHA256SUMS.txt":                                         readFile(t, filepath.Join(packaged, "SHA256SUMS.txt")),
+		"srv/ipxe/ec-ipxe.efi":                                       "an iPXE",
+		"var/lib/secrets/chain-token":                                "a-secret-word\n",
+		"usr/bin/runner-images":                                      readFile(t, program),
+		"usr/bin/busybox":                                            readFile(t, lab.Tool(t, "stage1", "busybox")),
+		"check.sh":                                                   readFile(t, "testdata/sandbox/check.sh"),
+		"etc/systemd/system/default.target":                          "[Unit]\nWants=check.service\n",
+		"etc/systemd/system/check.service":                           "[Unit]\nAfter=basic.target\nRequires=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n",
+		"etc/systemd/system/every-channel-netboot-stage.service":     unit("netboot-file-stage.service"),
+		"etc/systemd/system/every-channel-netboot.service":           unit("netboot-full.service"),
+		"etc/systemd/system/every-channel-netboot-http.socket":       unit("netboot-full-http.socket"),
+		"etc/systemd/system/every-channel-netboot-tftp.socket":       unit("netboot-full-tftp.socket"),
+		"etc/systemd/system/every-channel-netboot-status.socket":     unit("netboot-full-status.socket"),
+		"etc/systemd/system/every-channel-netboot-proxy-dhcp.socket": unit("netboot-full-proxy-dhcp.socket"),
+		"etc/systemd/system/every-channel-netboot-pxe.socket":        unit("netboot-full-pxe.socket"),
+		"etc/systemd/system/rollback.service":                        "[Service]\nType=oneshot\nUser=every-channel-netboot\nExecStart=/usr/bin/runner-images netboot stage --state-dir /var/lib/every-channel-netboot --rollback\n",
+		"var/lib/every-channel-netboot/releases/":                    "",
 	})
 	require.NoError(t, os.Chmod(filepath.Join(root, "var/lib/secrets/chain-token"), 0o400))
+	for path, mode := range map[string]os.FileMode{"": 0o750, "/releases": 0o750} {
+		require.NoError(t, os.Chmod(filepath.Join(root, "var/lib/every-channel-netboot"+path), mode))
+		require.NoError(t, os.Chown(filepath.Join(root, "var/lib/every-channel-netboot"+path), 990, 990))
+	}
 	reports := startRoot(t, root)
-	const netBindService = "0000000000000400"
+	const none = "0000000000000000"
 	for prefix, want := range map[string]string{
 		"stage: ":             "0 success",
 		"current: ":           "boot-v1",
 		"serve: ":             "0 active",
-		"user: ":              "990",
-		"capabilities: ":      netBindService + " " + netBindService,
+		"user: ":              "991 990",
+		"owner: ":             "990 990 750",
+		"capabilities: ":      none + " " + none,
+		"stopped: ":           "inactive",
+		"proxy: ":             "2", // before and after the restart
 		"seccomp: ":           "2",
 		"script with token: ": "1",
 		"autoexec: ":          "4",
@@ -131,6 +158,8 @@ func TestBootServerInItsSandbox(t *testing.T) {
 		assert.Equal(t, want, only(t, reports, prefix), prefix)
 	}
 	assert.Contains(t, only(t, reports, "script without token: "), "404")
+	assert.Contains(t, only(t, reports, "write: "), "Read-only file system")
+	assert.Contains(t, only(t, reports, "rollback: "), "roll back: no previous release", "it may write to the folder, and there is none")
 	assert.NotEmpty(t, only(t, reports, "health: "))
 	assert.NotEqual(t, "0", only(t, reports, "metrics: "))
 }

@@ -7,7 +7,7 @@
   NoNewPrivileges = true;
   PrivateDevices = true;
   PrivateTmp = true;
-  # No ProcSubset=pid: how many connections may wait is in /proc/sys/net.
+  ProcSubset = "pid";
   ProtectClock = true;
   ProtectControlGroups = true;
   ProtectHome = true;
@@ -28,8 +28,11 @@
   RestrictRealtime = true;
   RestrictSUIDSGID = true;
   SystemCallArchitectures = "native";
+  # A program that tries what it may not do gets an error, which it can go on from or
+  # report. Else it is killed: a busybox was, which calls setuid(2).
+  SystemCallErrorNumber = "EPERM";
   SystemCallFilter = [
     "@system-service"
-    "~@privileged"
+    "~@privileged @resources"
   ];
 }

@@ -10,6 +10,7 @@ let
     chainTokenFile = null;
     tftpBootFilename = "ec-ipxe.efi";
     statusAddress = "127.0.0.1:8077";
+    statusHostnames = [ ];
     keep = 3;
     rings = { };
   }
@@ -80,6 +81,7 @@ let
       "10.20.31.0/24"
     ];
     chainTokenFile = "/var/lib/secrets/chain-token";
+    statusHostnames = [ "boot-status.lan" ];
     keep = 5;
     proxyDhcp = {
       enable = true;

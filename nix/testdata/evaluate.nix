@@ -97,6 +97,7 @@ let
       "10.20.31.0/24"
     ];
     chainTokenFile = "/var/lib/secrets/chain-token";
+    statusHostnames = [ "boot-status.lan" ];
     keep = 5;
     alertRules = true;
     proxyDhcp = {
@@ -285,6 +286,14 @@ in
     "netboot-plain-stage.service" = text netbootPlain "every-channel-netboot-stage.service";
     "netboot-plain-stage.timer" = text netbootPlain "every-channel-netboot-stage.timer";
     "netboot-full.service" = text netbootFull "every-channel-netboot.service";
+    "netboot-plain-http.socket" = text netbootPlain "every-channel-netboot-http.socket";
+    "netboot-plain-status.socket" = text netbootPlain "every-channel-netboot-status.socket";
+    "netboot-plain-tftp.socket" = text netbootPlain "every-channel-netboot-tftp.socket";
+    "netboot-full-http.socket" = text netbootFull "every-channel-netboot-http.socket";
+    "netboot-full-status.socket" = text netbootFull "every-channel-netboot-status.socket";
+    "netboot-full-tftp.socket" = text netbootFull "every-channel-netboot-tftp.socket";
+    "netboot-full-proxy-dhcp.socket" = text netbootFull "every-channel-netboot-proxy-dhcp.socket";
+    "netboot-full-pxe.socket" = text netbootFull "every-channel-netboot-pxe.socket";
     "netboot-full-stage.service" = text netbootFull "every-channel-netboot-stage.service";
     "netboot-file.service" = text netbootFile "every-channel-netboot.service";
     "netboot-file-stage.service" = text netbootFile "every-channel-netboot-stage.service";
@@ -300,6 +309,12 @@ in
     "ec-node-kqed-on-graphics.service" = text nodeOnGraphics "ec-node-kqed.service";
   };
   scriptedCommands = scripted.config.boot.initrd.postMountCommands;
+  stateFolder = lib.mapAttrs (
+    _: rules: { inherit (rules.d) mode user group; }
+  ) netbootPlain.config.systemd.tmpfiles.settings.every-channel-netboot;
+  bootServerUsers = lib.mapAttrs (_: user: user.group) (
+    lib.filterAttrs (name: _: lib.hasPrefix "every-channel-netboot" name) netbootPlain.config.users.users
+  );
   timers = {
     pinned = netbootFull.config.systemd.timers ? every-channel-netboot-stage;
     tarball = netbootFile.config.systemd.timers ? every-channel-netboot-stage;

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,15 +37,33 @@ func address48(text string) machine.MAC {
 	return mac
 }
 
+// A lockedBuilder is written to by the journal's timer too.
+type lockedBuilder struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (b *lockedBuilder) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Builder.Write(p)
+}
+
+func (b *lockedBuilder) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Builder.String()
+}
+
 type site struct {
 	*journal.Journal
 	t        *testing.T
-	log      *strings.Builder
+	log      *lockedBuilder
 	registry *prometheus.Registry
 }
 
 func start(t *testing.T) site {
-	log, registry := &strings.Builder{}, prometheus.NewRegistry()
+	log, registry := &lockedBuilder{}, prometheus.NewRegistry()
 	return site{journal.New(slog.New(slog.NewTextHandler(log, nil)), registry), t, log, registry}
 }
 

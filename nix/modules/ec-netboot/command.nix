@@ -64,7 +64,8 @@ in
     ++ [
       "--status-address"
       cfg.statusAddress
-    ];
+    ]
+    ++ builtins.concatMap (flag "status-hostname") cfg.statusHostnames;
 
   # A list of command lines: for the current release, then for that of each ring.
   stage =

@@ -93,14 +93,63 @@ let
 
   credential = file: credentialName: optional (file != null) "${credentialName}:${file}";
 
-  # What both units have.
-  confined = import ../sandbox.nix // {
-    User = name;
-    Group = name;
-    StateDirectory = name;
-    StateDirectoryMode = "0750";
-    UMask = "0027";
+  # The server, which the network reaches, reads the state folder by its group, and
+  # nothing lets it write there. The folder's owner is who stages.
+  server = "${name}-serve";
+
+  isLoopback = builtins.match "(127[.].*|[[]::1[]]|localhost):[0-9]+" cfg.statusAddress != null;
+  # With a host's name in it, the server opens the socket itself.
+  statusSocket = builtins.match "([0-9.]*|[[].*[]]):[0-9]+" cfg.statusAddress != null;
+
+  # Packets of other networks do not reach a unit. A socket of systemd's heeds what its
+  # own unit says, and what a service opens itself what the service's says.
+  only = addresses: {
+    IPAddressDeny = "any";
+    IPAddressAllow = addresses ++ [ "localhost" ];
   };
+  machines = more: lib.optionalAttrs (cfg.httpAllowedCIDRs != [ ]) (only (cfg.httpAllowedCIDRs ++ more));
+  # A client without an address, and who answers it.
+  withoutAddress = [
+    "0.0.0.0"
+    "255.255.255.255"
+  ];
+
+  atListenIP =
+    port:
+    if lib.hasInfix ":" cfg.listenIP then
+      "[${cfg.listenIP}]:${toString port}"
+    else
+      "${cfg.listenIP}:${toString port}";
+  # By the names that the command knows.
+  sockets = {
+    http = machines [ ] // {
+      ListenStream = atListenIP cfg.httpPort;
+    };
+    tftp = machines [ ] // {
+      ListenDatagram = atListenIP 69;
+    };
+  }
+  // lib.optionalAttrs statusSocket {
+    status = lib.optionalAttrs isLoopback (only [ ]) // {
+      ListenStream = lib.removePrefix ":" cfg.statusAddress;
+    };
+  }
+  // lib.optionalAttrs cfg.proxyDhcp.enable (
+    lib.mapAttrs
+      (
+        _: port:
+        machines withoutAddress
+        // {
+          ListenDatagram = "0.0.0.0:${toString port}";
+          BindToDevice = cfg.interface;
+          Broadcast = true;
+        }
+      )
+      {
+        proxy-dhcp = 67;
+        pxe = 4011;
+      }
+  );
 in
 {
   options.services.every-channel.netboot = {
@@ -185,6 +234,18 @@ in
         Whether to write the alert rules for Prometheus to
         {file}`/etc/every-channel/netboot-alerts.yaml`, for a Prometheus on this machine
         (`services.prometheus.ruleFiles`).
+      '';
+    };
+
+    statusHostnames = mkOption {
+      type = types.listOf (types.strMatching "[A-Za-z0-9._-]+");
+      default = [ ];
+      example = [ "boot-status.lan" ];
+      description = ''
+        Names by which browsers reach the status page, for example through a reverse
+        proxy, beside IP addresses, `localhost`, {option}`hostname` and the name in
+        {option}`statusAddress`. A page of another site cannot read the status page
+        through a name of its own.
       '';
     };
 
@@ -381,7 +442,13 @@ in
     # To look at what is staged, and to roll back.
     environment.systemPackages = [ cfg.package ];
 
+    # Who stages, and the owner of the state folder.
     users.users.${name} = {
+      isSystemUser = true;
+      group = name;
+      description = "Stages releases for the boot server";
+    };
+    users.users.${server} = {
       isSystemUser = true;
       group = name;
       description = "Boot server";
@@ -393,6 +460,13 @@ in
       "every-channel/netboot-alerts.yaml" = mkIf cfg.alertRules { source = ./alerts.yaml; };
     };
 
+    # It is there before anything has been staged.
+    systemd.tmpfiles.settings.${name}.${stateDir}.d = {
+      mode = "0750";
+      user = name;
+      group = name;
+    };
+
     systemd.services."${name}-stage" = {
       description = "Stage a release for the boot server";
       wantedBy = [ "multi-user.target" ];
@@ -401,8 +475,16 @@ in
       restartTriggers = optional (ringsFile != null) ringsFile;
       # The forge may not be there yet when everything comes up after a power cut.
       startLimitIntervalSec = 0;
-      serviceConfig = confined // {
+      serviceConfig = import ../sandbox.nix // {
         Type = "oneshot";
+        User = name;
+        Group = name;
+        StateDirectory = name;
+        StateDirectoryMode = "0750";
+        # The group is the server's.
+        UMask = "0027";
+        MemoryMax = "1G";
+        TasksMax = 256;
         ExecStart =
           map
             (
@@ -435,6 +517,22 @@ in
       };
     };
 
+    # systemd opens the ports below 1024, so that the server needs no capability.
+    systemd.sockets = lib.mapAttrs' (
+      socket: socketConfig:
+      lib.nameValuePair "${name}-${socket}" {
+        description = "Boot server, ${socket}";
+        # Else the next packet would start a server that was stopped.
+        partOf = [ "${name}.service" ];
+        socketConfig = {
+          Service = "${name}.service";
+          FileDescriptorName = socket;
+          FreeBind = true;
+        }
+        // socketConfig;
+      }
+    ) sockets;
+
     systemd.services.${name} = {
       description = "Boot server";
       wantedBy = [ "multi-user.target" ];
@@ -444,8 +542,19 @@ in
       after = [ "network-online.target" ];
       reloadTriggers = optional (ringsFile != null) ringsFile;
       startLimitIntervalSec = 0;
-      serviceConfig = confined // {
+      serviceConfig = import ../sandbox.nix // {
         Type = "notify-reload";
+        User = server;
+        Group = name;
+        UMask = "0077";
+        Sockets = map (socket: "${name}-${socket}.socket") (lib.attrNames sockets);
+        # What is read from the disk counts too, and is given back first: a small limit
+        # would have each machine's initrd read from the disk again.
+        MemoryMax = "50%";
+        # A thread for each transfer that waits for the disk.
+        TasksMax = 4096;
+        # The server cannot raise it, and a transfer takes two.
+        LimitNOFILE = 16384;
         ExecStart =
           utils.escapeSystemdExecArgs (
             [ program ]
@@ -464,9 +573,11 @@ in
         RestartSec = "2s";
         # Transfers under way may end, which takes a minute at most.
         TimeoutStopSec = "90s";
-        AmbientCapabilities = [ "CAP_NET_BIND_SERVICE" ];
-        CapabilityBoundingSet = [ "CAP_NET_BIND_SERVICE" ];
-      };
+        CapabilityBoundingSet = "";
+        PrivateUsers = true;
+      }
+      # Where the server opens the status page's socket itself, anyone may reach that.
+      // lib.optionalAttrs (statusSocket || isLoopback) (machines [ ]);
     };
 
     networking.firewall.interfaces.${cfg.interface} = {

@@ -78,7 +78,6 @@ let
         DynamicUser = true;
         CapabilityBoundingSet = "";
         PrivateUsers = true;
-        ProcSubset = "pid";
         UMask = "0077";
       }
       // lib.optionalAttrs cfg.hardwareTranscoding {

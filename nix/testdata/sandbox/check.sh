@@ -17,7 +17,12 @@ systemctl start every-channel-netboot.service # returns when it has said that it
 report "serve: $? $(systemctl is-active every-channel-netboot.service)"
 
 status=/proc/$(pid)/status
-report "user: $(awk '/^Uid/ { print $2 }' "$status")"
+report "user: $(awk '/^Uid/ { print $2 }' "$status") $(awk '/^Gid/ { print $2 }' "$status")"
+report "owner: $(bb stat -c '%u %g %a' /var/lib/every-channel-netboot)"
+report "write: $(bb nsenter -t "$(pid)" -m -- /bin/busybox touch /var/lib/every-channel-netboot/current.new 2>&1)"
+# As the documentation has it.
+systemctl start rollback.service
+report "rollback: $(journalctl --no-pager --output=cat --unit rollback.service | bb grep 'roll back')"
 report "capabilities: $(awk '/^CapBnd/ { print $2 }' "$status") $(awk '/^CapEff/ { print $2 }' "$status")"
 report "seccomp: $(awk '/^Seccomp:/ { print $2 }' "$status")"
 
@@ -35,5 +40,8 @@ systemctl restart every-channel-netboot.service
 report "staged: $(journalctl --no-pager --output=cat --unit every-channel-netboot-stage.service | bb grep -c '^Starting ')"
 systemctl stop every-channel-netboot.service
 report "stop: $(systemctl show --property Result --value every-channel-netboot.service)"
+fetch http://10.20.30.2/healthz >/dev/null # does not start it again
+report "stopped: $(systemctl is-active every-channel-netboot.service)"
+report "proxy: $(journalctl --no-pager --output=cat --unit every-channel-netboot.service | bb grep -c 'answering PXE clients')"
 journalctl --no-pager --output=cat --unit 'every-channel-*' >/dev/console
 bb poweroff -f

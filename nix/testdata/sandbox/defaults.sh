@@ -11,7 +11,9 @@ show() { systemctl show --property "$2" --value "$1"; }
 bb ip address add 10.20.30.2/32 dev lo
 bb ip link set lo up
 
-# The server comes up before anything is staged.
+# The server comes up before anything is staged. NixOS calls this when it starts, and when
+# a configuration is switched to.
+systemd-tmpfiles --create --prefix=/var/lib/every-channel-netboot
 systemctl start every-channel-netboot.service
 report "serve: $? $(systemctl is-active every-channel-netboot.service)"
 report "script before: $(fetch http://10.20.30.2/netboot.ipxe)"
@@ -27,5 +29,6 @@ report "ipxe: $(cd /run && bb tftp -g -r ec-ipxe.efi -l ipxe 10.20.30.2 && bb ca
 systemctl start ec-node-kqed.service
 while bb test "$(show ec-node-kqed.service NRestarts)" -lt 2; do bb sleep 1; done
 report "node: $(journalctl --no-pager --output=cat --unit ec-node-kqed.service | bb grep '^ec-node of ' | bb sort -u)"
+report "busybox: $(journalctl --no-pager --output=cat --unit ec-node-kqed.service | bb grep '^busybox: ' | bb sort -u)"
 journalctl --no-pager --output=cat --unit 'every-channel-*' --unit 'ec-node-*' >/dev/console
 bb poweroff -f
