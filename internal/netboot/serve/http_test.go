@@ -631,3 +631,15 @@ func TestBothFamilies(t *testing.T) {
 		require.NoError(t, err)
 	}
 }
+
+// Without boot files machines do nothing, and their silence says nothing.
+func TestMissingBootFilesAreSaid(t *testing.T) {
+	t.Parallel()
+	without := start(t, func(c *serve.Config) { c.IPXEDir = "" }, "boot-v1")
+	without.mustGet("/healthz")
+	require.NoError(t, without.stop())
+	assert.Contains(t, without.log.String(), "give --ipxe-dir, a folder with iPXE binaries such as ec-ipxe.efi and undionly.kpxe")
+	empty := start(t, nil, "boot-v1")
+	require.NoError(t, empty.stop())
+	assert.Contains(t, empty.log.String(), "--ipxe-dir has no ec-ipxe.efi, the boot file for UEFI")
+}
