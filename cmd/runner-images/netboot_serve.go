@@ -144,8 +144,13 @@ func notify(log *slog.Logger, state string) {
 // their names (FileDescriptorName= in systemd.socket(5)).
 func activated() (serve.Listeners, error) {
 	var listeners serve.Listeners
+	seen := map[string]bool{}
 	for _, file := range activation.Files(true) {
 		var err error
+		if seen[file.Name()] {
+			return listeners, fmt.Errorf("there are two sockets %q from systemd: give one; an address such as [::]:80 takes IPv4 and IPv6", file.Name())
+		}
+		seen[file.Name()] = true
 		switch file.Name() {
 		case "http":
 			listeners.HTTP, err = net.FileListener(file)

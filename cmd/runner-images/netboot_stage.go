@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
+	osuser "os/user"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -175,6 +179,9 @@ func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, s
 // state opens the state folder, and makes it if there is something to put in it.
 // It returns nil for a check of a folder that is not there.
 func (o stageOptions) state() (*state.Dir, error) {
+	if err := refuseRoot(o.stateDir, os.Geteuid()); err != nil && !o.check {
+		return nil, err
+	}
 	if !o.check && !o.rollback {
 		return state.Create(o.stateDir)
 	}
@@ -289,4 +296,22 @@ func checkNetboot(ctx context.Context, r *report.Report, stager stage.Stager, ta
 		r.Result(fmt.Sprintf("%s can be staged; %s is current\n", comparison.Wanted, comparison.Current))
 	}
 	return errNewer
+}
+
+// refuseRoot keeps root from leaving files in the folder of another user, such as the
+// service's, which that user could neither read nor remove.
+func refuseRoot(folder string, user int) error {
+	info, err := os.Stat(folder)
+	if err != nil || user != 0 {
+		return nil // it is made, or opening it says what is wrong
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 {
+		return nil
+	}
+	name := fmt.Sprintf("'#%d'", owner.Uid)
+	if known, err := osuser.LookupId(strconv.Itoa(int(owner.Uid))); err == nil {
+		name = known.Username
+	}
+	return fmt.Errorf("--state-dir %q belongs to %s, and what root stages there could not be read by it; run this as its owner: sudo -u %[2]s runner-images netboot stage …", folder, name)
 }

@@ -5,6 +5,7 @@ package journal
 import (
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ type Journal struct {
 
 	mu      sync.Mutex
 	table   table
+	unknown sync.Map          // the architectures that UnknownArchitecture has logged
 	begun   map[Boot]struct{} // boots that began, without their rings
 	changed chan struct{}     // closed at the next change
 }
@@ -305,4 +307,18 @@ func (j *Journal) ScriptRefused(client Client, err error) {
 		machine.Refused = err.Error()
 	})
 	j.Failed(client, err)
+}
+
+// UnknownArchitecture records a client of ProxyDHCP whose architecture (option 93) no boot
+// file is for. The first of each is logged.
+func (j *Journal) UnknownArchitecture(client Client, architecture uint16) {
+	const registered = 0x30 // IANA's registry is not longer yet; others are one
+	label := "other"
+	if architecture < registered {
+		label = strconv.Itoa(int(architecture))
+	}
+	j.metrics.unknown.WithLabelValues(label).Inc()
+	if _, logged := j.unknown.LoadOrStore(label, true); !logged {
+		j.log.Warn("no boot file is for machines of this architecture (DHCP option 93)", "architecture", architecture, "mac", client.MAC)
+	}
 }

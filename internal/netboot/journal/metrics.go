@@ -20,6 +20,7 @@ type metrics struct {
 	active            *prometheus.GaugeVec     // by protocol
 	refused           *prometheus.CounterVec   // by protocol and reason
 	tftpErrors        *prometheus.CounterVec   // by reason
+	unknown           *prometheus.CounterVec   // by architecture
 	proxyAnswers      *prometheus.CounterVec   // by firmware
 	duration          *prometheus.HistogramVec // by release and architecture
 }
@@ -48,6 +49,7 @@ func newMetrics(registry *prometheus.Registry) metrics {
 		refused:      counter("refused_requests_total", "Requests refused because of the client's network, the chain token, or a limit.", "protocol", "reason"),
 		tftpErrors:   counter("tftp_errors_total", "TFTP requests and transfers that failed.", "reason"),
 		duration:     duration,
+		unknown:      counter("proxy_dhcp_unknown_architecture_total", "PXE clients whose architecture no boot file is for.", "architecture"),
 		proxyAnswers: counter("proxy_dhcp_answers_total", "ProxyDHCP answers sent.", "firmware"),
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -182,6 +183,7 @@ func client(request *dhcpv4.DHCPv4, firmware machine.Firmware) journal.Client {
 func (s *Server) answer(request *dhcpv4.DHCPv4, kind dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 	class, asks, ok := identify(request)
 	if !ok {
+		s.noteUnknown(request)
 		return nil
 	}
 	client := client(request, asks)
@@ -245,7 +247,7 @@ func identify(request *dhcpv4.DHCPv4) (class string, asks machine.Firmware, ok b
 		if !strings.HasPrefix(request.ClassIdentifier(), class) {
 			continue
 		}
-		for _, architecture := range request.ClientArch() {
+		for _, architecture := range architectures(request) {
 			asks, ok := firmware[architecture]
 			if ok && asks.HTTP == (class == httpClient) {
 				return class, asks, true
@@ -253,6 +255,28 @@ func identify(request *dhcpv4.DHCPv4) (class string, asks machine.Firmware, ok b
 		}
 	}
 	return "", machine.Firmware{}, false
+}
+
+// noteUnknown records a client that boots and that there is nothing for.
+func (s *Server) noteUnknown(request *dhcpv4.DHCPv4) {
+	if class := request.ClassIdentifier(); strings.HasPrefix(class, pxeClient) || strings.HasPrefix(class, httpClient) {
+		s.Journal.UnknownArchitecture(client(request, machine.Firmware{}), uint16(architectures(request)[0]))
+	}
+}
+
+// architectures returns those of option 93. Without it they are what the class says, as
+// PXEClient:Arch:00007:UNDI:003016 does (PXE specification 2.1), or else BIOS.
+func architectures(request *dhcpv4.DHCPv4) []iana.Arch {
+	if said := request.ClientArch(); len(said) > 0 {
+		return said
+	}
+	parts := strings.Split(request.ClassIdentifier(), ":")
+	if len(parts) > 2 && parts[1] == "Arch" {
+		if number, err := strconv.ParseUint(parts[2], 10, 16); err == nil {
+			return []iana.Arch{iana.Arch(number)}
+		}
+	}
+	return []iana.Arch{iana.INTEL_X86PC}
 }
 
 // isIPXE reports whether the client is iPXE, by its user class (option 77), whose form

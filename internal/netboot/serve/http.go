@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -90,6 +91,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	keepRange(r.Header)
 	parts, guarded := h.parts(r)
 	answer := answer{h, w, r, client, guarded}
 	if err := answer.write(parts); err != nil {
@@ -97,10 +99,24 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// keepRange leaves a request its range if that is one in bytes. A range in another unit
+// is ignored (RFC 9110, section 14.2; units are case-insensitive), and so are several
+// at once, which no boot program asks for.
+func keepRange(header http.Header) {
+	unit, ranges, _ := strings.Cut(header.Get("Range"), "=")
+	header.Del("Range")
+	if strings.EqualFold(unit, "bytes") && !strings.Contains(ranges, ",") {
+		header.Set("Range", "bytes="+ranges)
+	}
+}
+
 // parts returns the parts of the path after the chain token, and whether it was
 // there (or there is no token).
 func (h *handler) parts(r *http.Request) (parts []string, guarded bool) {
-	parts = strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	parts = strings.Split(strings.TrimLeft(r.URL.Path, "/"), "/")
+	last := len(parts) - 1
+	// Scripts join addresses with one slash too many.
+	parts = append(slices.DeleteFunc(parts[:last], func(part string) bool { return part == "" }), parts[last])
 	token := h.token()
 	if !token.isSet() {
 		return parts, true
@@ -362,9 +378,6 @@ func (a *answer) send(file *os.File, start func(size int64) *journal.Transfer) e
 	if a.r.Method == http.MethodHead {
 		http.ServeContent(a.w, a.r, "", info.ModTime(), file)
 		return nil
-	}
-	if strings.Contains(a.r.Header.Get("Range"), ",") {
-		a.r.Header.Del("Range") // several ranges at once, which no boot program asks for
 	}
 	w := &fileResponse{ResponseWriter: a.w, file: file, size: info.Size(), start: start}
 	http.ServeContent(w, a.r, "", info.ModTime(), file)

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -155,10 +156,12 @@ func TestChainToken(t *testing.T) {
 		t.Helper()
 		paths := []string{"/netboot.ipxe", "/netboot.ipxe?mac=52:54:00:12:34:56", "/kernel", "/initrd", "/r/boot-v1/x86_64/aaaaaaaaaaaa/kernel", "/autoexec.ipxe", "/own.ipxe", "/ec-ipxe.efi"}
 		for _, path := range paths {
-			status, _ := s.get("/" + token + path)
-			assert.Equal(t, http.StatusOK, status, path)
+			for _, slashes := range []string{"/", "//", "///"} {
+				status, _ := s.get(slashes + token + strings.TrimSuffix(slashes, "/") + path)
+				assert.Equal(t, http.StatusOK, status, slashes+path)
+			}
 		}
-		for _, wrong := range append(not, "", "/x", "/"+token+"x", "/"+token[1:], "/"+strings.ToUpper(token), "//"+token) {
+		for _, wrong := range append(not, "", "/x", "/"+token+"x", "/"+token[1:], "/"+strings.ToUpper(token)) {
 			for _, path := range paths[:len(paths)-1] {
 				status, body := s.get(wrong + path)
 				assert.Equal(t, http.StatusNotFound, status, wrong+path)
@@ -526,4 +529,109 @@ func TestVersionIsAMetric(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(c *serve.Config) { c.Version = "1.2.3" })
 	assert.Contains(t, s.metrics(), `netboot_build_info{version="1.2.3"} 1`+"\n")
+}
+
+// Scripts join addresses with one slash too many.
+func TestSlashes(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1")
+	s.putLoader("ec-ipxe.efi", []byte("iPXE"))
+	for _, path := range []string{"//netboot.ipxe", "///kernel", "//healthz", "//ec-ipxe.efi", "//autoexec.ipxe", "/r//boot-v1/x86_64//aaaaaaaaaaaa/kernel"} {
+		s.mustGet(path)
+	}
+	for _, path := range []string{"/netboot.ipxe/", "//", "//../state/rings.yaml", "/kernel//"} {
+		status, _ := s.get(path)
+		assert.Equal(t, http.StatusNotFound, status, path)
+	}
+}
+
+func TestRangeUnits(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1")
+	for given, want := range map[string]int{
+		"lines=1-2": http.StatusOK, "items=0-5": http.StatusOK, "nonsense": http.StatusOK, "": http.StatusOK,
+		"bytes=0-1,3-4": http.StatusOK, "bytes=1-2": http.StatusPartialContent, "Bytes=1-2": http.StatusPartialContent,
+		"bytes=1000-": http.StatusRequestedRangeNotSatisfiable,
+	} {
+		for _, path := range []string{"/kernel", "/netboot.ipxe?mac="} {
+			assert.Equal(t, want, s.do("127.0.0.1", "GET", path, "Range", given).StatusCode, "%s %s", path, given)
+		}
+	}
+}
+
+func TestSocketsOfAnotherKind(t *testing.T) {
+	t.Parallel()
+	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
+	require.NoError(t, err)
+	require.NoError(t, dir.Close())
+	unixgram, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unixgram"})
+	require.NoError(t, err)
+	defer unixgram.Close()
+	for name, listeners := range map[string]serve.Listeners{"TFTP": {TFTP: unixgram}, "ProxyDHCP": {ProxyDHCP: unixgram}, "PXE": {PXE: unixgram}} {
+		_, err := serve.New(t.Context(), serve.Config{StateDir: dir.Path(), HTTPPort: serve.AnyPort, TFTPPort: serve.AnyPort, StatusAddress: "127.0.0.1:0", Listeners: listeners})
+		require.ErrorContains(t, err, "the socket for "+name+" at ")
+		require.ErrorContains(t, err, "is no UDP socket, which machines need; give a port as its ListenDatagram=")
+	}
+}
+
+// A port that is taken, or that this user may not take.
+func TestPortsThatCannotBeHad(t *testing.T) {
+	t.Parallel()
+	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
+	require.NoError(t, err)
+	require.NoError(t, dir.Close())
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer tcp.Close()
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer udp.Close()
+	config := serve.Config{StateDir: dir.Path(), ListenIP: netip.MustParseAddr("127.0.0.1"), StatusAddress: "127.0.0.1:0", HTTPPort: serve.AnyPort, TFTPPort: udp.LocalAddr().(*net.UDPAddr).Port}
+	_, err = serve.New(t.Context(), config)
+	require.ErrorContains(t, err, fmt.Sprintf("address already in use; see which program has it with: ss -lntup | grep :%d; end that, or give another one, for example --tftp-port 6969", config.TFTPPort))
+	config.HTTPPort, config.TFTPPort = tcp.Addr().(*net.TCPAddr).Port, serve.AnyPort
+	_, err = serve.New(t.Context(), config)
+	require.ErrorContains(t, err, "for example --http-port 8080")
+	config.HTTPPort, config.ListenIP = serve.AnyPort, netip.MustParseAddr("192.0.2.1")
+	_, err = serve.New(t.Context(), config)
+	require.ErrorContains(t, err, "no network interface here has --listen-ip; see the addresses with: ip -brief address")
+}
+
+// Without an address to listen on, machines are served over IPv4 and IPv6.
+func TestBothFamilies(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *serve.Config) { c.ListenIP = netip.Addr{} }, "boot-v1")
+	s.putLoader("ec-ipxe.efi", []byte("iPXE"))
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		response, err := http.Get("http://" + net.JoinHostPort(host, strconv.Itoa(s.server.HTTPAddr().(*net.TCPAddr).Port)) + "/healthz")
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+
+		conn, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
+		require.NoError(t, err)
+		defer conn.Close()
+		to := &net.UDPAddr{IP: net.ParseIP(host), Port: s.server.TFTPAddr().(*net.UDPAddr).Port}
+		_, err = conn.WriteTo([]byte("\x00\x01ec-ipxe.efi\x00octet\x00"), to)
+		require.NoError(t, err)
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
+		answer := make([]byte, 100)
+		n, from, err := conn.ReadFrom(answer)
+		require.NoError(t, err)
+		assert.Equal(t, "\x00\x03\x00\x01iPXE", string(answer[:n]))
+		assert.True(t, from.(*net.UDPAddr).IP.Equal(to.IP), "from the address that was asked")
+		_, err = conn.WriteTo([]byte{0, 4, 0, 1}, from)
+		require.NoError(t, err)
+	}
+}
+
+// Without boot files machines do nothing, and their silence says nothing.
+func TestMissingBootFilesAreSaid(t *testing.T) {
+	t.Parallel()
+	without := start(t, func(c *serve.Config) { c.IPXEDir = "" }, "boot-v1")
+	without.mustGet("/healthz")
+	require.NoError(t, without.stop())
+	assert.Contains(t, without.log.String(), "give --ipxe-dir, a folder with iPXE binaries such as ec-ipxe.efi and undionly.kpxe")
+	empty := start(t, nil, "boot-v1")
+	require.NoError(t, empty.stop())
+	assert.Contains(t, empty.log.String(), "--ipxe-dir has no ec-ipxe.efi, the boot file for UEFI")
 }

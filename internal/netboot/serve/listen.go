@@ -2,10 +2,14 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
+	"syscall"
 )
 
 // listen opens the sockets that are not open yet.
@@ -16,15 +20,18 @@ func (s *Server) listen(ctx context.Context) error {
 	}
 	var sockets net.ListenConfig
 	given := s.config.Listeners
+	if err := given.check(); err != nil {
+		return errors.Join(err, given.close())
+	}
 	s.listeners = given
 	if given.HTTP == nil {
 		if s.listeners.HTTP, err = sockets.Listen(ctx, "tcp", hostPort(address, s.config.HTTPPort)); err != nil {
-			return fmt.Errorf("listen for HTTP: %w", err)
+			return listenError("http", err, s.config.HTTPPort, 8080)
 		}
 	}
 	s.close = append(s.close, s.listeners.HTTP)
 	if _, s.httpPort, err = net.SplitHostPort(s.listeners.HTTP.Addr().String()); err != nil {
-		return fmt.Errorf("the socket for HTTP at %q is no TCP socket, which machines need: %w", s.listeners.HTTP.Addr(), err)
+		return fmt.Errorf("listen for HTTP: %w", err)
 	}
 	if given.Status == nil {
 		if s.listeners.Status, err = sockets.Listen(ctx, "tcp", s.config.StatusAddress); err != nil {
@@ -33,16 +40,65 @@ func (s *Server) listen(ctx context.Context) error {
 	}
 	s.close = append(s.close, s.listeners.Status)
 	if given.TFTP == nil {
-		network := "udp"
-		if !address.IsValid() {
-			network = "udp4" // boot programs that know TFTP know IPv4
-		}
-		if s.listeners.TFTP, err = sockets.ListenPacket(ctx, network, hostPort(address, s.config.TFTPPort)); err != nil {
-			return fmt.Errorf("listen for TFTP: %w", err)
+		if s.listeners.TFTP, err = sockets.ListenPacket(ctx, "udp", hostPort(address, s.config.TFTPPort)); err != nil {
+			return listenError("tftp", err, s.config.TFTPPort, 6969)
 		}
 	}
 	s.close = append(s.close, s.listeners.TFTP)
 	return nil
+}
+
+// check refuses sockets of another kind than machines need.
+func (l Listeners) check() error {
+	if l.HTTP != nil {
+		if _, ok := l.HTTP.Addr().(*net.TCPAddr); !ok {
+			return wrongKind("HTTP", l.HTTP.Addr(), "TCP", "ListenStream")
+		}
+	}
+	for name, socket := range map[string]net.PacketConn{"TFTP": l.TFTP, "ProxyDHCP": l.ProxyDHCP, "PXE": l.PXE} {
+		if socket == nil {
+			continue
+		}
+		if _, ok := socket.LocalAddr().(*net.UDPAddr); !ok {
+			return wrongKind(name, socket.LocalAddr(), "UDP", "ListenDatagram")
+		}
+	}
+	return nil
+}
+
+// close closes the sockets.
+func (l Listeners) close() error {
+	var errs []error
+	if l.HTTP != nil {
+		errs = append(errs, l.HTTP.Close())
+	}
+	if l.Status != nil {
+		errs = append(errs, l.Status.Close())
+	}
+	for _, socket := range []net.PacketConn{l.TFTP, l.ProxyDHCP, l.PXE} {
+		if socket != nil {
+			errs = append(errs, socket.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func wrongKind(name string, address net.Addr, want, setting string) error {
+	return fmt.Errorf("the socket for %s at %q is no %s socket, which machines need; give a port as its %s= (systemd.socket(5))", name, address, want, setting)
+}
+
+// listenError says what to do about a port that cannot be listened on.
+func listenError(protocol string, err error, port, free int) error {
+	name := strings.ToUpper(protocol)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("listen for %s: %w; ports below 1024 take root or the capability CAP_NET_BIND_SERVICE (in a unit, AmbientCapabilities=); or give another one, for example --%s-port %d", name, err, protocol, free)
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("listen for %s: %w; see which program has it with: ss -lntup | grep :%d; end that, or give another one, for example --%s-port %d", name, err, port, protocol, free)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("listen for %s: %w; no network interface here has --listen-ip; see the addresses with: ip -brief address", name, err)
+	}
+	return fmt.Errorf("listen for %s: %w", name, err)
 }
 
 func hostPort(address netip.Addr, port int) string {

@@ -66,9 +66,25 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Info("answering PXE clients", "interface", s.config.Interface, "subnet", s.proxy.Subnet, "address", s.proxy.Address)
 	}
 	s.log.Info("serving", "state", s.config.StateDir, "http", s.HTTPAddr().String(), "tftp", s.TFTPAddr().String(), "status", s.StatusAddr().String())
+	s.warnOfLoaders()
 	err := group.Wait()
 	s.journal.Flush()
 	return errors.Join(err, s.Close())
+}
+
+// warnOfLoaders says which boot files firmware will ask for in vain. Whoever hands a
+// socket over may have them served by another program.
+func (s *Server) warnOfLoaders() {
+	if s.config.Listeners.TFTP != nil {
+		return
+	}
+	if s.config.IPXEDir == "" {
+		s.log.Warn("there is no boot file for firmware: give --ipxe-dir, a folder with iPXE binaries such as " + s.config.TFTPBootFilename + " and undionly.kpxe")
+		return
+	}
+	if name := s.config.TFTPBootFilename; !s.loaders.has(name) {
+		s.log.Warn("--ipxe-dir has no "+name+", the boot file for UEFI: put it there, or name another with --tftp-boot-filename", "ipxe-dir", s.config.IPXEDir)
+	}
 }
 
 func (s *Server) newHTTP(handler http.Handler) *http.Server {
