@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -75,6 +76,9 @@ func named(results, names []string) ([]nix.Result, error) {
 		built = append(built, nix.Result{Image: artifact.Image{Name: name}, Link: results[i]})
 		if !artifact.ValidName(name) {
 			wrong = append(wrong, &plan.InputError{Input: "name", Value: name, Why: "begins a file's name: use letters, digits and . _ + -"})
+		}
+		if slices.Contains(names[:i], name) {
+			wrong = append(wrong, &plan.InputError{Input: "name", Value: name, Why: "is given twice, so that one file would replace the other; give each result a name of its own"})
 		}
 	}
 	if len(wrong) > 0 {

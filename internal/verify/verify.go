@@ -258,7 +258,7 @@ func (r Request) tag(lines []trust.Attestation) (string, error) {
 		}
 		return tag, nil
 	}
-	return "", errors.New("the release of these files is unknown, since there is no " + trust.ProvenanceFileName + " among them; give it with --release-tag")
+	return "", errors.New("the release of these files is unknown, since no " + trust.ProvenanceFileName + " among them tells it; give it with --release-tag")
 }
 
 // buildOf returns the build that made an asset, by its name and sum.

@@ -523,7 +523,7 @@ func (s Stager) notify(format string, args ...any) {
 func (s Stager) tarballCandidate(ctx context.Context, path, tag string) (candidate, error) {
 	name := filepath.Base(path)
 	if !strings.HasSuffix(name, ".tar.gz") {
-		return candidate{}, fmt.Errorf("tarball %q: its name does not say which machines it is for; a netboot bundle is called like ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", path)
+		return candidate{}, fmt.Errorf("tarball %q: is not a netboot bundle, whose name ends in .tar.gz, for example ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", path)
 	}
 	if tag == "" {
 		var ok bool

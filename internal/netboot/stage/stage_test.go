@@ -631,8 +631,8 @@ func TestTarball(t *testing.T) {
 	assert.Equal(t, "boot-v2", current.Tag)
 
 	for name, want := range map[string]string{
-		"ec-runner-x86_64-iso-boot-v1.iso":          "does not say which machines",
-		"ec-runner-x86_64-netboot-boot-v1.zip":      "does not say which machines",
+		"ec-runner-x86_64-iso-boot-v1.iso":          "is not a netboot bundle, whose name ends in .tar.gz",
+		"ec-runner-x86_64-netboot-boot-v1.zip":      "is not a netboot bundle, whose name ends in .tar.gz",
 		"ec-runner-riscv64-netboot-boot-v1.tar.gz":  "does not say which machines",
 		"x86_64-netboot-.tar.gz":                    "give --release-tag",
 		"ec-runner-x86_64-netboot-boot-v9.tar.gz":   "no such file",

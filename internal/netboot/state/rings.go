@@ -112,12 +112,18 @@ func (f *ringsFile) UnmarshalYAML(node *yaml.Node) error {
 	if err := onlyKeys(node, "rings"); err != nil {
 		return err
 	}
+	if err := wantList(node, "rings", `- {name: canary, release_tag: boot-v2026.03.01, macs: ["00:11:22:33:44:55"]}`); err != nil {
+		return err
+	}
 	type plain ringsFile
 	return node.Decode((*plain)(f))
 }
 
 func (e *ringEntry) UnmarshalYAML(node *yaml.Node) error {
 	if err := onlyKeys(node, "name", "release_tag", "macs"); err != nil {
+		return err
+	}
+	if err := wantList(node, "macs", `- "00:11:22:33:44:55"`); err != nil {
 		return err
 	}
 	type plain ringEntry
@@ -140,6 +146,19 @@ func onlyKeys(node *yaml.Node, known ...string) error {
 	for i := 0; i < len(node.Content); i += 2 {
 		if key := node.Content[i]; !slices.Contains(known, key.Value) {
 			return fmt.Errorf("line %d: unknown key %q; known are %q", key.Line, key.Value, known)
+		}
+	}
+	return nil
+}
+
+// wantList returns an error if the key's value is there and not a list: yaml's own
+// error speaks of Go's types.
+func wantList(node *yaml.Node, key, example string) error {
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		value := node.Content[i+1]
+		single := value.Kind == yaml.MappingNode || value.Kind == yaml.ScalarNode && value.ShortTag() != "!!null"
+		if node.Content[i].Value == key && single {
+			return fmt.Errorf("line %d: %s wants a list, with entries like: %s", value.Line, key, example)
 		}
 	}
 	return nil
