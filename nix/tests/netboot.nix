@@ -19,7 +19,8 @@ let
   # By the driver, nodes are numbered in the order of their names.
   address = nodes.server.networking.primaryIPAddress;
   network = lib.concatStringsSep "." (lib.take 3 (lib.splitString "." address));
-  inherit (import (pkgs.path + "/nixos/lib/qemu-common.nix") { inherit lib pkgs; }) qemuNicMac;
+  # What qemu-common.nix takes differs between releases of nixpkgs.
+  inherit (pkgs.callPackage (pkgs.path + "/nixos/lib/qemu-common.nix") { }) qemuNicMac;
   macOf = node: qemuNicMac 1 node.virtualisation.test.nodeNumber;
 
   current = "boot-v2026.01.01";
