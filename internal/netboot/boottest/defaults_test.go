@@ -24,14 +24,15 @@ func TestBootByDefaults(t *testing.T) {
 	build.Dir = lab.Root(t)
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
+	nix := lab.Nix(t) // whose store is in a folder of the test
 	inFolder := func(arguments ...string) {
 		t.Helper()
 		command := exec.CommandContext(t.Context(), program, arguments...)
-		command.Dir = folder
+		command.Dir, command.Env = folder, nix.Env()
 		out, err := command.CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}
-	result := lab.BuildBootFlake(t, lab.Nix(t), generation)
+	result := lab.BuildBootFlake(t, nix, generation)
 	inFolder("package", result, "--name", "ec-runner-x86_64-netboot", "--release-tag", "boot-v1")
 	inFolder("netboot", "stage", "--state-dir", "state", "--tarball", "dist/ec-runner-x86_64-netboot-boot-v1.tar.gz")
 	serve := func(network *lab.Network, more ...string) {
