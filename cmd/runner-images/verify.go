@@ -79,7 +79,7 @@ func (o *verifyOptions) addFlags(cmd *cobra.Command) {
 	for flag, usage := range map[string]string{
 		"release-tag": "tag of the release (default: the release that this machine was booted from, else as for deploy)",
 		"flake":       "flake that holds the images (default " + systemFlake + " if it is there, else .)",
-		"images":      "images to build in place of those of the project: a line an image, its name and its installable",
+		"images":      "images to build in place of those of the project, one line per image: its name and its installable",
 		"token-file":  "token that may read the release, where everybody may not (a file that holds it; or the variable INPUT_TOKEN)",
 	} {
 		flags.Lookup(flag).Usage = usage

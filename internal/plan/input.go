@@ -54,7 +54,7 @@ func Inputs() []Input {
 		{Name: BuildX8664ISO, Default: "true", Boolean: true, Description: "Build the x86_64 installer ISO"},
 		{Name: BuildAarch64Netboot, Default: "false", Boolean: true, Description: "Build the aarch64 netboot bundle (needs an aarch64-capable runner or remote builder)"},
 		{Name: BuildAarch64SDImage, Default: "false", Boolean: true, Description: "Build the aarch64 SD image (needs an aarch64-capable runner or remote builder)"},
-		{Name: Images, Description: "Images to build in place of the four above: a line an image, its name and its installable"},
+		{Name: Images, Description: "Images to build in place of the four above, one line per image: its name and its installable"},
 		{Name: Flake, Default: ".", Description: "Flake that holds the images"},
 		{Name: NixArgs, Description: "Extra arguments to nix build, split as a shell would (--builders ..., --option ...)"},
 		{Name: OutputDir, Default: "dist", Description: "Folder for the packaged files"},

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"every.channel/runner-images/internal/disk"
@@ -140,7 +141,7 @@ func (f *folder) Latest(_ context.Context, prefix string) (release.Release, erro
 			continue
 		}
 		about, err := readDescription(filepath.Join(f.root, entry.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			continue // not a release
 		}
 		if err != nil {

@@ -98,6 +98,20 @@ func TestRunsThatMakeOneRelease(t *testing.T) {
 	assert.NoDirExists(t, filepath.Join(root, ".boot-v1.draft"))
 }
 
+// A folder that a web server shows may have a page and other folders in it.
+func TestLatestBesideWhatIsNoRelease(t *testing.T) {
+	t.Parallel()
+	store, root := open(t)
+	_, err := update(t, store, release.File{Name: "a.iso", Content: []byte("a")})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(root, "index.html"), nil, 0o600))
+	require.NoError(t, os.Mkdir(filepath.Join(root, "logs"), 0o750))
+	require.NoError(t, os.Symlink("nowhere", filepath.Join(root, "link")))
+	latest, err := store.Latest(t.Context(), "boot-")
+	require.NoError(t, err)
+	assert.Equal(t, "boot-v1", latest.Tag)
+}
+
 // A copy of another release is not taken for the tag's, and stays as it is.
 func TestCopyOfAnotherRelease(t *testing.T) {
 	t.Parallel()
