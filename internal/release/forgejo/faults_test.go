@@ -1,6 +1,7 @@
 package forgejo_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -218,7 +219,11 @@ func TestHeadersWithoutAnEnd(t *testing.T) {
 			}
 			go func() {
 				defer conn.Close()
-				_, err := io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
+				// An answer before its request would be another fault.
+				_, err := http.ReadRequest(bufio.NewReader(conn))
+				if err == nil {
+					_, err = io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
+				}
 				for line := "X: " + strings.Repeat("x", 1<<16) + "\r\n"; err == nil; {
 					_, err = io.WriteString(conn, line)
 				}
