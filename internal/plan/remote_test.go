@@ -11,7 +11,7 @@ import (
 func TestFromRemote(t *testing.T) {
 	t.Parallel()
 	aliases := map[string]string{
-		"work":               "forge.example",
+		"office":             "forge.example",
 		"forge.example-work": "forge.example",
 		"near":               "192.0.2.7",
 		"behind.example":     "192.0.2.7",
@@ -62,13 +62,13 @@ func TestFromRemote(t *testing.T) {
 		"[git@forge.example:2222]:every/channel.git":    {"https://forge.example", "every/channel"},
 		"git@[forge.example:2222]:every/channel.git":    {"https://forge.example", "every/channel"},
 		"git@[forge.example]:every/channel.git":         {"https://forge.example", "every/channel"},
-		"git@work:every/channel.git":                    {"https://forge.example", "every/channel"},
-		"ssh://git@work:22/every/channel.git":           {"https://forge.example", "every/channel"},
+		"git@office:every/channel.git":                  {"https://forge.example", "every/channel"},
+		"ssh://git@office:22/every/channel.git":         {"https://forge.example", "every/channel"},
 		"git@forge.example-work:every/channel.git":      {"https://forge.example", "every/channel"},
 		"git@near:every/channel.git":                    {"https://192.0.2.7", "every/channel"},
 		"git@behind.example:every/channel.git":          {"https://behind.example", "every/channel"},
 		"git@apart.example:every/channel.git":           {"https://apart.example", "every/channel"},
-		"https://work/every/channel.git":                {"https://work", "every/channel"},
+		"https://office/every/channel.git":              {"https://office", "every/channel"},
 		"git@forge.example:~me/channel.git":             {},
 		"git@forge.example:srv/git/every/channel.git":   {},
 		"ssh://git@forge.example/srv/every/channel.git": {},
