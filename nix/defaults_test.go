@@ -1,8 +1,6 @@
 package nix_test
 
 import (
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,11 +16,7 @@ import (
 // that says how it was started.
 func TestUnitsOfTheDefaults(t *testing.T) {
 	t.Parallel()
-	program := filepath.Join(t.TempDir(), "runner-images")
-	build := exec.Command("go", "build", "-tags", "netgo,osusergo", "-o", program, "../cmd/runner-images")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	output, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", output)
+	program := staticProgram(t)
 
 	root := systemdTree(t)
 	result, packaged := t.TempDir(), t.TempDir()
