@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,15 +31,36 @@ import (
 type site struct {
 	*lab.Gitea
 	t          *testing.T
+	front      *front
 	repository string
 	artifacts  string
 	actions    map[string]string // the commits of the stand-ins for public actions, by name
 }
 
+// A front is the address that runs know of the forge: a proxy, which passes
+// everything on until it is told to answer otherwise.
+type front struct {
+	*httptest.Server
+	answers atomic.Pointer[http.Handler]
+}
+
+func newFront(t *testing.T) *front {
+	f := new(front)
+	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(*f.answers.Load()).ServeHTTP(w, r)
+	}))
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *front) answer(handler http.Handler) { f.answers.Store(&handler) }
+
 // newSite sets up the forge, with a stand-in for the checkout action, and two
 // runners: "nix" has runner-images installed, "bare" has only Nix and Go.
 func newSite(t *testing.T) site {
-	s := site{Gitea: lab.StartGitea(t, lab.WithActions()), t: t, artifacts: t.TempDir(), actions: map[string]string{}}
+	s := site{t: t, front: newFront(t), artifacts: t.TempDir(), actions: map[string]string{}}
+	s.Gitea = lab.StartGitea(t, lab.WithActions(), lab.WithPublicURL(s.front.URL))
+	s.front.answer(httputil.NewSingleHostReverseProxy(s.address()))
 	s.pushAction("checkout", "v4")
 	nix := lab.Nix(t)
 	installed := filepath.Join(t.TempDir(), "program", "runner-images")
@@ -55,15 +79,27 @@ func newSite(t *testing.T) site {
 	}
 	s.StartRunner(t, lab.Runner{Label: "bare", Environment: environment})
 	// What runs on this one writes down what it, and what started it, has in its
-	// environment.
+	// environment, and meets the fault that a test prepares.
 	spies := t.TempDir()
 	for name, program := range map[string]string{"runner-images": installed, "nix": nix.Program} {
-		spy := fmt.Sprintf("#!/bin/sh\n{ echo \"started %s $1\"; export -p; cat /proc/$$/environ /proc/$PPID/environ; } >>'%s'\nexec '%s' \"$@\"\n", name, s.seen(), program)
+		spy := fmt.Sprintf("#!/bin/sh\n{ echo \"started %s $1\"; export -p; cat /proc/$$/environ /proc/$PPID/environ; } >>'%s'\n[ ! -e '%s' ] || . '%[3]s'\nexec '%[4]s' \"$@\"\n", name, s.seen(), s.fault(), program)
 		require.NoError(t, os.WriteFile(filepath.Join(spies, name), []byte(spy), 0o755))
 	}
 	s.StartRunner(t, lab.Runner{Label: "nix", Environment: append(environment, "PATH="+spies+":"+path)})
 	return s
 }
+
+// address is that of the forge itself.
+func (s site) address() *url.URL {
+	s.t.Helper()
+	address, err := url.Parse(s.URL)
+	require.NoError(s.t, err)
+	return address
+}
+
+// fault is a file with commands of the shell, which run before the programs of the
+// runner "nix" if it is there.
+func (s site) fault() string { return filepath.Join(s.artifacts, "fault") }
 
 // seen is the file in which spies write down what they saw.
 func (s site) seen() string { return filepath.Join(s.artifacts, "seen by spies") }
@@ -173,11 +209,12 @@ func (s site) tasks() []task {
 	return list.Tasks
 }
 
-// log returns the log of the newest job.
+// log returns the log of the newest job that has ended. Others wait for runners that
+// are not here.
 func (s site) log() string {
 	s.t.Helper()
 	var list struct{ Jobs []struct{ ID int64 } }
-	require.Equal(s.t, http.StatusOK, s.API(s.t, http.MethodGet, "/repos/"+s.repository+"/actions/jobs", nil, &list))
+	require.Equal(s.t, http.StatusOK, s.API(s.t, http.MethodGet, "/repos/"+s.repository+"/actions/jobs?status=success&status=failure", nil, &list))
 	require.NotEmpty(s.t, list.Jobs)
 	newest := list.Jobs[0].ID
 	for _, job := range list.Jobs {
@@ -389,7 +426,7 @@ func TestShippedWorkflow(t *testing.T) {
 	statement := sh(t, signedFolder, `cut -d '"' -f 8 provenance.intoto.jsonl | base64 --decode`)
 	assert.Contains(t, statement, `"gitCommit":"`+commit+`"`)
 	assert.Contains(t, statement, `"workflow":"deploy-runner-images`)
-	assert.Contains(t, statement, `"uri":"git+`+s.URL+`/`+s.repository+`?ref=refs/heads/main&rev=`+commit+`"`)
+	assert.Contains(t, statement, `"uri":"git+`+s.PublicURL+`/`+s.repository+`?ref=refs/heads/main&rev=`+commit+`"`)
 	assert.NotContains(t, statement, "PRIVATE KEY")
 	run := regexp.MustCompile(`"invocationId":"([^"]*)"`).FindStringSubmatch(statement)
 	require.Len(t, run, 2)
@@ -414,6 +451,95 @@ func TestShippedWorkflow(t *testing.T) {
 	// A wrong input fails the run, with a word on the input.
 	require.Equal(t, "failure", s.dispatch("main", map[string]string{"release_tag": "boot v1"}))
 	assert.Contains(t, s.log(), `release_tag "boot v1": git does not allow spaces in a tag`)
+
+	t.Run("forgejo 15", func(t *testing.T) { s.on(t, "forgejo").testForgejo15() })
+	t.Run("command files", func(t *testing.T) { s.on(t, "files").testCommandFiles() })
+}
+
+// on returns the site for a test with a repository of its own.
+func (s site) on(t *testing.T, name string) site {
+	s.t = t
+	s.repository = s.CreateRepository(t, name, false)
+	return s
+}
+
+// change replaces text in the shipped workflow of a project.
+func (s site) change(project, old, replacement string) {
+	s.t.Helper()
+	path := filepath.Join(project, ".forgejo/workflows/deploy-runner-images.yml")
+	text := string(read(s.t, path))
+	require.Equal(s.t, 1, strings.Count(text, old), old)
+	require.NoError(s.t, os.WriteFile(path, []byte(strings.Replace(text, old, replacement, 1)), 0o644))
+}
+
+// testForgejo15 runs the shipped workflow on a forge that answers as Forgejo 15.0.3
+// does: a proxy stands before Gitea, whose runner it stays.
+func (s site) testForgejo15() {
+	t := s.t
+	s.front.answer(lab.Forgejo15.Before(s.address(), ""))
+	defer s.front.answer(httputil.NewSingleHostReverseProxy(s.address()))
+	const tag = "boot-v2026.03.01"
+	project := s.pin(projectFiles(t))
+	commit := s.Push(t, s.repository, project, tag)
+	require.Equal(t, "success", s.run(0))
+	before := s.release(tag)
+	assert.Len(t, before.names(), 4)
+	assert.Contains(t, before.Body, commit)
+	s.download(before)
+
+	// The repository as a user may write it, and a second run for what is there.
+	s.change(project, "\n          release_tag:", "\n          repository: "+strings.ToUpper(s.repository)+"\n          release_tag:")
+	s.Push(t, s.repository, project)
+	require.Equal(t, "success", s.dispatch("main", map[string]string{"release_tag": tag}))
+	log := s.log()
+	assert.Contains(t, log, "unchanged: ")
+	assert.Contains(t, log, s.PublicURL+"/"+s.repository+"/releases/tag/"+tag)
+	assert.NotContains(t, log, strings.ToUpper(s.repository)+"/releases")
+	assert.Equal(t, before.names(), s.release(tag).names())
+
+	// What Forgejo refuses is said in its words, with what to do.
+	s.change(project, "\n          repository: "+strings.ToUpper(s.repository), "\n          token: "+strings.Repeat("0", 40))
+	s.Push(t, s.repository, project)
+	require.Equal(t, "failure", s.dispatch("main", map[string]string{"release_tag": tag}))
+	assert.Contains(t, s.log(), "access token does not exist [sha: ***]\"; give a token that this forge knows")
+	assert.Equal(t, before.names(), s.release(tag).names())
+}
+
+// testCommandFiles runs the shipped workflow on a runner whose files for outputs or for
+// the summary cannot be written to. The runner is real, and so are its files: what
+// becomes of them between it and the command is replaced, but for the full disk, which
+// /dev/full stands for.
+func (s site) testCommandFiles() {
+	t := s.t
+	s.Push(t, s.repository, s.pin(projectFiles(t)))
+	for _, c := range []struct{ name, fault, why, status string }{
+		{"no folder", `rm -rf "${GITHUB_OUTPUT%/*}"`, "no such file or directory", "failure"},
+		{"disk full", `export GITHUB_OUTPUT=/dev/full GITHUB_STEP_SUMMARY=/dev/full`, "no space left on device", "failure"},
+		{"no summary", `[ -d "$GITHUB_STEP_SUMMARY" ] || { rm "$GITHUB_STEP_SUMMARY"; mkdir "$GITHUB_STEP_SUMMARY"; }`, "is a directory", "success"},
+	} {
+		require.NoError(t, os.WriteFile(s.fault(), []byte(c.fault), 0o644))
+		tag := "boot-" + strings.ReplaceAll(c.name, " ", "-")
+		assert.Equal(t, c.status, s.dispatch("main", map[string]string{"release_tag": tag}), c.name)
+		require.NoError(t, os.Remove(s.fault()))
+
+		published := s.release(tag)
+		assert.False(t, published.Draft, c.name)
+		assert.Len(t, published.Assets, 4, c.name)
+		s.download(published)
+		log := s.log()
+		assert.Equal(t, c.name == "no folder", strings.Contains(log, "/outputcmd.txt cannot be written to\n"), "what the launcher says")
+		assert.NotContains(t, log, "panic", c.name)
+		assert.NotContains(t, log, "goroutine", c.name)
+		assert.Regexp(t, `there is no job summary: the runner's GITHUB_STEP_SUMMARY cannot be written to: .*`+c.why, log, c.name)
+		address := s.PublicURL + "/" + s.repository + "/releases/tag/" + tag
+		assert.Contains(t, log, "Release "+address+"\n", c.name)
+		outputs := "the release " + address + " is published and whole, but the outputs of this step are not set"
+		if c.status == "success" {
+			assert.NotContains(t, log, outputs, c.name)
+		} else {
+			assert.Equal(t, 1, strings.Count(log, outputs), c.name)
+		}
+	}
 }
 
 // TestActionFromElsewhere uses the action as other repositories do, by its full
@@ -428,9 +554,9 @@ func TestActionFromElsewhere(t *testing.T) {
 	commit := s.Push(t, s.organisationRepository("every", "runner-images"), action, "v1")
 
 	for name, uses := range map[string]string{
-		"by-address": s.URL + "/every/runner-images@v1",
+		"by-address": s.PublicURL + "/every/runner-images@v1",
 		"by-name":    "every/runner-images@v1",
-		"by-digest":  s.URL + "/every/runner-images@" + commit,
+		"by-digest":  s.PublicURL + "/every/runner-images@" + commit,
 	} {
 		s.repository = s.CreateRepository(t, name, false)
 		repository := s.repository
@@ -484,8 +610,8 @@ jobs:
 		for _, asset := range assets {
 			assert.Len(t, asset.SHA256, 64)
 			assert.Positive(t, asset.Size)
-			assert.Equal(t, s.URL+"/"+s.repository+"/releases/download/images%2F1/"+asset.Name, asset.URL)
+			assert.Equal(t, s.PublicURL+"/"+s.repository+"/releases/download/images%2F1/"+asset.Name, asset.URL)
 		}
-		assert.Equal(t, s.URL+"/"+s.repository+"/releases/tag/images/1", string(read(t, filepath.Join(s.artifacts, "release"))))
+		assert.Equal(t, s.PublicURL+"/"+s.repository+"/releases/tag/images/1", string(read(t, filepath.Join(s.artifacts, "release"))))
 	}
 }

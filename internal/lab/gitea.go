@@ -25,6 +25,7 @@ import (
 // A Gitea is a running Gitea server on the loopback address.
 type Gitea struct {
 	URL       string // of its start page, without a slash at the end
+	PublicURL string // the same, as the server and its runners tell others
 	User      string // an administrator
 	Password  string // the administrator's
 	Directory string // where it keeps everything, among it gitea.log
@@ -41,6 +42,7 @@ type GiteaOption func(*giteaSettings)
 type giteaSettings struct {
 	Directory, Static                     string
 	Port                                  int
+	PublicURL                             string
 	SecretKey, InternalToken, TokenSecret string
 
 	FileMaxSize  int
@@ -64,6 +66,12 @@ func WithActions() GiteaOption {
 	return func(s *giteaSettings) { s.Actions = true }
 }
 
+// WithPublicURL gives the server the address of a proxy before it, without a slash at
+// the end, as its own.
+func WithPublicURL(address string) GiteaOption {
+	return func(s *giteaSettings) { s.PublicURL = address }
+}
+
 // giteaConfiguration is the server's app.ini, as
 // https://docs.gitea.com/administration/config-cheat-sheet describes it.
 // HS256 spares the server a slow RSA key at its first start.
@@ -72,7 +80,7 @@ WORK_PATH = {{.Directory}}
 [server]
 HTTP_ADDR = 127.0.0.1
 HTTP_PORT = {{.Port}}
-ROOT_URL = http://127.0.0.1:{{.Port}}/
+ROOT_URL = {{.PublicURL}}/
 LOCAL_ROOT_URL = http://127.0.0.1:{{.Port}}/
 STATIC_ROOT_PATH = {{.Static}}
 DISABLE_SSH = true
@@ -184,6 +192,10 @@ func (g *Gitea) Ended() <-chan struct{} { return g.ended }
 
 func (g *Gitea) configure(settings giteaSettings) error {
 	g.URL = "http://127.0.0.1:" + strconv.Itoa(settings.Port)
+	if settings.PublicURL == "" {
+		settings.PublicURL = g.URL
+	}
+	g.PublicURL = settings.PublicURL
 	var ini bytes.Buffer
 	if err := giteaConfiguration.Execute(&ini, settings); err != nil {
 		return err

@@ -55,7 +55,7 @@ func (g *Gitea) StartRunner(t testing.TB, runner Runner) {
 		command.Stdout, command.Stderr = log, log
 		return command
 	}
-	register := command("register", "--no-interactive", "--instance", g.URL, "--token", registration.Token,
+	register := command("register", "--no-interactive", "--instance", g.PublicURL, "--token", registration.Token,
 		"--name", runner.Label, "--labels", label)
 	if err := register.Run(); err != nil {
 		text, _ := os.ReadFile(log.Name())

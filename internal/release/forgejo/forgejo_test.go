@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -15,73 +17,29 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/release/forgejo"
 )
 
-// A forgejoVersion is what Forgejo of a version answers where Gitea answers otherwise.
-type forgejoVersion struct {
-	words       *strings.Replacer
-	showsDrafts bool // to everybody who asks for their tag
-	pageSize    int  // of the list of releases, at most
-}
-
-var (
-	forgejo12 = forgejoVersion{
-		words: strings.NewReplacer(
-			"Release is has no Tag", "Release has no Tag",
-			"invalid username, password or token", "user does not exist [uid: 0, name: ]",
-		),
-		showsDrafts: true,
-		pageSize:    10,
+// as puts a proxy before the real server that answers as this Forgejo does.
+func as(forge lab.Forgejo) func(*testing.T, forgejo.Config) forgejo.Config {
+	return func(t *testing.T, config forgejo.Config) forgejo.Config {
+		t.Helper()
+		gitea, err := url.Parse(config.URL)
+		require.NoError(t, err)
+		proxy := httptest.NewServer(forge.Before(gitea, config.Token))
+		t.Cleanup(proxy.Close)
+		config.URL = proxy.URL
+		return config
 	}
-	forgejo15 = forgejoVersion{
-		words: strings.NewReplacer(
-			"Release is has no Tag", "Release has no Tag",
-			`"message":"not found"`, `"message":"The target couldn't be found."`,
-			`"message":"Not found."`, `"message":"The target couldn't be found."`,
-		),
-		pageSize: 50,
-	}
-)
-
-// as puts a gate before the real server that answers as this Forgejo does.
-func (f forgejoVersion) as(t *testing.T, config forgejo.Config) forgejo.Config {
-	t.Helper()
-	gate := newGate(t, config.URL)
-	token := config.Token
-	gate.before = func(_ int, _ http.ResponseWriter, r *http.Request) bool {
-		if f.showsDrafts && strings.Contains(r.URL.Path, "/releases/tags/") && r.Header.Get("Authorization") == "" {
-			r.Header.Set("Authorization", "token "+token)
-		}
-		if query := r.URL.Query(); strings.HasSuffix(r.URL.Path, "/releases") && query.Has("limit") {
-			query.Set("limit", fmt.Sprint(f.pageSize))
-			r.URL.RawQuery = query.Encode()
-		}
-		return false
-	}
-	gate.after = func(_ int, response *http.Response) error {
-		if response.StatusCode < 400 {
-			return nil
-		}
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			return err
-		}
-		body = []byte(f.words.Replace(string(body)))
-		response.Body, response.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-		response.Header.Del("Content-Length")
-		return nil
-	}
-	config.URL = gate.URL
-	return config
 }
 
 // forges are the columns of what forges answer.
 var forges = map[string]func(*testing.T, forgejo.Config) forgejo.Config{
 	"gitea":      func(_ *testing.T, config forgejo.Config) forgejo.Config { return config },
-	"forgejo 12": forgejo12.as,
-	"forgejo 15": forgejo15.as,
+	"forgejo 12": as(lab.Forgejo12),
+	"forgejo 15": as(lab.Forgejo15),
 }
 
 func TestLatest(t *testing.T) {
@@ -261,9 +219,11 @@ func TestWordsOfForgejo(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, true)
 	config.Token = strings.Repeat("0", 40)
-	config = forgejo12.as(t, config)
-	_, err := open(t, config).Release(t.Context(), "boot-v1")
-	golden(t, "forgejo-bad-token", err, config)
+	for name, forge := range map[string]lab.Forgejo{"forgejo-bad-token": lab.Forgejo12, "forgejo-15-bad-token": lab.Forgejo15} {
+		config := as(forge)(t, config)
+		_, err := open(t, config).Release(t.Context(), "boot-v1")
+		golden(t, name, err, config)
+	}
 }
 
 // What Forgejo 15.0.3 refuses, in its own words, to the letter: a gate answers in

@@ -205,8 +205,8 @@ func TestPublish(t *testing.T) {
 	stores := map[string]func(t *testing.T) forgejo.Config{
 		"forge":         func(t *testing.T) forgejo.Config { return newRepository(t, false) },
 		"private forge": func(t *testing.T) forgejo.Config { return newRepository(t, true) },
-		"forgejo 12":    func(t *testing.T) forgejo.Config { return forgejo12.as(t, newRepository(t, false)) },
-		"forgejo 15":    func(t *testing.T) forgejo.Config { return forgejo15.as(t, newRepository(t, false)) },
+		"forgejo 12":    func(t *testing.T) forgejo.Config { return as(lab.Forgejo12)(t, newRepository(t, false)) },
+		"forgejo 15":    func(t *testing.T) forgejo.Config { return as(lab.Forgejo15)(t, newRepository(t, false)) },
 		"folder":        func(t *testing.T) forgejo.Config { return forgejo.Config{URL: "file://" + t.TempDir()} },
 	}
 	for name, configure := range stores {
