@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/lab"
 )
 
 // peKernel is the beginning of a kernel with an EFI stub.
@@ -56,6 +59,20 @@ func TestKernelArchitecture(t *testing.T) {
 	}
 	_, err := artifact.KernelArchitecture(peKernel(0x5064)) // RISC-V
 	require.ErrorContains(t, err, "0x5064")
+}
+
+// Debian's kernel, a bzImage with an EFI stub, as it is and as some boot it: packed.
+func TestArchitectureOfARealKernel(t *testing.T) {
+	t.Parallel()
+	kernel, err := os.ReadFile(filepath.Join(lab.BootPrograms(t), "vmlinuz"))
+	require.NoError(t, err)
+	withoutEFI := bytes.Clone(kernel)
+	copy(withoutEFI, "\x00\x00")
+	for name, content := range map[string][]byte{"as it is": kernel, "without its EFI stub": withoutEFI, "packed": packed(t, kernel[:1<<20])} {
+		architecture, err := artifact.KernelArchitecture(content[:artifact.KernelHeaderSize])
+		require.NoError(t, err, name)
+		assert.Equal(t, "x86_64", architecture, name)
+	}
 }
 
 func packed(t *testing.T, content []byte) []byte {

@@ -5,7 +5,6 @@ package journal
 import (
 	"log/slog"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
@@ -312,11 +311,7 @@ func (j *Journal) ScriptRefused(client Client, err error) {
 // UnknownArchitecture records a client of ProxyDHCP whose architecture (option 93) no boot
 // file is for. The first of each is logged.
 func (j *Journal) UnknownArchitecture(client Client, architecture uint16) {
-	const registered = 0x30 // IANA's registry is not longer yet; others are one
-	label := "other"
-	if architecture < registered {
-		label = strconv.Itoa(int(architecture))
-	}
+	label := architectureLabel(architecture)
 	j.metrics.unknown.WithLabelValues(label).Inc()
 	if _, logged := j.unknown.LoadOrStore(label, true); !logged {
 		j.log.Warn("no boot file is for machines of this architecture (DHCP option 93)", "architecture", architecture, "mac", client.MAC)

@@ -3,6 +3,7 @@ package journal
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,11 +78,27 @@ func (m metrics) showZeros(boots []Boot) {
 			m.proxyAnswers.WithLabelValues(machine.Firmware{HTTP: http, Architecture: architecture}.String())
 		}
 	}
+	for architecture := range registered + 1 {
+		m.unknown.WithLabelValues(architectureLabel(uint16(architecture)))
+	}
 	for _, boot := range boots {
 		m.started.WithLabelValues(boot.Release, string(boot.Architecture))
 		m.finished.WithLabelValues(boot.Release, string(boot.Architecture))
 		m.duration.WithLabelValues(boot.Release, string(boot.Architecture))
 	}
+}
+
+// registered is how many architectures IANA's registry of them ("Processor Architecture
+// Types") has, and some to come.
+const registered = 0x30
+
+// architectureLabel is the label of an architecture of DHCP option 93. Anybody can send
+// any number: those that are not registered have one label.
+func architectureLabel(architecture uint16) string {
+	if architecture < registered {
+		return strconv.Itoa(int(architecture))
+	}
+	return "other"
 }
 
 // tftpReasons are those that TFTPFailed is given.

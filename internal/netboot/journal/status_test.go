@@ -343,6 +343,9 @@ func TestSeriesExistAtZero(t *testing.T) {
 		`netboot_refused_requests_total{protocol="proxy-dhcp",reason="network"} 0`,
 		`netboot_proxy_dhcp_answers_total{firmware="BIOS"} 0`,
 		`netboot_proxy_dhcp_answers_total{firmware="UEFI HTTP aarch64"} 0`,
+		`netboot_proxy_dhcp_unknown_architecture_total{architecture="6"} 0`,
+		`netboot_proxy_dhcp_unknown_architecture_total{architecture="47"} 0`,
+		`netboot_proxy_dhcp_unknown_architecture_total{architecture="other"} 0`,
 	} {
 		assert.Contains(t, metrics, line+"\n")
 	}

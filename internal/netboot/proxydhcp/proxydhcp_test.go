@@ -17,6 +17,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4/server4"
 	"github.com/insomniacslk/dhcp/iana"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -249,6 +250,57 @@ func TestTheSecondQuestion(t *testing.T) {
 	assert.Equal(t, "ec-ipxe.efi", answer.BootFileNameOption())
 	require.NoError(t, conn.Close())
 	require.NoError(t, <-ended)
+}
+
+// A client of an architecture that there is no boot file for gets no answer, but is counted,
+// and the first of each architecture is logged.
+func TestUnknownArchitectures(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	server, registry := newServer(t, &log), prometheus.NewRegistry()
+	server.Journal = journal.New(slog.New(slog.NewTextHandler(&log, nil)), registry)
+	server.Subnet, server.Allow = netip.MustParsePrefix("127.0.0.0/8"), nil
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	go func() { ended <- server.ServePXE(conn) }()
+	client, err := net.Dial("udp4", conn.LocalAddr().String())
+	require.NoError(t, err)
+	defer client.Close()
+	request := dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest)
+	for _, packet := range []*dhcpv4.DHCPv4{
+		discover(t, "PXEClient:Arch:00006", iana.EFI_IA32, request),
+		discover(t, "PXEClient:Arch:00006", iana.EFI_IA32, request),
+		discover(t, http, iana.EFI_X86_64, request), // HTTP, of firmware that is not for HTTP
+		without93(discover(t, "PXEClient:Arch:00027:UNDI:003000", 0, request)),
+		discover(t, "PXEClient", 0xfff0, request),
+		discover(t, "PXEClient", 0x30, request),
+		discover(t, "MSFT 5.0", iana.EFI_IA32, request), // does not boot
+		discover(t, uefi, iana.EFI_X86_64, request),     // is answered, so that all others have been read
+	} {
+		_, err = client.Write(packet.ToBytes())
+		require.NoError(t, err)
+	}
+	require.NoError(t, client.SetReadDeadline(time.Now().Add(time.Minute)))
+	_, err = client.Read(make([]byte, 1500))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	require.NoError(t, <-ended)
+
+	const name = "netboot_proxy_dhcp_unknown_architecture_total"
+	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP `+name+` PXE clients whose architecture no boot file is for.
+# TYPE `+name+` counter
+`+name+`{architecture="27"} 1
+`+name+`{architecture="6"} 2
+`+name+`{architecture="7"} 1
+`+name+`{architecture="other"} 2
+`), name))
+	const line = `msg="no boot file is for machines of this architecture (DHCP option 93)" architecture=`
+	assert.Equal(t, 4, strings.Count(log.String(), line), log.String())
+	for _, architecture := range []string{"6", "7", "27", "65520"} {
+		assert.Equal(t, 1, strings.Count(log.String(), line+architecture+" mac="+mac.String()), architecture)
+	}
 }
 
 // without93 takes the client's architecture out of a packet.
