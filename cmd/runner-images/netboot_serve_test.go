@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -25,11 +26,14 @@ import (
 func TestServeUnderSystemd(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
-	dir, err := state.Create(filepath.Join(folder, "state"))
-	require.NoError(t, err)
-	require.NoError(t, dir.Close())
 	token := filepath.Join(folder, "token")
 	require.NoError(t, os.WriteFile(token, []byte("first"), 0o600))
+
+	loaders := filepath.Join(folder, "ipxe")
+	require.NoError(t, os.Mkdir(loaders, 0o755))
+	for _, name := range []string{"ec-ipxe.efi", "undionly.kpxe"} {
+		require.NoError(t, os.WriteFile(filepath.Join(loaders, name), nil, 0o644))
+	}
 
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(folder, "notify"), Net: "unixgram"})
 	require.NoError(t, err)
@@ -61,15 +65,12 @@ func TestServeUnderSystemd(t *testing.T) {
 		files = append(files, file)
 	}
 
-	program := filepath.Join(folder, "runner-images")
-	self, err := os.Executable()
-	require.NoError(t, err)
-	require.NoError(t, os.Symlink(self, program))
+	program := ownProgram(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	// systemd names the process that the sockets are for; exec keeps its number.
 	server := exec.CommandContext(ctx, "sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh",
-		program, "netboot", "serve", "--state-dir", filepath.Join(folder, "state"), "--chain-token-file", token)
+		program, "netboot", "serve", "--state-dir", stateFolder(t), "--chain-token-file", token, "--ipxe-dir", loaders)
 	server.ExtraFiles = files
 	server.Env = append(os.Environ(), "LISTEN_FDS=3", "LISTEN_FDNAMES=http:tftp:status", "NOTIFY_SOCKET="+notify.LocalAddr().String(), "JOURNAL_STREAM=1:2")
 	log, err := server.StderrPipe()
@@ -108,4 +109,71 @@ func TestServeUnderSystemd(t *testing.T) {
 		t.Errorf("it says more: %s", lines.Text())
 	}
 	require.NoError(t, server.Wait(), "a server that was told to stop has done its work")
+}
+
+// ownProgram returns the path of the command, which is this test.
+func ownProgram(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "runner-images")
+	self, err := os.Executable()
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(self, program))
+	return program
+}
+
+// stateFolder returns a folder for staged releases.
+func stateFolder(t *testing.T) string {
+	t.Helper()
+	dir, err := state.Create(filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, err)
+	require.NoError(t, dir.Close())
+	return dir.Path()
+}
+
+// Sockets that systemd hands over as nobody can have meant it.
+func TestServeRefusesSockets(t *testing.T) {
+	t.Parallel()
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer web.Close()
+	datagrams, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer datagrams.Close()
+	var files []*os.File
+	for _, socket := range []interface{ File() (*os.File, error) }{web.(*net.TCPListener), datagrams.(*net.UDPConn)} {
+		file, err := socket.File()
+		require.NoError(t, err)
+		defer file.Close()
+		files = append(files, file)
+	}
+	for names, want := range map[string]string{
+		"http:http":    `there are two sockets "http" from systemd: give one; an address such as [::]:80 takes IPv4 and IPv6`,
+		"http:ec-http": `the socket "ec-http" from systemd: name it http, tftp, status, proxy-dhcp or pxe with FileDescriptorName=`,
+		"tftp:http":    `the socket "tftp" from systemd: it is no socket for datagrams; give a port as its ListenDatagram= (systemd.socket(5))`,
+		"http:status":  `the socket "status" from systemd: it takes no connections; give a port as its ListenStream= (systemd.socket(5))`,
+	} {
+		server := exec.CommandContext(t.Context(), "sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", ownProgram(t), "netboot", "serve", "--state-dir", stateFolder(t))
+		server.ExtraFiles = files
+		server.Env = append(os.Environ(), "LISTEN_FDS=2", "LISTEN_FDNAMES="+names)
+		out, err := server.CombinedOutput()
+		assert.Equal(t, exitFailed, server.ProcessState.ExitCode(), "%v", err)
+		assert.Equal(t, "error: "+want+"\n", string(out))
+	}
+}
+
+// A user without rights has a network of its own, where ports below 1024 are as the
+// kernel has them.
+func TestServeWithoutTheRightToItsPorts(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"--http-port=80":   "listen for HTTP: listen tcp :80: bind: permission denied; ports below 1024 take root or the capability CAP_NET_BIND_SERVICE (in a unit, AmbientCapabilities=); or give another one, for example --http-port 8080",
+		"--http-port=8080": "listen for TFTP: listen udp :69: bind: permission denied; ports below 1024 take root or the capability CAP_NET_BIND_SERVICE (in a unit, AmbientCapabilities=); or give another one, for example --tftp-port 6969",
+	} {
+		// In the new namespace of users nobody is root, so that exec takes all rights.
+		server := exec.CommandContext(t.Context(), lab.Tool(t, "boot", "unshare"), "--user", "--net", "--",
+			ownProgram(t), "netboot", "serve", "--state-dir", stateFolder(t), name, "--status-address", "127.0.0.1:0")
+		out, err := server.CombinedOutput()
+		assert.Equal(t, exitFailed, server.ProcessState.ExitCode(), "%v", err)
+		assert.Equal(t, "error: "+want+"\n", string(out))
+	}
 }

@@ -53,22 +53,23 @@ func cleanName(name string) (string, error) {
 	return name, nil
 }
 
+// maxGarbage is how many bytes before the first that is no printable ASCII character may
+// be no part of a name: an option's code, its length, and text such as a host's name.
+const maxGarbage = 66
+
 // served returns the name of what a client asks for, as cleanName does: of a file that is
 // there, or one of the generated scripts. Some firmware sends what comes after the boot
-// file's name in the DHCP packet too: the end of the options (255), or an option's code and
-// length. Where no file has the whole name, it ends before the first byte that is no
-// printable ASCII character, or before the one in front of that.
+// file's name in the DHCP packet too: the end of the options (255), or the next option,
+// whose beginning may be printable. Where no file has the whole name, and a part of it is
+// not printable, it is the longest name before that of which there is a file.
 func (d *loaderDir) served(asked string, generated ...string) (string, error) {
 	name, err := cleanName(asked)
 	isThere := func(name string) bool { return slices.Contains(generated, name) || d.has(name) }
 	if err == nil && isThere(name) {
 		return name, nil
 	}
-	end := strings.IndexFunc(asked, func(r rune) bool { return r <= ' ' || r >= 0x7f })
-	for _, end := range []int{end, end - 1} {
-		if end <= 0 {
-			break
-		}
+	garbage := strings.IndexFunc(asked, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+	for end := garbage; end > max(0, garbage-maxGarbage); end-- {
 		if short, err := cleanName(asked[:end]); err == nil && isThere(short) {
 			return short, nil
 		}

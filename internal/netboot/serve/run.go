@@ -7,12 +7,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/state"
 	"every.channel/runner-images/internal/netboot/tftp"
 )
@@ -72,18 +74,17 @@ func (s *Server) Run(ctx context.Context) error {
 	return errors.Join(err, s.Close())
 }
 
-// warnOfLoaders says which boot files firmware will ask for in vain. Whoever hands a
-// socket over may have them served by another program.
+// warnOfLoaders says which boot files firmware will ask for in vain.
 func (s *Server) warnOfLoaders() {
-	if s.config.Listeners.TFTP != nil {
-		return
-	}
 	if s.config.IPXEDir == "" {
 		s.log.Warn("there is no boot file for firmware: give --ipxe-dir, a folder with iPXE binaries such as " + s.config.TFTPBootFilename + " and undionly.kpxe")
 		return
 	}
 	if name := s.config.TFTPBootFilename; !s.loaders.has(name) {
 		s.log.Warn("--ipxe-dir has no "+name+", the boot file for UEFI: put it there, or name another with --tftp-boot-filename", "ipxe-dir", s.config.IPXEDir)
+	}
+	if names := s.programs(machine.Firmware{BIOS: true, Architecture: machine.X86_64}); !slices.ContainsFunc(names, s.loaders.has) {
+		s.log.Warn("--ipxe-dir has no "+names[0]+", the boot file for BIOS: put it there if any machine needs it", "ipxe-dir", s.config.IPXEDir)
 	}
 }
 

@@ -105,7 +105,7 @@ func TestSecondRequestExpires(t *testing.T) {
 func TestGarbageBehindTheName(t *testing.T) {
 	t.Parallel()
 	files, folder := newTFTPFiles(t)
-	for name, text := range map[string]string{"ec-ipxe.efi": "iPXE", "caf\u00e9.efi": "its own name"} {
+	for name, text := range map[string]string{"ec-ipxe.efi": "iPXE", "ec-ipxe.efi.old": "iPXE", "caf\u00e9.efi": "its own name"} {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600))
 	}
 	for asked, want := range map[string]string{
@@ -117,9 +117,19 @@ func TestGarbageBehindTheName(t *testing.T) {
 		"ec-ipxe.efi\x96\x04\x0a":                    "ec-ipxe.efi",
 		"ec-ipxe.efi+\x04abc":                        "ec-ipxe.efi",
 		"ec-ipxe.efi\xff" + strings.Repeat("x", 400): "ec-ipxe.efi",
-		"caf\u00e9.efi":                              "caf\u00e9.efi",
-		"autoexec.ipxe\xff":                          "autoexec.ipxe",
-		"netboot.ipxe\xff":                           "netboot.ipxe",
+		// The next option: the class, the server's name, vendor options, the client's UUID.
+		"ec-ipxe.efi<\x20PXEClient:Arch:00007:UNDI:003016\xff":      "ec-ipxe.efi",
+		"ec-ipxe.efiB\x0b10.20.30.40\xff":                           "ec-ipxe.efi",
+		"ec-ipxe.efiB%boot-server.of.the.fleet.every.channel\xff":   "ec-ipxe.efi",
+		"ec-ipxe.efi+(\x06\x01\x08":                                 "ec-ipxe.efi",
+		"ec-ipxe.efia\x11":                                          "ec-ipxe.efi",
+		"ec-ipxe.efiC!\xff":                                         "ec-ipxe.efi",
+		"ec-ipxe.efi<" + strings.Repeat("x", maxGarbage-2) + "\xff": "ec-ipxe.efi",
+		"netboot.ipxe+(\xff":                                        "netboot.ipxe",
+		"ec-ipxe.efi.old\xff":                                       "ec-ipxe.efi.old", // the longest
+		"caf\u00e9.efi":                                             "caf\u00e9.efi",
+		"autoexec.ipxe\xff":                                         "autoexec.ipxe",
+		"netboot.ipxe\xff":                                          "netboot.ipxe",
 	} {
 		files.requests.forget(client)
 		file, err := files.Open(asked, client, local)
@@ -127,7 +137,7 @@ func TestGarbageBehindTheName(t *testing.T) {
 		assert.Equal(t, want, file.Label, "%q", asked)
 		require.NoError(t, file.Content.Close())
 	}
-	for _, asked := range []string{"other.efi\xff", "\xff", "ec-ipxe.efix", "../../secret\xff", "ec-ipxe.ef\xff", "ec-ipxe.efi+abc"} {
+	for _, asked := range []string{"other.efi\xff", "\xff", "ec-ipxe.efix", "../../secret\xff", "ec-ipxe.ef\xff", "ec-ipxe.efi+abc", "ec-ipxe.efi<" + strings.Repeat("x", maxGarbage) + "\xff"} {
 		_, err := files.Open(asked, client, local)
 		require.ErrorIs(t, err, fs.ErrNotExist, "%q", asked)
 	}
