@@ -62,7 +62,7 @@ was left in the folder by an earlier run. Provenance among the files
 			if err != nil {
 				return err
 			}
-			files, err := readFiles(cmd.Context(), r, paths)
+			files, err := readFiles(cmd.Context(), r, paths, p.ReleaseTag)
 			if err != nil {
 				return err
 			}
@@ -76,8 +76,9 @@ was left in the folder by an earlier run. Provenance among the files
 
 // readFiles looks at the files that are to be attached. All that cannot be
 // attached come back in one error. With a SHA256SUMS.txt among them, they are compared
-// with it; without one, they are hashed while they are uploaded.
-func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release.File, error) {
+// with it; without one, they are hashed while they are uploaded. Names that are those of
+// files of another release than the tag's are warned about.
+func readFiles(ctx context.Context, r *report.Report, paths []string, tag string) ([]release.File, error) {
 	var (
 		files  []release.File
 		listed checksum.Sums // nil: there is no SHA256SUMS.txt among the files
@@ -109,6 +110,12 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release
 			}
 		case name == trust.SignatureFileName || name == trust.SnapshotFileName: // are made anew, for what the release then lists
 		default:
+			if why := provenanceProblem(path, name, tag); why != nil {
+				fail(path, "cannot be used: %v; give that of the files, or leave it out", why)
+			}
+			if other, ok := plan.OtherTag(name, tag); ok {
+				r.Warning("%s has the name of a file of the release %s, and is attached to %s", name, other, tag)
+			}
 			files = append(files, release.File{Name: name, Path: path, Size: info.Size()})
 		}
 		seen[name] = true
@@ -125,6 +132,18 @@ func readFiles(ctx context.Context, r *report.Report, paths []string) ([]release
 		return nil, wrong
 	}
 	return files, nil
+}
+
+// provenanceProblem returns why a file that is called as provenance is none for the tag.
+func provenanceProblem(path, name, tag string) error {
+	if name != trust.ProvenanceFileName {
+		return nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return trust.CheckProvenance(content, tag)
 }
 
 // compareWithList hashes the files and tells fail of those that are not as listed.

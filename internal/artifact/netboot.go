@@ -10,15 +10,15 @@ import (
 	"every.channel/runner-images/internal/ipxe"
 )
 
-// bundleExtension is what the names of bundles end in.
-const bundleExtension = ".tar.gz"
+// BundleExtension is what the names of netboot bundles end in.
+const BundleExtension = ".tar.gz"
 
 // NamedArchitecture returns the architecture that a bundle's name says, as that of
 // ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz does before "-netboot-", and whether
 // it says one.
 func NamedArchitecture(asset string) (architecture string, ok bool) {
 	image, _, ok := strings.Cut(asset, "-netboot-")
-	if !ok || !strings.HasSuffix(asset, bundleExtension) {
+	if !ok || !strings.HasSuffix(asset, BundleExtension) {
 		return "", false
 	}
 	for _, architecture := range []string{x86_64, aarch64} {
@@ -33,7 +33,7 @@ func NamedArchitecture(asset string) (architecture string, ok bool) {
 // architecture, or is that of an image of the tag that is a .tar.gz.
 func MayBeBundle(asset, tag string) bool {
 	_, named := NamedArchitecture(asset)
-	return named || strings.HasSuffix(asset, FileName("", tag, bundleExtension))
+	return named || strings.HasSuffix(asset, FileName("", tag, BundleExtension))
 }
 
 // ChooseBundle returns the one of the bundles for an architecture that a boot server

@@ -1,7 +1,10 @@
 package deploy
 
 import (
+	"bytes"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,6 +14,8 @@ import (
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/release"
+	"every.channel/runner-images/internal/release/folder"
+	"every.channel/runner-images/internal/report"
 )
 
 // TestNotes compares with testdata/notes.md. With UPDATE=1 in the environment it
@@ -72,4 +77,29 @@ func TestNotesOfBundles(t *testing.T) {
 	got = text("kiosk-boot-v1.tar.gz", "before-x86_64-netboot-boot-v1.tar.gz")
 	assert.NotContains(t, got, command)
 	assert.Contains(t, got, "`kiosk-boot-v1.tar.gz` is not what a boot server stages: the release has 2 for x86_64, which is one too many.")
+}
+
+// What a boot server refuses is said before anything is published.
+func TestWarningOfBundles(t *testing.T) {
+	t.Parallel()
+	store, err := folder.Open("file://"+t.TempDir(), nil)
+	require.NoError(t, err)
+	attach := func(names ...string) string {
+		var out bytes.Buffer
+		r := report.New(report.Options{Out: io.Discard, Log: &out, Getenv: func(string) string { return "" }})
+		var files []release.File
+		for _, name := range names {
+			path := filepath.Join(t.TempDir(), name)
+			require.NoError(t, os.WriteFile(path, []byte(name), 0o600))
+			files = append(files, release.File{Name: name, Path: path, Size: int64(len(name))})
+		}
+		require.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil, false))
+		return out.String()
+	}
+	assert.NotContains(t, attach("kiosk-x86_64-netboot-boot-v1.tar.gz", "pi-aarch64-netboot-boot-v1.tar.gz", "sources.tar.gz"), "warning")
+	const warning = "warning: boot servers will not stage the release boot-v1: it has 2 netboot bundles for x86_64: desk-x86_64-netboot-boot-v1.tar.gz, kiosk-x86_64-netboot-boot-v1.tar.gz; keep one of them\n"
+	got := attach("desk-x86_64-netboot-boot-v1.tar.gz")
+	assert.Equal(t, 1, strings.Count(got, warning), got)
+	assert.Less(t, strings.Index(got, warning), strings.Index(got, "uploaded: "), "it is said before")
+	assert.NotContains(t, attach("ec-runner-x86_64-netboot-boot-v1.tar.gz"), "warning", "which boot servers prefer")
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -39,7 +40,8 @@ type publication struct {
 	// names of the files; empty where they do not say it.
 	architectures map[string]string
 
-	left int // lines of provenance that the key did not vouch for, and that are gone
+	left   int  // lines of provenance that the key did not vouch for, and that are gone
+	warned bool // of bundles that boot servers do not take
 }
 
 // Attach publishes files that were packaged elsewhere in the plan's release, and
@@ -174,6 +176,7 @@ func (p *publication) compose(ctx context.Context, there release.Snapshot) (rele
 	if err := checkTrust(ctx, there, known, p.key, p.plan.ReleaseTag, files); err != nil {
 		return release.Content{}, err
 	}
+	p.warnOfBundles(there, files)
 	if p.kept != nil {
 		if err := p.kept(ctx, files); err != nil {
 			return release.Content{}, err
@@ -189,6 +192,31 @@ func (p *publication) compose(ctx context.Context, there release.Snapshot) (rele
 			return notes(p.plan, origin, p.known(assets), signed)
 		},
 	}, nil
+}
+
+// warnOfBundles says, before anything is published, that boot servers will not stage the
+// release because several of its bundles are for the same machines.
+func (p *publication) warnOfBundles(there release.Snapshot, files []release.File) {
+	if p.warned {
+		return
+	}
+	all := slices.Clone(files)
+	for name := range there.Others(files) {
+		all = append(all, release.File{Name: name})
+	}
+	bundles := map[string][]string{}
+	for _, a := range p.known(all) {
+		if a.Architecture != "" && a.Architecture != noArchitecture {
+			bundles[a.Architecture] = append(bundles[a.Architecture], a.Name)
+		}
+	}
+	for _, architecture := range slices.Sorted(maps.Keys(bundles)) {
+		slices.Sort(bundles[architecture])
+		if _, err := artifact.ChooseBundle(architecture, bundles[architecture]); err != nil {
+			p.report.Warning("boot servers will not stage the release %s: %v", p.plan.ReleaseTag, err)
+			p.warned = true
+		}
+	}
 }
 
 // architecturesIn returns those of the kernels in files that are bundles.

@@ -80,6 +80,7 @@ func Make(given map[string]string, c Context) (Plan, error) {
 	if isForNetboot(p.Images) && p.ReleaseTag != "" && !strings.HasPrefix(p.ReleaseTag, latestPrefix) {
 		p.Notes = append(p.Notes, fmt.Sprintf("boot servers look for the latest release only among tags that begin with %s; they stage this one with --release-tag %s", latestPrefix, p.ReleaseTag))
 	}
+	p.Notes = append(p.Notes, bundlesForTheSame(p)...)
 	if host, ok := r.mirror(c.ServerURL); ok {
 		return Plan{
 			Skipped:    true,
@@ -171,6 +172,24 @@ func isForNetboot(images []artifact.Image) bool {
 	return slices.ContainsFunc(images, func(image artifact.Image) bool {
 		return strings.HasSuffix(image.Name, "netboot") || strings.HasSuffix(image.Installable, ".netboot")
 	})
+}
+
+// bundlesForTheSame returns notes on bundles that are for the same machines by their names.
+// Boot servers stage none of a release that has such bundles.
+func bundlesForTheSame(p Plan) (notes []string) {
+	bundles := map[string][]string{}
+	for _, image := range p.Images {
+		asset := artifact.FileName(image.Name, p.ReleaseTag, artifact.BundleExtension)
+		if architecture, ok := artifact.NamedArchitecture(asset); ok {
+			bundles[architecture] = append(bundles[architecture], asset)
+		}
+	}
+	for _, architecture := range slices.Sorted(maps.Keys(bundles)) {
+		if _, err := artifact.ChooseBundle(architecture, bundles[architecture]); err != nil {
+			notes = append(notes, fmt.Sprintf("boot servers will not stage the release %s: %v", p.ReleaseTag, err))
+		}
+	}
+	return notes
 }
 
 // because is the end of a sentence about what is not known: why that is so, once.

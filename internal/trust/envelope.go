@@ -172,13 +172,42 @@ func ParseProvenance(content []byte) []Attestation {
 	return list
 }
 
+// errAnotherKind is what a line is that is about something else.
+var errAnotherKind = errors.New("another kind")
+
+// CheckProvenance returns why a file cannot be published as the provenance.intoto.jsonl
+// of the release of this tag. Lines about something else may be in it, too.
+func CheckProvenance(content []byte, tag string) error {
+	usable, number := false, 0
+	for line := range bytes.Lines(content) {
+		number++
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		attestation, err := parseLine(line)
+		switch {
+		case errors.Is(err, errAnotherKind):
+			continue
+		case err != nil:
+			return fmt.Errorf("line %d is no statement that can be used: %w", number, err)
+		case attestation.Build.Tag != tag:
+			return fmt.Errorf("line %d is about the release %q and not about %q", number, attestation.Build.Tag, tag)
+		}
+		usable = true
+	}
+	if !usable {
+		return errors.New("it has no statement about files of this kind")
+	}
+	return nil
+}
+
 func parseLine(line []byte) (Attestation, error) {
 	envelope := &dsse.Envelope{}
 	if err := json.Unmarshal(line, envelope); err != nil {
 		return Attestation{}, fmt.Errorf("not an envelope: %w", err)
 	}
 	if envelope.PayloadType != payloadType {
-		return Attestation{}, fmt.Errorf("another kind of envelope: %q", envelope.PayloadType)
+		return Attestation{}, fmt.Errorf("%w of envelope: %q", errAnotherKind, envelope.PayloadType)
 	}
 	payload, err := envelope.DecodeB64Payload()
 	if err != nil {

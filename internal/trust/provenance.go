@@ -296,7 +296,7 @@ func parse(payload []byte) (Build, error) {
 		return Build{}, fmt.Errorf("not a valid in-toto statement: %w", err)
 	}
 	if statement.GetPredicateType() != predicateType {
-		return Build{}, fmt.Errorf("another kind of statement: predicate %q", statement.GetPredicateType())
+		return Build{}, fmt.Errorf("%w of statement: predicate %q", errAnotherKind, statement.GetPredicateType())
 	}
 	fields, err := statement.GetPredicate().MarshalJSON()
 	if err != nil {
@@ -309,7 +309,7 @@ func parse(payload []byte) (Build, error) {
 		return Build{}, fmt.Errorf("not a valid SLSA provenance: %w", err)
 	}
 	if predicate.GetBuildDefinition().GetBuildType() != buildType {
-		return Build{}, fmt.Errorf("another kind of build: %q", predicate.GetBuildDefinition().GetBuildType())
+		return Build{}, fmt.Errorf("%w of build: %q", errAnotherKind, predicate.GetBuildDefinition().GetBuildType())
 	}
 	build := fromPredicate(statement, predicate)
 	return build, build.checkNames()
