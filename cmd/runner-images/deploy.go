@@ -19,7 +19,7 @@ from git. Every flag is an input of the action too.`,
 		Example: `  runner-images deploy --publish-release=false
   runner-images deploy --release-tag boot-v2026.02.28 --token-file token
   runner-images deploy --forge-url file:///srv/releases --build-x86-64-iso=false`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {

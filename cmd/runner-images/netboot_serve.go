@@ -37,8 +37,11 @@ proxy-dhcp and pxe.`,
   runner-images netboot serve --state-dir state --listen-ip 127.0.0.1 --http-port 0 --tftp-port 0
   runner-images netboot serve --state-dir /var/lib/netboot --interface eth0 \
       --http-allowed-cidr 10.20.30.0/24 --chain-token-file /run/secrets/chain-token --proxy-dhcp`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if config.StateDir == "" {
+				return &usageError{errNoStateDir, cmd.CommandPath() + " --help"}
+			}
 			if listenIP != "" {
 				address, err := netip.ParseAddr(listenIP)
 				if err != nil {

@@ -89,6 +89,8 @@ func TestServeUnderSystemd(t *testing.T) {
 		response.Body.Close()
 	}
 
+	require.True(t, lines.Scan())
+	assert.Contains(t, lines.Text(), `level=WARN msg="no release is current in the state folder, so machines that are in no ring get nothing to boot: stage one with runner-images netboot stage, or give another --state-dir" state=`)
 	require.NoError(t, server.Process.Signal(syscall.SIGHUP))
 	reloading := told()
 	assert.Regexp(t, `^RELOADING=1\nMONOTONIC_USEC=[1-9][0-9]*$`, reloading)

@@ -73,7 +73,7 @@ wanted, with 3 if there is something to stage, and with 1 if that cannot be told
   runner-images netboot stage --state-dir /var/lib/netboot --release-tag boot-v2026.02.28
   runner-images netboot stage --state-dir state --tarball dist/ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz
   runner-images netboot stage --state-dir state --forge-url file:///srv/releases --check`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			help := cmd.CommandPath() + " --help"
 			if err := options.validate(); err != nil {
@@ -119,7 +119,7 @@ func (o stageOptions) validate() error {
 	}
 	switch {
 	case o.stateDir == "":
-		return errors.New("--state-dir: give the folder for staged releases")
+		return errNoStateDir
 	case alone > 1:
 		return errors.New("--tarball, --rollback and --check do not go together")
 	case o.rollback && (o.tag != "" || !o.switches):
@@ -151,6 +151,11 @@ func stageNetboot(ctx context.Context, r *report.Report, options stageOptions, s
 	}
 	if stager.Dir != nil {
 		defer func() { err = errors.Join(err, stager.Dir.Close()) }()
+	}
+	if options.rings != "" && stager.Dir != nil { // which is read again after the staging, to keep their releases
+		if _, err := stager.Dir.Rings(options.rings); err != nil {
+			return plan.InputErrors{{Input: "rings", Value: options.rings, Why: "cannot be read (" + err.Error() + "); give the file that netboot serve has, or leave it out for rings.yaml in the state folder"}}
+		}
 	}
 	signers, err := options.trust.signers(r)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ store path; each takes a --name, in the same order.`,
 		Example: `  nix build .#nixosConfigurations.ec-runner-aarch64-sdimage.config.system.build.sdImage
   runner-images package result --name ec-runner-aarch64-sdimage --release-tag boot-v2026.02.28
   runner-images publish dist/* --release-tag boot-v2026.02.28 --token-file token`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArguments("RESULT", "runner-images package result --name ec-runner-aarch64-sdimage --release-tag boot-v2026.02.28"),
 		RunE: func(cmd *cobra.Command, results []string) error {
 			built, err := named(results, names)
 			if err != nil {
@@ -64,8 +65,8 @@ store path; each takes a --name, in the same order.`,
 func named(results, names []string) ([]nix.Result, error) {
 	if len(names) != len(results) {
 		return nil, plan.InputErrors{{
-			Input: "name", Value: fmt.Sprint(names),
-			Why: fmt.Sprintf("each of the %d results takes a --name, for example --name ec-runner-aarch64-sdimage", len(results)),
+			Input: "name", Value: strings.Join(names, " "),
+			Why: fmt.Sprintf("each result (there are %d) takes a --name, for example --name ec-runner-aarch64-sdimage", len(results)),
 		}}
 	}
 	var (

@@ -19,7 +19,7 @@ func newPlan(r *report.Report) *cobra.Command {
 		Short: "Show what deploy would do, and do nothing",
 		Example: `  runner-images plan --release-tag boot-v2026.02.28
   runner-images plan --json --publish-release=false | jq -r '.images[].installable'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {

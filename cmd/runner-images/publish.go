@@ -36,7 +36,7 @@ was left in the folder by an earlier run. Provenance among the files
 (provenance.intoto.jsonl) is added to the release's.`,
 		Example: `  runner-images publish dist/* --release-tag boot-v2026.02.28 --token-file token
   runner-images publish dist/* --release-tag boot-v2026.02.28 --forge-url file:///srv/releases`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArguments("FILE", "runner-images publish dist/* --release-tag boot-v2026.02.28 --token-file token"),
 		RunE: func(cmd *cobra.Command, paths []string) error {
 			given, err := givenInputs(r, cmd.Flags())
 			if err != nil {

@@ -50,7 +50,7 @@ differs or is not signed as it should be, and with 2 if nothing could be compare
 		Example: `  runner-images verify --release-tag boot-v2026.02.28 --allowed-signers allowed_signers
   runner-images verify --release-tag boot-v2026.02.28 --download-only
   runner-images verify --against ~/Downloads --flake git+https://forge.example/every/channel`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := options.validate(); err != nil {
 				return &usageError{err, cmd.CommandPath() + " --help"}
@@ -132,6 +132,9 @@ func (o verifyOptions) fromSystem(given map[string]string) {
 // source returns where the published files are.
 func (o verifyOptions) source(cmd *cobra.Command, r *report.Report, p plan.Plan, token string) (verify.Source, error) {
 	if o.against != "" {
+		if info, err := os.Stat(o.against); err != nil || !info.IsDir() {
+			return nil, plan.InputErrors{{Input: "against", Value: o.against, Why: "is no folder; give the one with the files of a release, for example ~/Downloads"}}
+		}
 		return verify.InFolder(o.against, o.trust.file), nil
 	}
 	store, err := openPlanned(r, p, token)

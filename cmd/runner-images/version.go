@@ -21,7 +21,7 @@ func newVersion(r *report.Report) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			r.Result("runner-images " + version() + "\n")
 			return nil

@@ -27,17 +27,44 @@ func OpenFolder(path string) (*os.Root, error) {
 	}
 	defer root.Close()
 	if err := root.MkdirAll(below, 0o755); err != nil {
-		return nil, outside(path, err)
+		return nil, refused(path, base, below, err)
 	}
 	folder, err := root.OpenRoot(below)
 	if err != nil {
-		return nil, outside(path, err)
+		return nil, refused(path, base, below, err)
 	}
 	return folder, nil
 }
 
-func outside(path string, err error) error {
-	return fmt.Errorf("the folder %s, in which no link may lead out of where it starts: %w", path, err)
+// refused says why a folder cannot be opened: by the first link in its path that leads
+// out of the base, if there is one.
+func refused(path, base, below string, err error) error {
+	at := base
+	for part := range strings.SplitSeq(below, "/") {
+		at = filepath.Join(at, part)
+		target, noLink := os.Readlink(at)
+		if noLink == nil && leadsOut(base, at, target) {
+			return fmt.Errorf("the folder %s: %s is a link to %s, and no link may lead out of where it starts, because it may have come with a checkout; give the folder that it leads to by its own path, or remove the link", path, at, target)
+		}
+	}
+	return fmt.Errorf("the folder %s: %w", path, err)
+}
+
+// leadsOut reports whether a link below a base leads out of it, as os.Root has it: an
+// absolute one always does.
+func leadsOut(base, link, target string) bool {
+	if filepath.IsAbs(target) {
+		return true
+	}
+	end := filepath.Join(filepath.Dir(link), target)
+	if resolved, err := filepath.EvalSymlinks(end); err == nil {
+		end = resolved
+	}
+	if resolved, err := filepath.EvalSymlinks(base); err == nil && filepath.IsAbs(end) {
+		base = resolved
+	}
+	relative, err := filepath.Rel(base, end)
+	return err != nil || !filepath.IsLocal(relative)
 }
 
 // split returns where a path starts from and the rest of it, or "" for an absolute path

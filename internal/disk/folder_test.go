@@ -46,7 +46,8 @@ func TestOpenFolder(t *testing.T) {
 	} {
 		root, err := disk.OpenFolder(path)
 		if want == "" {
-			require.ErrorContains(t, err, "no link may lead out of where it starts", path)
+			require.ErrorContains(t, err, "and no link may lead out of where it starts, because it may have come with a checkout; give the folder that it leads to by its own path, or remove the link", path)
+			assert.NotContains(t, err.Error(), "escapes", path)
 			continue
 		}
 		require.NoError(t, err, path)

@@ -68,10 +68,18 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Info("answering PXE clients", "interface", s.config.Interface, "subnet", s.proxy.Subnet, "address", s.proxy.Address)
 	}
 	s.log.Info("serving", "state", s.config.StateDir, "http", s.HTTPAddr().String(), "tftp", s.TFTPAddr().String(), "status", s.StatusAddr().String())
+	s.warnOfReleases()
 	s.warnOfLoaders()
 	err := group.Wait()
 	s.journal.Flush()
 	return errors.Join(err, s.Close())
+}
+
+// warnOfReleases says if there is nothing to boot, in a folder of another kind perhaps.
+func (s *Server) warnOfReleases() {
+	if _, err := s.state.Current(); errors.Is(err, state.ErrNotStaged) {
+		s.log.Warn("no release is current in the state folder, so machines that are in no ring get nothing to boot: stage one with runner-images netboot stage, or give another --state-dir", "state", s.config.StateDir)
+	}
 }
 
 // warnOfLoaders says which boot files firmware will ask for in vain.

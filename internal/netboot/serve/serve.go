@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -175,6 +176,10 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// hostname matches names of hosts (RFC 1123, section 2.1), with the underscores that some
+// networks have in them.
+var hostname = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?$`)
+
 // check finds mistakes that would otherwise show only when a machine does not boot.
 func (c Config) check() error {
 	for option, port := range map[string]int{"http-port": c.HTTPPort, "tftp-port": c.TFTPPort} {
@@ -182,15 +187,12 @@ func (c Config) check() error {
 			return &OptionError{option, strconv.Itoa(port), "is no port; use one up to 65535, or 0, which takes a free one"}
 		}
 	}
-	notInName := func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
-	}
 	for _, name := range c.StatusHostnames {
-		if name == "" || strings.ContainsFunc(name, notInName) {
+		if !hostname.MatchString(name) {
 			return &OptionError{"status-hostname", name, "is no name of a host; use for example boot-status.lan, without a port"}
 		}
 	}
-	if _, err := netip.ParseAddr(c.Hostname); err != nil && strings.ContainsFunc(c.Hostname, notInName) {
+	if _, err := netip.ParseAddr(c.Hostname); err != nil && c.Hostname != "" && !hostname.MatchString(c.Hostname) {
 		return &OptionError{"hostname", c.Hostname, "is no name of a host; use for example boot.every.channel, and --http-port for the port"}
 	}
 	if c.Interface != "" {

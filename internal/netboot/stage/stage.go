@@ -167,6 +167,9 @@ func (s Stager) Rollback(ctx context.Context) (Outcome, error) {
 			return Outcome{}, err
 		}
 		previous, err := s.Dir.Previous()
+		if errors.Is(err, state.ErrNotStaged) {
+			return Outcome{}, fmt.Errorf("roll back: %w; nothing was current before; to go to another release, give --release-tag and, if it is not staged, --forge-url", err)
+		}
 		if err != nil {
 			return Outcome{}, fmt.Errorf("roll back: %w", err)
 		}

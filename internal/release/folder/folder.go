@@ -144,8 +144,9 @@ func (f *folder) Latest(_ context.Context, prefix string) (release.Release, erro
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			continue // not a release
 		}
-		if err != nil {
-			return release.Release{}, fmt.Errorf("release %s: %w", entry.Name(), err)
+		if err != nil { // which need not be of interest
+			f.log(fmt.Sprintf("passed over a release: %v", err))
+			continue
 		}
 		if strings.HasPrefix(about.Tag, prefix) && !about.Prerelease && about.Created.After(newest.Created) {
 			newest = about
@@ -189,8 +190,11 @@ func readDescription(path string) (about description, err error) {
 	if err != nil {
 		return description{}, err
 	}
-	if err := json.Unmarshal(text, &about); err != nil {
-		return description{}, fmt.Errorf("%s: %w", filepath.Join(path, descriptionName), err)
+	if err = json.Unmarshal(text, &about); err == nil && about.Tag == "" {
+		err = errors.New("it has no tag")
+	}
+	if err != nil {
+		return description{}, fmt.Errorf("%s cannot be read: %w; remove the folder %s and publish this release again", filepath.Join(path, descriptionName), err, path)
 	}
 	return about, nil
 }

@@ -112,6 +112,48 @@ func TestLatestBesideWhatIsNoRelease(t *testing.T) {
 	assert.Equal(t, "boot-v1", latest.Tag)
 }
 
+// A release whose description is damaged keeps no other from being found, and what is
+// said to do about it helps.
+func TestDamagedDescription(t *testing.T) {
+	t.Parallel()
+	_, root := open(t)
+	var said []string
+	store, err := folder.Open("file://"+root, func(message string) { said = append(said, message) })
+	require.NoError(t, err)
+	publish := func(tag string) error {
+		_, err := store.Update(t.Context(), tag, func(context.Context, release.Snapshot) (release.Content, error) {
+			return release.Content{Files: []release.File{{Name: "a.iso", Content: []byte("a")}}}, nil
+		})
+		return err
+	}
+	damaged := filepath.Join(root, "boot-v2")
+	for _, content := range []string{"", "{", "null", "{}", "[]", "\x00\x00"} {
+		require.NoError(t, publish("boot-v1"))
+		require.NoError(t, publish("boot-v2"))
+		require.NoError(t, os.WriteFile(filepath.Join(damaged, ".release.json"), []byte(content), 0o600))
+		said = nil
+		latest, err := store.Latest(t.Context(), "boot-")
+		require.NoError(t, err, content)
+		assert.Equal(t, "boot-v1", latest.Tag, content)
+		advice := "remove the folder " + damaged + " and publish this release again"
+		require.Len(t, said, 1, content)
+		assert.Contains(t, said[0], "passed over a release: "+filepath.Join(damaged, ".release.json")+" cannot be read: ")
+		assert.Contains(t, said[0], advice)
+		_, err = store.Release(t.Context(), "boot-v2")
+		require.ErrorContains(t, err, advice, content)
+		require.ErrorContains(t, publish("boot-v2"), advice, content)
+		require.NoError(t, os.RemoveAll(damaged))
+	}
+	require.NoError(t, publish("boot-v2"))
+	require.NoError(t, os.Remove(filepath.Join(damaged, ".release.json")))
+	require.ErrorContains(t, publish("boot-v2"), damaged+" is no release, because it has no .release.json; remove it, and publish again: ")
+	require.NoError(t, os.RemoveAll(damaged))
+	require.NoError(t, publish("boot-v2"))
+	latest, err := store.Latest(t.Context(), "boot-")
+	require.NoError(t, err)
+	assert.Equal(t, "boot-v2", latest.Tag)
+}
+
 // A copy of another release is not taken for the tag's, and stays as it is.
 func TestCopyOfAnotherRelease(t *testing.T) {
 	t.Parallel()

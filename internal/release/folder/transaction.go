@@ -192,5 +192,10 @@ func (t *transaction) Edit(ctx context.Context, edit release.Edit) error {
 	if !draft || !edit.Publish {
 		return nil
 	}
-	return errors.Join(os.Rename(path, t.path(t.tag)), disk.SyncFolder(t.root))
+	if err := os.Rename(path, t.path(t.tag)); errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s is no release, because it has no %s; remove it, and publish again: %w", t.path(t.tag), descriptionName, err)
+	} else if err != nil {
+		return err
+	}
+	return disk.SyncFolder(t.root)
 }
