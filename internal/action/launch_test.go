@@ -132,7 +132,15 @@ func TestLauncherBuildsWithNix(t *testing.T) {
 	out, err := l.run(l.withNix()...)
 	require.NoError(t, err, out)
 	assert.True(t, strings.HasSuffix(out, "<nix><deploy><a b>"), out)
+	assert.Contains(t, out, "runner-images: not taking "+filepath.Join(l.path, "runner-images")+": it says that it is \"runner-images 1.2.2\", and the action is of version 1.2.3\n")
 	assert.Contains(t, out, "runner-images: building version 1.2.3 with Nix\n")
+
+	// A command that cannot run says why itself.
+	l.install("runner-images", "echo 'error while loading shared libraries: libx.so' >&2; exit 127")
+	out, err = l.run(l.withNix()...)
+	require.NoError(t, err, out)
+	assert.True(t, strings.HasSuffix(out, "<nix><deploy><a b>"), out)
+	assert.Contains(t, out, "error while loading shared libraries: libx.so\nrunner-images: not taking "+filepath.Join(l.path, "runner-images")+": it does not tell its version\n")
 }
 
 // TestLauncherBuildsWithNixInARepository has the action in a folder of a
@@ -264,7 +272,8 @@ func TestLauncherPrepares(t *testing.T) {
 	for _, other := range []string{filepath.Join(l.path, "other"), filepath.Join(l.path, "gone"), ""} {
 		out, err = l.run("RUNNER_IMAGES_PROGRAM=" + other)
 		require.NoError(t, err, out)
-		assert.Equal(t, "<installed><deploy><a b>", out)
+		assert.True(t, strings.HasSuffix(out, "<installed><deploy><a b>"), out)
+		assert.Equal(t, other != "", strings.Contains(out, "runner-images: not taking "+other+": "), out)
 	}
 	assert.Contains(t, prepare("GITHUB_OUTPUT=/no/such/file"), "GITHUB_OUTPUT=/no/such/file cannot be written to")
 	assert.Contains(t, prepare(), filepath.Join(l.path, "runner-images"))
