@@ -182,15 +182,33 @@ const takeBackTimeout = 10 * time.Second
 // takeBack removes what this run has uploaded for a release that will not be composed,
 // also after the run was cancelled.
 func (u *update) takeBack(ctx context.Context) {
-	isLost := u.held != nil && u.held.Err() != nil && ctx.Err() == nil // then another run has it
-	if u.lease == nil || isLost || u.composed || u.ahead.failed.Load() && ctx.Err() == nil {
+	isLost := u.lease != nil && u.held.Err() != nil && ctx.Err() == nil // then another run has it
+	if isLost || u.composed || u.ahead.failed.Load() && ctx.Err() == nil || u.lease == nil && !u.ahead.created {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTimeout)
 	defer cancel()
-	if err := u.removeBegun(ctx); err != nil && u.store.Log != nil {
+	err := u.leaseToTakeBack(ctx)
+	if err == nil {
+		err = u.removeBegun(ctx)
+	}
+	if err != nil && u.store.Log != nil {
 		u.store.Log(fmt.Sprintf("what was uploaded ahead stays in the release %s, where the next run uses or removes it: %v", u.tag, err))
 	}
+}
+
+// leaseToTakeBack takes the lease of a release that this run has made, and of which it
+// has waited in vain for the lease.
+func (u *update) leaseToTakeBack(ctx context.Context) error {
+	if u.lease != nil {
+		return nil
+	}
+	if _, err := u.Find(ctx); err != nil {
+		return err
+	}
+	var err error
+	u.held, u.lease, err = u.Lease(ctx)
+	return err
 }
 
 func (u *update) removeBegun(ctx context.Context) error {

@@ -128,7 +128,7 @@ func (u *update) create(ctx context.Context) error {
 		return err
 	}
 	_, err := u.Create(ctx, u.draft())
-	u.ahead.created = err == nil
+	u.ahead.created = err == nil || ctx.Err() != nil // the backend may have made it all the same
 	return err
 }
 

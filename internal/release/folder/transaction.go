@@ -71,6 +71,7 @@ func (t *transaction) Create(ctx context.Context, wanted release.Draft) (release
 		Tag: t.tag, Commit: wanted.Commit, Title: wanted.Title, Prerelease: wanted.Prerelease, Created: time.Now().UTC().Round(0),
 	}
 	if err := writeDescription(ctx, path, about); err != nil {
+		_ = os.Remove(path) // which is empty, unless it was there before
 		return release.Release{}, err
 	}
 	return t.Find(ctx)
