@@ -6,6 +6,7 @@ package artifact
 
 import (
 	"fmt"
+	"io/fs"
 	"regexp"
 
 	"every.channel/runner-images/internal/checksum"
@@ -25,6 +26,9 @@ type Artifact struct {
 	SHA256 string `json:"sha256"` // lower-case hexadecimal
 	URL    string `json:"url"`    // where it can be downloaded; empty if it is not published
 	Path   string `json:"-"`      // on this machine; empty if it is not here
+
+	// Info is the file at Path as it was when it was packaged; nil for another one.
+	Info fs.FileInfo `json:"-"`
 
 	// What it was made of. These are empty for a file that is not an image, such as
 	// the provenance, and for one that was packaged elsewhere.

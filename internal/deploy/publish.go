@@ -3,6 +3,7 @@ package deploy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -24,6 +25,9 @@ type publication struct {
 	plan   plan.Plan
 	key    *trust.Key // nil for none
 
+	// make, if set, uploads files when they are whole, before the others are known.
+	make func(ctx context.Context, progress *report.Progress, upload release.UploadAhead) error
+
 	// files are the release's, given the provenance that it has, or nil. With a key,
 	// those from a path have their checksums.
 	files func(ctx context.Context, provenance []byte) ([]release.File, error)
@@ -40,8 +44,10 @@ type publication struct {
 	// names of the files; empty where they do not say it.
 	architectures map[string]string
 
-	left   int  // lines of provenance that the key did not vouch for, and that are gone
-	warned bool // of bundles that boot servers do not take
+	progress *report.Progress // what is shown now
+	started  bool             // it has begun to publish: all files are there, or an upload has failed
+	left     int              // lines of provenance that the key did not vouch for, and that are gone
+	warned   bool             // of bundles that boot servers do not take
 }
 
 // Attach publishes files that were packaged elsewhere in the plan's release, and
@@ -125,17 +131,32 @@ func merge(ctx context.Context, published []byte, lines []trust.Attestation, key
 
 // run publishes.
 func (p *publication) run(ctx context.Context, keepOld bool) (release.Published, error) {
-	where := strings.TrimSpace(p.plan.ForgeURL + " " + p.plan.Repository) // a folder has no repository
-	defer p.report.Group(fmt.Sprintf("Publish release %s at %s", p.plan.ReleaseTag, where))()
-	progress := p.report.Progress("upload")
-	defer progress.Close()
-	published, err := p.store.Update(ctx, p.plan.ReleaseTag, func(ctx context.Context, there release.Snapshot) (release.Content, error) {
-		content, err := p.compose(ctx, there)
-		content.KeepOld = keepOld
-		content.Progress = progress.Bytes
-		content.Status = func(what string) { progress.Status("%s", what) }
-		return content, err
-	})
+	known := release.Content{
+		Commit: p.plan.Commit, Prerelease: p.plan.Prerelease, KeepOld: keepOld,
+		Progress: func(name string, done, total int64) { p.progress.BytesOf("upload", name, done, total) },
+		Status:   func(what string) { p.progress.Status("%s", what) },
+	}
+	compose := func(ctx context.Context, there release.Snapshot) (release.Content, error) {
+		return p.compose(ctx, there, known)
+	}
+	end := func() {}
+	defer func() { end() }()
+	var (
+		published release.Published
+		err       error
+	)
+	if p.make == nil {
+		end = p.begin()
+		published, err = p.store.Update(ctx, p.plan.ReleaseTag, compose)
+	} else {
+		published, err = p.store.UpdateAhead(ctx, p.plan.ReleaseTag, known, func(ctx context.Context, upload release.UploadAhead) error {
+			if err := p.ahead(ctx, upload); err != nil {
+				return err
+			}
+			end = p.begin()
+			return nil
+		}, compose)
+	}
 	if err != nil {
 		return release.Published{}, err
 	}
@@ -156,9 +177,31 @@ func (p *publication) run(ctx context.Context, keepOld bool) (release.Published,
 	return published, nil
 }
 
+// ahead has the files made and uploaded.
+func (p *publication) ahead(ctx context.Context, upload release.UploadAhead) error {
+	p.progress = p.report.Progress("package")
+	defer p.progress.Close()
+	err := p.make(ctx, p.progress, upload)
+	var failed uploadError
+	p.started = errors.As(err, &failed)
+	return err
+}
+
+// begin shows that what is made is published now, until the function is called that it
+// returns.
+func (p *publication) begin() (end func()) {
+	where := strings.TrimSpace(p.plan.ForgeURL + " " + p.plan.Repository) // a folder has no repository
+	endGroup := p.report.Group(fmt.Sprintf("Publish release %s at %s", p.plan.ReleaseTag, where))
+	p.progress, p.started = p.report.Progress("upload"), true
+	return func() {
+		p.progress.Close()
+		endGroup()
+	}
+}
+
 // compose decides what the release should be: with the provenance of all its files,
 // signed if that is allowed, and with notes.
-func (p *publication) compose(ctx context.Context, there release.Snapshot) (release.Content, error) {
+func (p *publication) compose(ctx context.Context, there release.Snapshot, content release.Content) (release.Content, error) {
 	known, err := prove(ctx, there, p.key, p.plan.ReleaseTag)
 	if err != nil {
 		return release.Content{}, err
@@ -183,15 +226,11 @@ func (p *publication) compose(ctx context.Context, there release.Snapshot) (rele
 		}
 	}
 	origin, signed := p.origin(there.Release.Notes), p.key != nil || isSigned(there.Release)
-	return release.Content{
-		Commit:     p.plan.Commit,
-		Prerelease: p.plan.Prerelease,
-		Files:      files,
-		Sign:       signWith(p.key, p.plan.ReleaseTag),
-		Notes: func(assets []release.File) string {
-			return notes(p.plan, origin, p.known(assets), signed)
-		},
-	}, nil
+	content.Files, content.Sign = files, signWith(p.key, p.plan.ReleaseTag)
+	content.Notes = func(assets []release.File) string {
+		return notes(p.plan, origin, p.known(assets), signed)
+	}
+	return content, nil
 }
 
 // warnOfBundles says, before anything is published, that boot servers will not stage the
@@ -263,11 +302,7 @@ func artifacts(files []release.File) []artifact.Artifact {
 	return found
 }
 
-// toPublish returns artifacts as files of a publication.
-func toPublish(artifacts []artifact.Artifact) []release.File {
-	var files []release.File
-	for _, a := range artifacts {
-		files = append(files, release.File{Name: a.Name, Path: a.Path, Size: a.Size, SHA256: a.SHA256})
-	}
-	return files
+// toPublish returns an artifact as a file of a publication.
+func toPublish(a artifact.Artifact) release.File {
+	return release.File{Name: a.Name, Path: a.Path, Size: a.Size, SHA256: a.SHA256, Info: a.Info}
 }

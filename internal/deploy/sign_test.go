@@ -72,7 +72,7 @@ func (p publisher) plant(t *testing.T, tag, name string, content []byte) {
 	sums, err := checksum.Parse(bytes.NewReader(p.read(t, tag, checksum.FileName)))
 	require.NoError(t, err)
 	sums[name] = trust.SumOf(content)
-	require.NoError(t, sums.WriteFile(t.Context(), filepath.Join(p.folder, tag)))
+	require.NoError(t, os.WriteFile(filepath.Join(p.folder, tag, checksum.FileName), sums.Bytes(), 0o600))
 }
 
 // lines returns the assets that the provenance of a release tells of, a line each.

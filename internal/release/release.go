@@ -43,6 +43,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,6 +91,11 @@ type Store struct {
 
 	// Log, if set, is given a sentence about what users may want to know.
 	Log func(message string)
+}
+
+func (s *Store) parallel() int {
+	const atOnce = 4
+	return cmp.Or(s.Parallel, atOnce)
 }
 
 // VerifyUploads is how an upload is checked.

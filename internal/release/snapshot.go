@@ -151,9 +151,12 @@ func (u *update) resolve(ctx context.Context, now state, file *File) error {
 	if seen.info != nil || file.SHA256 == "" && !mayBe {
 		return nil
 	}
-	info, err := os.Stat(file.Path)
-	if err != nil {
-		return fmt.Errorf("publish %s: %w", file.Name, err)
+	info := file.Info
+	if info == nil {
+		var err error
+		if info, err = os.Stat(file.Path); err != nil {
+			return fmt.Errorf("publish %s: %w", file.Name, err)
+		}
 	}
 	if file.SHA256 == "" {
 		u.content.status("hash %s, to compare it with the release's", file.Name)
