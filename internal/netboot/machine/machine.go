@@ -146,14 +146,6 @@ func ParsePlatform(platform string, architecture Architecture) Firmware {
 	return Firmware{}
 }
 
-// Platform returns what ParsePlatform reads.
-func (f Firmware) Platform() string {
-	if f.BIOS {
-		return "pcbios"
-	}
-	return "efi"
-}
-
 // String returns a name for people, or "" if the firmware is not known.
 func (f Firmware) String() string {
 	switch {

@@ -33,8 +33,8 @@ func (s *site) boots(from string) {
 	s.t.Helper()
 	for _, file := range [][2]string{
 		{"/netboot.ipxe?mac=52-54-00-12-34-56&arch=x86_64&platform=efi", "kernel r/boot-v1/"},
-		{"/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel", "boot-v1 x86_64 kernel"},
-		{"/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd", "boot-v1 x86_64 initrd"},
+		{at("boot-v1", "x86_64", "kernel", "52-54-00-12-34-56"), "boot-v1 x86_64 kernel"},
+		{at("boot-v1", "x86_64", "initrd", "52-54-00-12-34-56"), "boot-v1 x86_64 initrd"},
 	} {
 		response := s.do(from, "GET", file[0])
 		assert.Equal(s.t, http.StatusOK, response.StatusCode, file[0])

@@ -30,7 +30,8 @@ func (s *Server) Run(ctx context.Context) error {
 	files := &tftpFiles{loaders: s.loaders, scripts: s.scripts}
 	tftpServer := &tftp.Server{Files: files, Allow: s.networks.allow, Journal: s.journal, MTU: s.mtu()}
 	handler := &handler{
-		state: s.state, loaders: s.loaders, networks: s.networks, journal: s.journal, scripts: s.scripts,
+		state: s.state, loaders: s.loaders, networks: s.networks, journal: s.journal,
+		scripts: s.scripts, peers: s.peers, filesURL: s.config.FilesURL,
 		token: func() chainToken { return *s.token.Load() },
 		rings: func() state.Rings { return *s.rings.Load() },
 		asked: files.requests.forget,
@@ -40,7 +41,7 @@ func (s *Server) Run(ctx context.Context) error {
 	boot := s.newHTTP(handler)
 	boot.ReadTimeout = requestTimeout // no request has a body
 	boot.ConnContext = withGuarded
-	page := s.newHTTP(s.onlyByItsNames(s.journal.StatusPage(ctx, s.state, handler.rings)))
+	page := s.newHTTP(s.onlyByItsNames(s.journal.StatusPage(ctx, s.state, handler.rings, s.config.FilesURL)))
 	group.Go(func() error { return serveHTTP(boot, s.guarded()) })
 	group.Go(func() error { return serveHTTP(page, netutil.LimitListener(s.listeners.Status, maxStatusConnections)) })
 	group.Go(func() error { return tftpServer.Serve(s.listeners.TFTP) })
@@ -67,6 +68,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.log.Info("serving", "state", s.config.StateDir, "http", s.HTTPAddr().String(), "tftp", s.TFTPAddr().String(), "status", s.StatusAddr().String())
 	s.warnOfLoaders()
+	s.sayWhereFilesAre()
 	err := group.Wait()
 	s.journal.Flush()
 	return errors.Join(err, s.Close())
@@ -84,6 +86,18 @@ func (s *Server) warnOfLoaders() {
 	}
 	if name := s.config.TFTPBootFilename; !s.loaders.has(name) {
 		s.log.Warn("--ipxe-dir has no "+name+", the boot file for UEFI: put it there, or name another with --tftp-boot-filename", "ipxe-dir", s.config.IPXEDir)
+	}
+}
+
+// sayWhereFilesAre says what is not seen because files come from elsewhere.
+func (s *Server) sayWhereFilesAre() {
+	address := s.config.FilesURL
+	if address == "" {
+		return
+	}
+	s.log.Info("machines load kernel and initrd from elsewhere: what is seen here of a boot ends with its script", "files-url", address)
+	if strings.HasPrefix(address, "https:") {
+		s.log.Warn("--files-url is HTTPS: machines boot only by an iPXE that was built with it and trusts the certificate (https://ipxe.org/crypto)", "files-url", address)
 	}
 }
 
@@ -131,11 +145,22 @@ func (s *Server) StatusAddr() net.Addr { return s.listeners.Status.Addr() }
 // TFTPAddr returns where the TFTP server listens.
 func (s *Server) TFTPAddr() net.Addr { return s.listeners.TFTP.LocalAddr() }
 
-// scripts returns the addresses of the first script for a client that reached
-// this server at local: by name, if the server has one, and by IP address.
-func (s *Server) scripts(local netip.Addr) []string { return s.addresses(local, state.Script) }
+// scripts returns the addresses of the first script for a client that reached this
+// server at local: by name, if the server has one, by IP address, and those of its peers.
+func (s *Server) scripts(local netip.Addr) []string {
+	return append(s.addresses(local, state.Script), s.peers()...)
+}
 
-// addresses returns the addresses of a file on the HTTP server.
+// peers returns the addresses of the first script on the other boot servers.
+func (s *Server) peers() []string {
+	var addresses []string
+	for _, peer := range s.config.Peers {
+		addresses = append(addresses, "http://"+peer+s.token.Load().path()+state.Script)
+	}
+	return addresses
+}
+
+// addresses returns the addresses of a file on this server.
 func (s *Server) addresses(local netip.Addr, name string) []string {
 	var hosts []string
 	if s.config.Hostname != "" {

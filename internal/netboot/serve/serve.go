@@ -45,6 +45,14 @@ type Config struct {
 	HTTPPort  int
 	TFTPPort  int
 
+	// Peers are other boot servers, a host and perhaps a port each, that stage the same
+	// releases and have the same chain token: machines go on there when this one fails.
+	Peers []string
+
+	// FilesURL is where machines load kernels and initrds from, for example a cache that
+	// fetches them from here; empty: from here.
+	FilesURL string
+
 	IPXEDir          string // iPXE binaries and scripts; empty: none
 	TFTPBootFilename string // the iPXE binary for UEFI on x86_64
 
@@ -113,6 +121,11 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	if config.FilesURL != "" {
+		if s.config.FilesURL, err = parseFilesURL(config.FilesURL); err != nil {
+			return nil, err
+		}
+	}
 	if s.networks, err = parseNetworks(config.HTTPAllowedCIDRs); err != nil {
 		return nil, &OptionError{"http-allowed-cidr", strings.Join(config.HTTPAllowedCIDRs, ", "), err.Error()}
 	}
@@ -182,15 +195,17 @@ func (c Config) check() error {
 			return &OptionError{option, strconv.Itoa(port), "is no port; use one up to 65535, or 0, which takes a free one"}
 		}
 	}
-	notInName := func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
-	}
 	for _, name := range c.StatusHostnames {
-		if name == "" || strings.ContainsFunc(name, notInName) {
+		if !isHostname(name) {
 			return &OptionError{"status-hostname", name, "is no name of a host; use for example boot-status.lan, without a port"}
 		}
 	}
-	if _, err := netip.ParseAddr(c.Hostname); err != nil && strings.ContainsFunc(c.Hostname, notInName) {
+	for _, peer := range c.Peers {
+		if !isHostPort(peer) {
+			return &OptionError{"peer", peer, "is no host; use for example 10.20.30.3 or boot2.lan:8080, without http://"}
+		}
+	}
+	if _, err := netip.ParseAddr(c.Hostname); err != nil && c.Hostname != "" && !isHostname(c.Hostname) {
 		return &OptionError{"hostname", c.Hostname, "is no name of a host; use for example boot.every.channel, and --http-port for the port"}
 	}
 	if c.Interface != "" {
