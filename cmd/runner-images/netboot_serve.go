@@ -66,6 +66,7 @@ proxy-dhcp and pxe.`,
 	flags.StringVar(&config.TFTPBootFilename, "tftp-boot-filename", serve.DefaultTFTPBootFilename, "the iPXE binary for UEFI on x86_64")
 	flags.StringVar(&config.FilesURL, "files-url", "", "where machines load kernels and initrds from, such as a cache that fetches them here (default: from here)")
 	flags.StringArrayVar(&config.Peers, "peer", nil, "another boot server, HOST or HOST:PORT, with the same releases and chain token, for machines that fail here; may be repeated")
+	flags.StringVar(&config.MachinesFile, "machines-file", "", "a file that keeps the table of machines over a restart (default: machines.json in the state folder)")
 	flags.StringArrayVar(&config.HTTPAllowedCIDRs, "http-allowed-cidr", nil, "a network that may boot; may be repeated (default: all)")
 	flags.StringVar(&config.ChainTokenFile, "chain-token-file", "", "a file with the first part of the path of all that machines load")
 	flags.StringVar(&config.RingsFile, "rings", "", "a file that says which machines boot another release (default: rings.yaml in the state folder, if there)")

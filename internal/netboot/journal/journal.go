@@ -43,6 +43,7 @@ type Journal struct {
 	unknown sync.Map          // the architectures that UnknownArchitecture has logged
 	begun   map[Boot]struct{} // boots that began, without their rings
 	changed chan struct{}     // closed at the next change
+	changes uint64            // how many there were, counting the journal's beginning
 }
 
 // New returns a journal that writes to log, and whose numbers registry gathers.
@@ -55,6 +56,7 @@ func New(log *slog.Logger, registry *prometheus.Registry) *Journal {
 		table:    newTable(),
 		begun:    map[Boot]struct{}{},
 		changed:  make(chan struct{}),
+		changes:  1,
 	}
 }
 
@@ -97,6 +99,13 @@ func (j *Journal) update(client Client, change func(machine *record, now time.Ti
 func (j *Journal) notify() {
 	close(j.changed)
 	j.changed = make(chan struct{})
+	j.changes++
+}
+
+func (j *Journal) changeCount() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.changes
 }
 
 // Known reports whether a machine at an address has got something from this server: its

@@ -47,9 +47,9 @@ func (m Machine) name() string {
 
 // A Boot is what a machine boots.
 type Boot struct {
-	Release      string // the tag
-	Architecture machine.Architecture
-	Ring         string // empty: in no ring
+	Release      string               `json:"release"` // the tag
+	Architecture machine.Architecture `json:"architecture"`
+	Ring         string               `json:"ring,omitempty"` // empty: in no ring
 }
 
 // A Stage is the progress of a boot.
@@ -72,12 +72,12 @@ func (s Stage) String() string {
 
 // A Fetch is a file that a machine fetched in a boot.
 type Fetch struct {
-	Name     string
-	Sent     int64 // bytes
-	Size     int64 // bytes
-	Began    time.Time
-	Ended    time.Time // zero: under way
-	Complete bool      // it was sent to its end
+	Name     string    `json:"name"`
+	Sent     int64     `json:"sent"` // bytes
+	Size     int64     `json:"size"` // bytes
+	Began    time.Time `json:"began"`
+	Ended    time.Time `json:"ended,omitzero"` // zero: under way
+	Complete bool      `json:"complete"`       // it was sent to its end
 }
 
 // maxMachines is how many machines are remembered, so that made-up MACs cost no memory.

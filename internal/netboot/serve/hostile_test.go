@@ -66,11 +66,12 @@ func TestMadeUpTFTPRequests(t *testing.T) {
 	assert.Contains(t, s.metrics(), `netboot_refused_requests_total{protocol="tftp",reason="limit"}`)
 }
 
-// Four neighbours have all the connections that they may, and send half a request.
+// Twelve neighbours have all the connections that they may, which are all that there are,
+// and send half a request.
 func TestSlowConnections(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(c *serve.Config) { c.DrainLimit = time.Millisecond }, "boot-v1")
-	for n := range 4 {
+	for n := range 12 {
 		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: neighbour(n)}}
 		for range 256 {
 			conn, err := dialer.DialContext(t.Context(), "tcp", s.server.HTTPAddr().String())

@@ -42,7 +42,8 @@ func (s *Server) Run(ctx context.Context) error {
 	boot.ReadTimeout = requestTimeout // no request has a body
 	boot.ConnContext = withGuarded
 	page := s.newHTTP(s.onlyByItsNames(s.journal.StatusPage(ctx, s.state, handler.rings, s.config.FilesURL)))
-	group.Go(func() error { return serveHTTP(boot, s.guarded()) })
+	machines := newGuard(s.listeners.HTTP.(*net.TCPListener), s.networks, s.journal)
+	group.Go(func() error { return serveHTTP(boot, machines) })
 	group.Go(func() error { return serveHTTP(page, netutil.LimitListener(s.listeners.Status, maxStatusConnections)) })
 	group.Go(func() error { return tftpServer.Serve(s.listeners.TFTP) })
 	if s.proxy != nil {
@@ -58,7 +59,7 @@ func (s *Server) Run(ctx context.Context) error {
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.DrainLimit)
 		defer cancel()
 		var draining errgroup.Group
-		draining.Go(func() error { return drain(limit, boot) })
+		draining.Go(func() error { return machines.drain(limit, boot) })
 		draining.Go(func() error { return drain(limit, page) })
 		draining.Go(func() error { tftpServer.Shutdown(limit); return nil })
 		return draining.Wait()
@@ -69,7 +70,15 @@ func (s *Server) Run(ctx context.Context) error {
 	s.log.Info("serving", "state", s.config.StateDir, "http", s.HTTPAddr().String(), "tftp", s.TFTPAddr().String(), "status", s.StatusAddr().String())
 	s.warnOfLoaders()
 	s.sayWhereFilesAre()
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		s.journal.Keep(keeping, s.config.MachinesFile)
+	}()
 	err := group.Wait()
+	stop()
+	<-kept // with what was sent while the transfers ended
 	s.journal.Flush()
 	return errors.Join(err, s.Close())
 }
@@ -111,17 +120,8 @@ func (s *Server) newHTTP(handler http.Handler) *http.Server {
 	}
 }
 
-// guarded returns the HTTP listener with its limits.
-func (s *Server) guarded() net.Listener {
-	listener, ok := s.listeners.HTTP.(*net.TCPListener)
-	if !ok {
-		return netutil.LimitListener(s.listeners.HTTP, maxConnections)
-	}
-	return newGuard(listener, s.networks, s.journal)
-}
-
 func serveHTTP(server *http.Server, listener net.Listener) error {
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,6 +60,10 @@ type Config struct {
 	HTTPAllowedCIDRs []string // networks that may boot; none: all may
 	ChainTokenFile   string   // reread by Reload; empty: no token
 	RingsFile        string   // reread by Reload; empty: rings.yaml in the state folder, which need not be there
+
+	// MachinesFile keeps the table of machines over a restart; empty: machines.json in the
+	// state folder. Where it cannot be written the log says so.
+	MachinesFile string
 
 	ProxyDHCP       bool
 	ProxyDHCPSubnet string // in CIDR notation; empty: the interface's
@@ -154,6 +159,9 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		}, func() float64 { return 1 }))
 	}
 	s.journal = journal.New(s.log, s.registry)
+	if err := s.journal.Restore(s.config.MachinesFile); err != nil {
+		s.log.Warn("cannot read the table of machines; it begins empty", "error", err)
+	}
 	if err := s.listen(ctx); err != nil {
 		return nil, err
 	}
@@ -181,6 +189,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.StatusAddress == "" {
 		c.StatusAddress = DefaultStatusAddress
+	}
+	if c.MachinesFile == "" {
+		c.MachinesFile = filepath.Join(c.StateDir, "machines.json")
 	}
 	if c.DrainLimit == 0 {
 		c.DrainLimit = DefaultDrainLimit

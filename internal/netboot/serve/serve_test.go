@@ -90,14 +90,21 @@ func start(t *testing.T, configure func(*serve.Config), tags ...string) *site {
 		configure(&config)
 	}
 	s.config = config
-	s.server, err = serve.New(t.Context(), config)
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error, 1)
-	go func() { ended <- s.server.Run(ctx) }()
-	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	s.run()
 	t.Cleanup(func() { assert.NoError(t, s.stop()) })
 	return s
+}
+
+// run starts the server.
+func (s *site) run() {
+	s.t.Helper()
+	server, err := serve.New(s.t.Context(), s.config)
+	require.NoError(s.t, err)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	s.server = server
+	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
 }
 
 // stage stages a release whose kernel and initrd say what they are of.
