@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/chromedp/cdproto/accessibility"
@@ -42,7 +43,9 @@ type page struct {
 	url     string
 }
 
-func startPage(t *testing.T) *page {
+func startPage(t *testing.T) *page { return startPageWith(t, "") }
+
+func startPageWith(t *testing.T, filesURL string) *page {
 	t.Helper()
 	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
 	require.NoError(t, err)
@@ -55,7 +58,7 @@ func startPage(t *testing.T) *page {
 		"  - {name: attic, release_tag: boot-v2025.01.01, macs: [\"52:54:00:00:00:0a\"]}\n"))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	server := httptest.NewServer(s.journal.StatusPage(ctx, dir, func() state.Rings { return rings }))
+	server := httptest.NewServer(s.journal.StatusPage(ctx, dir, func() state.Rings { return rings }, filesURL))
 	t.Cleanup(server.Close)
 	t.Cleanup(cancel)
 	s.url = server.URL
@@ -384,16 +387,49 @@ func TestMetricsOfWhatIsServed(t *testing.T) {
 func TestMostMachines(t *testing.T) {
 	t.Parallel()
 	s := startPage(t)
-	for i := range 4096 {
+	const most = 20_480
+	for i := range most + 1 {
 		s.journal.BootStarted(journal.Client{MAC: numbered(i)}, journal.Boot{Release: "boot-v1", Architecture: machine.X86_64})
-		if i == 4094 {
-			assert.Contains(t, get(t, s.url+"/"), "4095 machines seen, ")
+		if i == most-1 {
+			page := get(t, s.url+"/")
+			assert.Contains(t, page, "20480 machines seen, ")
+			assert.Contains(t, page, "<p>500 of 20480 are shown: those that are booting, then those seen last.</p>")
+			assert.Equal(t, 500, strings.Count(page, "data-machine="))
 		}
 	}
-	assert.Contains(t, get(t, s.url+"/"), "4096 machines seen (no more are remembered; those seen last stay), ")
+	assert.Contains(t, get(t, s.url+"/"), "20161 machines seen (no more are remembered; those seen last stay), ", "room for more was made")
 }
 
 func numbered(i int) machine.MAC {
 	mac, _ := machine.MACFrom(net.HardwareAddr{0x52, 0x54, 0, 0, byte(i >> 8), byte(i)})
 	return mac
+}
+
+// TestPageOfFilesFromElsewhere does not say that machines hang of which no more is seen.
+func TestPageOfFilesFromElsewhere(t *testing.T) {
+	t.Parallel()
+	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, dir.Close()) })
+	synctest.Test(t, func(t *testing.T) {
+		j := journal.New(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		handler := j.StatusPage(t.Context(), dir, func() state.Rings { return state.Rings{} }, "http://cache.lan/boot")
+		current := journal.Boot{Release: "boot-v1", Architecture: machine.X86_64}
+		j.HandedOver(client(1), current)
+		time.Sleep(time.Minute)
+		j.HandedOver(client(1), current)
+		time.Sleep(time.Hour)
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/", nil))
+		page := answer.Body.String()
+		for _, shown := range []string{
+			"1 machine seen, 0 booting now.",
+			`Kernel and initrd come from <span class="source">http://cache.lan/boot</span>: whether a machine has them is not seen here.`,
+			`<span class="stage elsewhere">has the script</span>`, `1 hour ago</time>, asked for it again: 1</span>`, "not seen here",
+		} {
+			assert.Contains(t, page, shown)
+		}
+		assert.NotContains(t, page, "stuck")
+		assert.NotContains(t, page, "then nothing")
+	})
 }

@@ -51,7 +51,7 @@ func (s *Server) listen(ctx context.Context) error {
 // check refuses sockets of another kind than machines need.
 func (l Listeners) check() error {
 	if l.HTTP != nil {
-		if _, ok := l.HTTP.Addr().(*net.TCPAddr); !ok {
+		if _, ok := l.HTTP.(*net.TCPListener); !ok {
 			return wrongKind("HTTP", l.HTTP.Addr(), "TCP", "ListenStream")
 		}
 	}
