@@ -74,15 +74,6 @@ func exitCode(err error) int {
 	}
 }
 
-// usageError is a command line that cannot be understood.
-type usageError struct {
-	err  error
-	help string // the command that shows how it is meant
-}
-
-func (e *usageError) Error() string { return e.err.Error() + "; see " + e.help }
-func (e *usageError) Unwrap() error { return e.err }
-
 func newRoot(r *report.Report) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "runner-images",
@@ -90,7 +81,7 @@ func newRoot(r *report.Report) *cobra.Command {
 		Example: `  runner-images plan                              what would be built and released here
   runner-images deploy --publish-release=false    build and package into dist/
   runner-images deploy --release-tag boot-v2026.02.28 --token-file token`,
-		Args:          cobra.NoArgs,
+		Args:          noSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -100,22 +91,4 @@ func newRoot(r *report.Report) *cobra.Command {
 	root.AddCommand(newDeploy(r), newPlan(r), newPackage(r), newPublish(r), newVerify(r), newNetboot(r), newVersion(r))
 	asUsage(root)
 	return root
-}
-
-// asUsage makes the errors of cobra's own parsing usage errors, for a command
-// and all below it.
-func asUsage(cmd *cobra.Command) {
-	wrap := func(cmd *cobra.Command, err error) error {
-		if err == nil {
-			return nil
-		}
-		return &usageError{err, cmd.CommandPath() + " --help"}
-	}
-	cmd.SetFlagErrorFunc(wrap)
-	if args := cmd.Args; args != nil {
-		cmd.Args = func(cmd *cobra.Command, given []string) error { return wrap(cmd, args(cmd, given)) }
-	}
-	for _, child := range cmd.Commands() {
-		asUsage(child)
-	}
 }

@@ -10,7 +10,7 @@ func newNetboot(r *report.Report) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "netboot",
 		Short: "Boot machines over the network from a release",
-		Args:  cobra.NoArgs,
+		Args:  noSuchCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newNetbootStage(r), newNetbootServe())
