@@ -245,7 +245,7 @@ func (s *stream) flakeProblem(request Request, e nixError) (kind ProblemKind, re
 	folder, local := localFlake(request.Dir, flake)
 	text := e.text
 	if local && untracked.MatchString(text) {
-		return NoFlake, fmt.Sprintf("there is no flake %q for Nix: in a git repository it sees only what git tracks, so `git add` the flake.nix in %s", flake, folder)
+		return NoFlake, untrackedFlake(flake, folder)
 	}
 	// For an input that is locked and cannot be fetched, Nix reports only that it is
 	// missing.
@@ -272,6 +272,10 @@ func (s *stream) flakeProblem(request Request, e nixError) (kind ProblemKind, re
 		reason += "\n" + advice
 	}
 	return kind, reason
+}
+
+func untrackedFlake(flake, folder string) string {
+	return fmt.Sprintf("there is no flake %q for Nix: in a git repository it sees only what git tracks, so `git add` the flake.nix in %s", flake, folder)
 }
 
 // saidByGit returns the first error of the git that Nix ran, and git's advice on it.
