@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -98,13 +99,17 @@ func inRepository(ctx context.Context, flake string) (top, fromTop string, err e
 	return top, fromTop, nil
 }
 
+// netbootPart is what every system of NixOS for booting over the network has; the
+// image, which has all of it in one folder, is not NixOS's own.
+const netbootPart = "netbootRamdisk"
+
 // imagesOf returns the images of a flake, and warns of what cannot be one.
 func imagesOf(ctx context.Context, r *report.Report, flake string) ([]workflow.Image, error) {
 	var n nix.Nix
 	if _, err := n.Version(ctx); err != nil {
 		return nil, err
 	}
-	configurations, err := n.Configurations(ctx, "", flake, plan.ImageAttributes())
+	configurations, err := n.Configurations(ctx, "", flake, append(plan.ImageAttributes(), netbootPart))
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +119,14 @@ func imagesOf(ctx context.Context, r *report.Report, flake string) ([]workflow.I
 			r.Warning("nixosConfigurations.%s cannot be evaluated, and is left out", configuration.Name)
 			continue
 		}
-		found, err := plan.ConfigurationImages(configuration.Name, configuration.Attributes)
+		attributes := configuration.Attributes
+		if at := slices.Index(attributes, netbootPart); at >= 0 {
+			attributes = slices.Delete(attributes, at, at+1)
+			if !slices.Contains(attributes, "netboot") {
+				r.Warning("nixosConfigurations.%s boots over the network, but has no config.system.build.netboot, a folder with its kernel, its initrd and netboot.ipxe; nix/configurations/netboot.nix of runner-images makes one", configuration.Name)
+			}
+		}
+		found, err := plan.ConfigurationImages(configuration.Name, attributes)
 		if err != nil {
 			r.Warning("one of nixosConfigurations is left out: %v", err)
 			continue

@@ -33,7 +33,8 @@ var imports = map[string][]string{
 	"netboot/stage":     {"artifact", "checksum", "netboot/machine", "netboot/state", "release", "size"},
 	"netboot/state":     {"disk", "netboot/machine", "release", "transfer"},
 	"netboot/tftp":      {"netboot/journal", "netboot/limit"},
-	// Strings the steps together.
+	// Look at the steps' needs, and string them together.
+	"doctor": {"netboot/serve", "nix", "release", "size"},
 	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "size", "trust", "verify"},
 }
 

@@ -14,16 +14,14 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"every.channel/runner-images/internal/netboot/serve"
 )
 
 func newNetbootServe() *cobra.Command {
-	var (
-		config   serve.Config
-		listenIP string
-	)
+	var options serveOptions
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve staged releases to booting machines by HTTP and TFTP",
@@ -39,25 +37,28 @@ proxy-dhcp and pxe.`,
       --http-allowed-cidr 10.20.30.0/24 --chain-token-file /run/secrets/chain-token --proxy-dhcp`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if listenIP != "" {
-				address, err := netip.ParseAddr(listenIP)
-				if err != nil {
-					return &serve.OptionError{Option: "listen-ip", Value: listenIP, Why: "is no IP address; use for example 10.20.30.2"}
-				}
-				config.ListenIP = address
-			}
-			for _, port := range []*int{&config.HTTPPort, &config.TFTPPort} {
-				if *port == 0 {
-					*port = serve.AnyPort
-				}
+			config, err := options.parse()
+			if err != nil {
+				return err
 			}
 			return serveNetboot(cmd.Context(), config)
 		},
 	}
-	flags := cmd.Flags()
-	flags.SortFlags = false
+	cmd.Flags().SortFlags = false
+	options.addFlags(cmd.Flags())
+	return cmd
+}
+
+// serveOptions are the flags of netboot serve.
+type serveOptions struct {
+	config   serve.Config
+	listenIP string
+}
+
+func (o *serveOptions) addFlags(flags *pflag.FlagSet) {
+	config := &o.config
 	flags.StringVar(&config.StateDir, "state-dir", "", "the folder with the staged releases (required)")
-	flags.StringVar(&listenIP, "listen-ip", "", "the address to listen on (default: the interface's, or all)")
+	flags.StringVar(&o.listenIP, "listen-ip", "", "the address to listen on (default: the interface's, or all)")
 	flags.StringVar(&config.Interface, "interface", "", "the network interface to listen on")
 	flags.StringVar(&config.Hostname, "hostname", "", "the server's name in the addresses that machines are given, before its IP address")
 	flags.IntVar(&config.HTTPPort, "http-port", serve.DefaultHTTPPort, "the HTTP server's port; 0 takes a free one")
@@ -71,7 +72,24 @@ proxy-dhcp and pxe.`,
 	flags.StringVar(&config.ProxyDHCPSubnet, "proxy-dhcp-subnet", "", "the network whose clients ProxyDHCP answers (default: the interface's)")
 	flags.StringVar(&config.StatusAddress, "status-address", serve.DefaultStatusAddress, "where the status page and /metrics are")
 	flags.StringArrayVar(&config.StatusHostnames, "status-hostname", nil, "a name by which browsers reach the status page, for example through a reverse proxy; may be repeated (default: IP addresses, localhost, --hostname)")
-	return cmd
+}
+
+// parse returns the configuration that the flags stand for.
+func (o *serveOptions) parse() (serve.Config, error) {
+	config := o.config
+	if o.listenIP != "" {
+		address, err := netip.ParseAddr(o.listenIP)
+		if err != nil {
+			return config, &serve.OptionError{Option: "listen-ip", Value: o.listenIP, Why: "is no IP address; use for example 10.20.30.2"}
+		}
+		config.ListenIP = address
+	}
+	for _, port := range []*int{&config.HTTPPort, &config.TFTPPort} {
+		if *port == 0 {
+			*port = serve.AnyPort
+		}
+	}
+	return config, nil
 }
 
 func serveNetboot(ctx context.Context, config serve.Config) error {

@@ -186,7 +186,7 @@ var (
 	notToBuild  = regexp.MustCompile(`flake output attribute '(.*)' (is not a derivation|to be a derivation or path but found (.*))`)
 	lastQuoted  = regexp.MustCompile(`'([^']*)'[^']*$`)
 	untracked   = regexp.MustCompile(`not tracked by Git|-source/(.*/)?flake\.nix'`)
-	noDaemon    = regexp.MustCompile(`^cannot connect to socket at '(.*?)': (.*)`)
+	noDaemon    = regexp.MustCompile(`(?:^|: )cannot connect to socket at '(.*?)': (.*)`)
 	remoteFlake = regexp.MustCompile(`cannot find flake '|Git repository .* does not exist|does not appear to be a git repository|^path '.*' does not exist$`)
 )
 
@@ -207,12 +207,20 @@ func (s *stream) problem(request Request, failure error) Problem {
 		p.Kind, p.Reason = NoAttribute, reason
 		return p
 	}
-	if match := noDaemon.FindStringSubmatch(last.text); match != nil {
-		p.Reason = fmt.Sprintf("the Nix daemon does not answer at %s (%s): start it with `systemctl start nix-daemon`", match[1], match[2])
+	if reason := daemonProblem(last.text); reason != "" {
+		p.Reason = reason
 		return p
 	}
 	p.Kind, p.Reason = s.flakeProblem(request, last)
 	return p
+}
+
+// daemonProblem explains that the daemon does not answer. It returns "" for another error.
+func daemonProblem(text string) (reason string) {
+	if match := noDaemon.FindStringSubmatch(text); match != nil {
+		reason = fmt.Sprintf("the Nix daemon does not answer at %s (%s): start it with `systemctl start nix-daemon`", match[1], match[2])
+	}
+	return reason
 }
 
 // attributeProblem explains that an attribute does not exist or cannot be built. It

@@ -78,13 +78,20 @@ func (s *Server) warnOfLoaders() {
 	if s.config.Listeners.TFTP != nil {
 		return
 	}
+	if missing := s.missingLoader(); missing != "" {
+		s.log.Warn(missing, "ipxe-dir", s.config.IPXEDir)
+	}
+}
+
+// missingLoader says which boot file firmware will ask for in vain, or nothing.
+func (s *Server) missingLoader() string {
 	if s.config.IPXEDir == "" {
-		s.log.Warn("there is no boot file for firmware: give --ipxe-dir, a folder with iPXE binaries such as " + s.config.TFTPBootFilename + " and undionly.kpxe")
-		return
+		return "there is no boot file for firmware: give --ipxe-dir, a folder with iPXE binaries such as " + s.config.TFTPBootFilename + " and undionly.kpxe"
 	}
 	if name := s.config.TFTPBootFilename; !s.loaders.has(name) {
-		s.log.Warn("--ipxe-dir has no "+name+", the boot file for UEFI: put it there, or name another with --tftp-boot-filename", "ipxe-dir", s.config.IPXEDir)
+		return "--ipxe-dir has no " + name + ", the boot file for UEFI: put it there, or name another with --tftp-boot-filename"
 	}
+	return ""
 }
 
 func (s *Server) newHTTP(handler http.Handler) *http.Server {
