@@ -14,16 +14,14 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"every.channel/runner-images/internal/netboot/serve"
 )
 
 func newNetbootServe() *cobra.Command {
-	var (
-		config   serve.Config
-		listenIP string
-	)
+	var options serveOptions
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve staged releases to booting machines by HTTP and TFTP",
@@ -39,28 +37,31 @@ proxy-dhcp and pxe.`,
       --http-allowed-cidr 10.20.30.0/24 --chain-token-file /run/secrets/chain-token --proxy-dhcp`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if config.StateDir == "" {
+			if options.config.StateDir == "" {
 				return &usageError{errNoStateDir, cmd.CommandPath() + " --help"}
 			}
-			if listenIP != "" {
-				address, err := netip.ParseAddr(listenIP)
-				if err != nil {
-					return &serve.OptionError{Option: "listen-ip", Value: listenIP, Why: "is no IP address; use for example 10.20.30.2"}
-				}
-				config.ListenIP = address
-			}
-			for _, port := range []*int{&config.HTTPPort, &config.TFTPPort} {
-				if *port == 0 {
-					*port = serve.AnyPort
-				}
+			config, err := options.parse()
+			if err != nil {
+				return err
 			}
 			return serveNetboot(cmd.Context(), config)
 		},
 	}
-	flags := cmd.Flags()
-	flags.SortFlags = false
+	cmd.Flags().SortFlags = false
+	options.addFlags(cmd.Flags())
+	return cmd
+}
+
+// serveOptions are the flags of netboot serve.
+type serveOptions struct {
+	config   serve.Config
+	listenIP string
+}
+
+func (o *serveOptions) addFlags(flags *pflag.FlagSet) {
+	config := &o.config
 	flags.StringVar(&config.StateDir, "state-dir", "", "the folder with the staged releases (required)")
-	flags.StringVar(&listenIP, "listen-ip", "", "the address to listen on (default: the interface's, or all)")
+	flags.StringVar(&o.listenIP, "listen-ip", "", "the address to listen on (default: the interface's, or all)")
 	flags.StringVar(&config.Interface, "interface", "", "the network interface to listen on")
 	flags.StringVar(&config.Hostname, "hostname", "", "the server's name in the addresses that machines are given, before its IP address")
 	flags.IntVar(&config.HTTPPort, "http-port", serve.DefaultHTTPPort, "the HTTP server's port; 0 takes a free one")
@@ -77,7 +78,24 @@ proxy-dhcp and pxe.`,
 	flags.StringVar(&config.ProxyDHCPSubnet, "proxy-dhcp-subnet", "", "the network whose clients ProxyDHCP answers (default: the interface's)")
 	flags.StringVar(&config.StatusAddress, "status-address", serve.DefaultStatusAddress, "where the status page and /metrics are")
 	flags.StringArrayVar(&config.StatusHostnames, "status-hostname", nil, "a name by which browsers reach the status page, for example through a reverse proxy; may be repeated (default: IP addresses, localhost, --hostname)")
-	return cmd
+}
+
+// parse returns the configuration that the flags stand for.
+func (o *serveOptions) parse() (serve.Config, error) {
+	config := o.config
+	if o.listenIP != "" {
+		address, err := netip.ParseAddr(o.listenIP)
+		if err != nil {
+			return config, &serve.OptionError{Option: "listen-ip", Value: o.listenIP, Why: "is no IP address; use for example 10.20.30.2"}
+		}
+		config.ListenIP = address
+	}
+	for _, port := range []*int{&config.HTTPPort, &config.TFTPPort} {
+		if *port == 0 {
+			*port = serve.AnyPort
+		}
+	}
+	return config, nil
 }
 
 func serveNetboot(ctx context.Context, config serve.Config) error {
@@ -152,33 +170,29 @@ func activated() (serve.Listeners, error) {
 	var listeners serve.Listeners
 	seen := map[string]bool{}
 	for _, file := range activation.Files(true) {
+		var err error
 		if seen[file.Name()] {
 			return listeners, fmt.Errorf("there are two sockets %q from systemd: give one; an address such as [::]:80 takes IPv4 and IPv6", file.Name())
 		}
 		seen[file.Name()] = true
-		if err := take(&listeners, file); err != nil {
+		switch file.Name() {
+		case "http":
+			listeners.HTTP, err = net.FileListener(file)
+		case "status":
+			listeners.Status, err = net.FileListener(file)
+		case "tftp":
+			listeners.TFTP, err = net.FilePacketConn(file)
+		case "proxy-dhcp":
+			listeners.ProxyDHCP, err = net.FilePacketConn(file)
+		case "pxe":
+			listeners.PXE, err = net.FilePacketConn(file)
+		default:
+			err = errors.New("name it http, tftp, status, proxy-dhcp or pxe with FileDescriptorName=")
+		}
+		if err != nil {
 			return listeners, fmt.Errorf("the socket %q from systemd: %w", file.Name(), err)
 		}
 		file.Close()
 	}
 	return listeners, nil
-}
-
-// take makes a socket from systemd the one of its name.
-func take(listeners *serve.Listeners, file *os.File) (err error) {
-	stream := map[string]*net.Listener{"http": &listeners.HTTP, "status": &listeners.Status}[file.Name()]
-	datagram := map[string]*net.PacketConn{"tftp": &listeners.TFTP, "proxy-dhcp": &listeners.ProxyDHCP, "pxe": &listeners.PXE}[file.Name()]
-	switch {
-	case stream != nil:
-		if *stream, err = net.FileListener(file); err != nil {
-			return errors.New("it takes no connections; give a port as its ListenStream= (systemd.socket(5))")
-		}
-	case datagram != nil:
-		if *datagram, err = net.FilePacketConn(file); err != nil {
-			return errors.New("it is no socket for datagrams; give a port as its ListenDatagram= (systemd.socket(5))")
-		}
-	default:
-		return errors.New("name it http, tftp, status, proxy-dhcp or pxe with FileDescriptorName=")
-	}
-	return nil
 }

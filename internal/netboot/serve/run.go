@@ -95,16 +95,26 @@ func (s *Server) warnOfReleases() {
 
 // warnOfLoaders says which boot files firmware will ask for in vain.
 func (s *Server) warnOfLoaders() {
-	if s.config.IPXEDir == "" {
-		s.log.Warn("there is no boot file for firmware: give --ipxe-dir, a folder with iPXE binaries such as " + s.config.TFTPBootFilename + " and undionly.kpxe")
-		return
+	if missing := s.missingLoader(); missing != "" {
+		s.log.Warn(missing, "ipxe-dir", s.config.IPXEDir)
 	}
-	if name := s.config.TFTPBootFilename; !s.loaders.has(name) {
-		s.log.Warn("--ipxe-dir has no "+name+", the boot file for UEFI: put it there, or name another with --tftp-boot-filename", "ipxe-dir", s.config.IPXEDir)
+	if s.config.IPXEDir == "" {
+		return
 	}
 	if names := s.programs(machine.Firmware{BIOS: true, Architecture: machine.X86_64}); !slices.ContainsFunc(names, s.loaders.has) {
 		s.log.Warn("--ipxe-dir has no "+names[0]+", the boot file for BIOS: put it there if any machine needs it", "ipxe-dir", s.config.IPXEDir)
 	}
+}
+
+// missingLoader says that the boot file for UEFI is not there, or nothing.
+func (s *Server) missingLoader() string {
+	if s.config.IPXEDir == "" {
+		return "there is no boot file for firmware: give --ipxe-dir, a folder with iPXE binaries such as " + s.config.TFTPBootFilename + " and undionly.kpxe"
+	}
+	if name := s.config.TFTPBootFilename; !s.loaders.has(name) {
+		return "--ipxe-dir has no " + name + ", the boot file for UEFI: put it there, or name another with --tftp-boot-filename"
+	}
+	return ""
 }
 
 // sayWhereFilesAre says what is not seen because files come from elsewhere.

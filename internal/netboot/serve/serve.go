@@ -138,15 +138,12 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	if err := s.config.check(); err != nil {
 		return nil, err
 	}
-	if config.StateDir == "" {
-		return nil, &OptionError{"state-dir", "", "is required; use for example /var/lib/netboot"}
-	}
-	if s.state, err = state.Open(config.StateDir); err != nil {
-		return nil, &OptionError{"state-dir", config.StateDir, err.Error() + "; runner-images netboot stage makes it"}
+	if err := s.openState(); err != nil {
+		return nil, err
 	}
 	s.close = append(s.close, s.state)
-	if s.loaders, err = openLoaders(config.IPXEDir); err != nil {
-		return nil, &OptionError{"ipxe-dir", config.IPXEDir, err.Error()}
+	if err := s.openLoaders(); err != nil {
+		return nil, err
 	}
 	s.close = append(s.close, s.loaders)
 	if err := s.Reload(); err != nil {
@@ -172,6 +169,23 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		}
 	}
 	return s, nil
+}
+
+func (s *Server) openState() (err error) {
+	if s.config.StateDir == "" {
+		return &OptionError{"state-dir", "", "is required; use for example /var/lib/netboot"}
+	}
+	if s.state, err = state.Open(s.config.StateDir); err != nil {
+		return &OptionError{"state-dir", s.config.StateDir, err.Error() + "; runner-images netboot stage makes it"}
+	}
+	return nil
+}
+
+func (s *Server) openLoaders() (err error) {
+	if s.loaders, err = openLoaders(s.config.IPXEDir); err != nil {
+		return &OptionError{"ipxe-dir", s.config.IPXEDir, err.Error()}
+	}
+	return nil
 }
 
 func (c Config) withDefaults() Config {
