@@ -40,6 +40,8 @@ type publication struct {
 	architectures map[string]string
 
 	left int // lines of provenance that the key did not vouch for, and that are gone
+
+	before *earlier // nil: nobody has looked yet
 }
 
 // Attach publishes files that were packaged elsewhere in the plan's release, and
@@ -180,13 +182,14 @@ func (p *publication) compose(ctx context.Context, there release.Snapshot) (rele
 		}
 	}
 	origin, signed := p.origin(there.Release.Notes), p.key != nil || isSigned(there.Release)
+	changes := p.changes(ctx, there.Release, files, known.provenance)
 	return release.Content{
 		Commit:     p.plan.Commit,
 		Prerelease: p.plan.Prerelease,
 		Files:      files,
 		Sign:       signWith(p.key, p.plan.ReleaseTag),
 		Notes: func(assets []release.File) string {
-			return notes(p.plan, origin, p.known(assets), signed)
+			return notes(p.plan, origin, changes, p.known(assets), signed)
 		},
 	}, nil
 }
