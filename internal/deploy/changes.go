@@ -84,6 +84,16 @@ func comparedIn(notes string) (tag string, found bool) {
 	return words[1], true
 }
 
+// changesIn returns what changes has written into notes, after an empty line.
+func changesIn(notes string) string {
+	at := strings.LastIndex(notes, "\n"+changesBegin)
+	if at < 0 {
+		return ""
+	}
+	text, _, _ := strings.Cut(notes[at+1:], "\n### ")
+	return "\n" + text
+}
+
 // builds returns the builds that a release's provenance has.
 func (p *publication) builds(ctx context.Context, tag string, provenance []byte) []trust.Build {
 	if p.key != nil {

@@ -106,6 +106,10 @@ func TestNotesSayWhatChanged(t *testing.T) {
 	second := l.deployed(t, "boot-v2", hash("2"))
 	assert.Contains(t, second, "### Changed since [boot-v1](file://"+l.releases+"/boot-v1)\n\n| Source | Then | Now | |\n|---|---|---|---|\n"+movedNixpkgs)
 	assert.Contains(t, second, "Built to the same bytes as then: `x`, `y`.")
+	_, summary, _ := strings.Cut(l.read(t, l.summary), "## Boot images boot-v2\n")
+	assert.Contains(t, summary, " |\n\n### Changed since [boot-v1](file://"+l.releases+"/boot-v1)\n\n| Source |")
+	assert.Contains(t, summary, "Built to the same bytes as then: `x`, `y`.\n")
+	assert.NotContains(t, summary, "### Verify")
 	third := l.deployed(t, "boot-v3", hash("2"))
 	assert.Contains(t, third, "### Changed since [boot-v2](file://"+l.releases+"/boot-v2)\n\nNothing that the images are made from.\n")
 
