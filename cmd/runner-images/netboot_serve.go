@@ -170,29 +170,33 @@ func activated() (serve.Listeners, error) {
 	var listeners serve.Listeners
 	seen := map[string]bool{}
 	for _, file := range activation.Files(true) {
-		var err error
 		if seen[file.Name()] {
 			return listeners, fmt.Errorf("there are two sockets %q from systemd: give one; an address such as [::]:80 takes IPv4 and IPv6", file.Name())
 		}
 		seen[file.Name()] = true
-		switch file.Name() {
-		case "http":
-			listeners.HTTP, err = net.FileListener(file)
-		case "status":
-			listeners.Status, err = net.FileListener(file)
-		case "tftp":
-			listeners.TFTP, err = net.FilePacketConn(file)
-		case "proxy-dhcp":
-			listeners.ProxyDHCP, err = net.FilePacketConn(file)
-		case "pxe":
-			listeners.PXE, err = net.FilePacketConn(file)
-		default:
-			err = errors.New("name it http, tftp, status, proxy-dhcp or pxe with FileDescriptorName=")
-		}
-		if err != nil {
+		if err := take(&listeners, file); err != nil {
 			return listeners, fmt.Errorf("the socket %q from systemd: %w", file.Name(), err)
 		}
 		file.Close()
 	}
 	return listeners, nil
+}
+
+// take makes a socket from systemd the one of its name.
+func take(listeners *serve.Listeners, file *os.File) (err error) {
+	stream := map[string]*net.Listener{"http": &listeners.HTTP, "status": &listeners.Status}[file.Name()]
+	datagram := map[string]*net.PacketConn{"tftp": &listeners.TFTP, "proxy-dhcp": &listeners.ProxyDHCP, "pxe": &listeners.PXE}[file.Name()]
+	switch {
+	case stream != nil:
+		if *stream, err = net.FileListener(file); err != nil {
+			return errors.New("it takes no connections; give a port as its ListenStream= (systemd.socket(5))")
+		}
+	case datagram != nil:
+		if *datagram, err = net.FilePacketConn(file); err != nil {
+			return errors.New("it is no socket for datagrams; give a port as its ListenDatagram= (systemd.socket(5))")
+		}
+	default:
+		return errors.New("name it http, tftp, status, proxy-dhcp or pxe with FileDescriptorName=")
+	}
+	return nil
 }

@@ -361,14 +361,14 @@ func (d Deployment) keepLocally(ctx context.Context, packaged []artifact.Artifac
 }
 
 // summarise shows the outcome: a table at a terminal and in the log, the same in
-// Markdown in the job's summary.
+// Markdown in the job's summary, and there what has changed.
 func (d Deployment) summarise(files []artifact.Artifact, published release.Release) {
 	where := "Files in " + d.Plan.OutputDir
 	if d.Plan.Publish {
 		where = "Release " + published.URL
 	}
 	d.Report.Result(Table(files) + where + "\n")
-	d.Report.Summary(fmt.Sprintf("## Boot images %s\n\n%s\n\n%s\n%s\n", d.Plan.ReleaseTag, where, assetTable(files), d.parts.line()))
+	d.Report.Summary(fmt.Sprintf("## Boot images %s\n\n%s\n\n%s\n%s\n", d.Plan.ReleaseTag, where, assetTable(files)+changesIn(published.Notes), d.parts.line()))
 }
 
 func (d Deployment) setOutputs(files []artifact.Artifact, published release.Release) error {

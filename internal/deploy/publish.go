@@ -48,6 +48,7 @@ type publication struct {
 	started  bool             // it has begun to publish: all files are there, or an upload has failed
 	left     int              // lines of provenance that the key did not vouch for, and that are gone
 	warned   bool             // of bundles that boot servers do not take
+	before   *earlier         // nil: nobody has looked yet
 }
 
 // Attach publishes files that were packaged elsewhere in the plan's release, and
@@ -226,9 +227,10 @@ func (p *publication) compose(ctx context.Context, there release.Snapshot, conte
 		}
 	}
 	origin, signed := p.origin(there.Release.Notes), p.key != nil || isSigned(there.Release)
+	changes := p.changes(ctx, there.Release, files, known.provenance)
 	content.Files, content.Sign = files, signWith(p.key, p.plan.ReleaseTag)
 	content.Notes = func(assets []release.File) string {
-		return notes(p.plan, origin, p.known(assets), signed)
+		return notes(p.plan, origin, changes, p.known(assets), signed)
 	}
 	return content, nil
 }

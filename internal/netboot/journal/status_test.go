@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/accessibility"
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
@@ -40,12 +39,23 @@ type page struct {
 	t       *testing.T
 	state   *state.Dir
 	journal *journal.Journal
+	handler http.Handler
 	url     string
 }
 
 func startPage(t *testing.T) *page { return startPageWith(t, "") }
 
 func startPageWith(t *testing.T, filesURL string) *page {
+	t.Helper()
+	s := newPage(t, filesURL)
+	server := httptest.NewServer(s.handler)
+	t.Cleanup(server.Close)
+	s.url = server.URL
+	return s
+}
+
+// newPage returns a page that no server serves yet.
+func newPage(t *testing.T, filesURL string) *page {
 	t.Helper()
 	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
 	require.NoError(t, err)
@@ -58,10 +68,8 @@ func startPageWith(t *testing.T, filesURL string) *page {
 		"  - {name: attic, release_tag: boot-v2025.01.01, macs: [\"52:54:00:00:00:0a\"]}\n"))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	server := httptest.NewServer(s.journal.StatusPage(ctx, dir, func() state.Rings { return rings }, filesURL))
-	t.Cleanup(server.Close)
 	t.Cleanup(cancel)
-	s.url = server.URL
+	s.handler = s.journal.StatusPage(ctx, dir, func() state.Rings { return rings }, filesURL)
 	return s
 }
 
@@ -200,32 +208,6 @@ func TestPageInABrowser(t *testing.T) {
 	}
 	assert.Empty(t, complaints)
 	seen.Unlock()
-
-	for _, look := range []struct {
-		name          string
-		width, height int64
-		scheme        string
-	}{{"desktop", 1280, 900, "light"}, {"phone", 360, 740, "dark"}} {
-		run(chromedp.EmulateViewport(look.width, look.height))
-		_, err := chromedp.Call(tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: look.scheme}},
-		})
-		require.NoError(t, err)
-		overflow, err := chromedp.Run(tab, chromedp.Evaluate[int]("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
-		require.NoError(t, err)
-		background, err := chromedp.Run(tab, chromedp.Evaluate[string]("getComputedStyle(document.body).backgroundColor"))
-		require.NoError(t, err)
-		tooSmall, err := chromedp.Run(tab, chromedp.Evaluate[int](`[...document.querySelectorAll("body *")].filter((e) => e.innerText && parseFloat(getComputedStyle(e).fontSize) < 12).length`))
-		require.NoError(t, err)
-		assert.LessOrEqual(t, overflow, 0, "%s: the page is %d pixels too wide", look.name, overflow)
-		assert.Zero(t, tooSmall, "%s: there is text too small to read", look.name)
-		assert.Equal(t, map[string]string{"light": "rgb(246, 247, 249)", "dark": "rgb(20, 24, 29)"}[look.scheme], background)
-		if folder := os.Getenv("SCREENSHOTS"); folder != "" {
-			picture, err := chromedp.Run(tab, chromedp.FullScreenshot(100))
-			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(folder, look.name+".png"), picture, 0o600))
-		}
-	}
 }
 
 // TestPageIsForScreenReaders reads what Chromium tells them.

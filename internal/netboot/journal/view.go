@@ -23,6 +23,7 @@ type view struct {
 	Full     bool         // others were forgotten
 	Booting  int
 	FilesURL string // where machines load kernel and initrd from; empty: from here
+	Stuck    int
 	Problem  string // why the releases are not all shown, or empty
 
 	// Proof is when the publisher has last changed a release, as far as that was
@@ -111,8 +112,11 @@ func (p *statusPage) view(now time.Time) view {
 		shown := newMachineRow(m, now)
 		ring, _ := rings.For(m.MAC)
 		shown.Ring = ring.Name
-		if shown.Kind == "booting" {
+		switch shown.Kind {
+		case "booting":
 			v.Booting++
+		case "stuck":
+			v.Stuck++
 		}
 		v.Machines = append(v.Machines, shown)
 	}
