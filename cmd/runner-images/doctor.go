@@ -37,7 +37,7 @@ It exits with 0 if nothing is missing, and with 1 if something is.`,
   runner-images doctor deploy --token-file token
   runner-images doctor serve --state-dir /var/lib/netboot --ipxe-dir /srv/ipxe`,
 		ValidArgs: purposes,
-		Args:      cobra.OnlyValidArgs,
+		Args:      validArguments,
 		RunE: func(cmd *cobra.Command, named []string) error {
 			if len(named) == 0 {
 				named = purposes

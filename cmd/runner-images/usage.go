@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -78,6 +79,16 @@ func someArguments(what, example string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// validArguments is for commands that take some of their ValidArgs.
+func validArguments(cmd *cobra.Command, given []string) error {
+	for _, argument := range given {
+		if !slices.Contains(cmd.ValidArgs, argument) {
+			return fmt.Errorf("%s does not know %q; it knows %s", cmd.CommandPath(), argument, strings.Join(cmd.ValidArgs, ", "))
+		}
+	}
+	return nil
 }
 
 // errNoStateDir is for the commands of the boot server.
