@@ -254,8 +254,12 @@ func TestUploadBesidePackaging(t *testing.T) {
 				}
 				return []string{b.Output}, nil
 			},
-			whole: func(a artifact.Artifact) {
-				uploads.Go(func() error { return upload(ctx, toPublish(a)) })
+			whole: func(a *artifact.Artifact) {
+				uploads.Go(func() error {
+					file, err := upload(ctx, toPublish(*a))
+					a.SHA256 = file.SHA256
+					return err
+				})
 			},
 		}.run(ctx, built)
 		return errors.Join(err, uploads.Wait())

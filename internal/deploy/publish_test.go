@@ -56,7 +56,7 @@ func TestProvenanceOfRunsAtOnce(t *testing.T) {
 		r := report.New(report.Options{Out: io.Discard, Log: io.Discard, Getenv: func(string) string { return "" }})
 		attach := func(store *release.Store, name string) {
 			files := fileWithProvenance(t, name)
-			assert.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil, false))
+			assert.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil, nil, false))
 		}
 		want := []string{"x.iso", "y.iso"}
 		if there {
