@@ -73,46 +73,6 @@ func TestUpdateAhead(t *testing.T) {
 	requireRelease(t, m, other, b, c)
 }
 
-// A run dies before its first verb, its second, and so on, with what it uploads ahead
-// among them; the next run completes what it leaves, and uploads nothing again.
-func TestUpdateAheadAfterADeadRun(t *testing.T) {
-	t.Parallel()
-	a, b := file("a.iso", "a"), file("b.iso", "b")
-	newA, newD := file("a.iso", "x"), file("d.iso", "d")
-	for _, replacing := range []bool{false, true} {
-		for n := 1; ; n++ {
-			m := newMemory(t)
-			whole := []release.File{newA, newD}
-			if replacing {
-				_, err := update(t, m, contentOf(a, b))
-				require.NoError(t, err)
-				whole = append(whole, b)
-			}
-			m.before = dieAt(n) // before what it would take back, too
-			_, err := updateAhead(t.Context(), m, contentOf(newA, newD))
-			if err == nil {
-				require.Greater(t, n, 11)
-				break
-			}
-			require.ErrorIs(t, err, errDied)
-			m.before, m.verbs = nil, nil
-			left := map[string]bool{}
-			if m.found != nil {
-				for _, asset := range m.found.Assets {
-					left[string(m.bytes[asset.ID])] = true
-				}
-			}
-			_, err = updateAhead(t.Context(), m, contentOf(newA, newD))
-			require.NoError(t, err, "died before verb %d", n)
-			requireRelease(t, m, whole...)
-			for _, file := range []release.File{newA, newD} {
-				assert.Equal(t, !left[string(file.Content)], slices.Contains(m.verbs, "upload "+file.Name),
-					"died before verb %d: what was uploaded is not uploaded again", n)
-			}
-		}
-	}
-}
-
 // Where not all can be made, or what was made is refused, nothing stays of what was
 // uploaded ahead: no draft that this run has made, and nothing beside what was there.
 func TestWhatWasUploadedAheadIsTakenBack(t *testing.T) {
