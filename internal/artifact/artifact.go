@@ -23,7 +23,7 @@ type Image struct {
 type Artifact struct {
 	Name   string `json:"name"`   // of the asset, without a folder
 	Size   int64  `json:"size"`   // bytes
-	SHA256 string `json:"sha256"` // lower-case hexadecimal
+	SHA256 string `json:"sha256"` // lower-case hexadecimal; empty while nobody has needed it
 	URL    string `json:"url"`    // where it can be downloaded; empty if it is not published
 	Path   string `json:"-"`      // on this machine; empty if it is not here
 

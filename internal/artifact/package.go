@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/ipxe"
 	"every.channel/runner-images/internal/size"
@@ -31,9 +30,9 @@ type Packager struct {
 	Within []string
 
 	// Temporary is for artifacts that are needed only while this process runs. A file that
-	// would be copied unchanged stays where it is, with a link to it in Dir, and nothing
-	// waits for the disk: after a loss of power, a bundle may have its name and not all of
-	// its content.
+	// would be copied unchanged stays where it is, with a link to it in Dir, and is not
+	// read: its Artifact has no checksum. Nothing waits for the disk: after a loss of power,
+	// a bundle may have its name and not all of its content.
 	Temporary bool
 
 	// ModTime is when the files in a bundle were modified; DefaultModTime if zero.
@@ -198,7 +197,7 @@ func largeInitrd(bytes int64) string {
 	return fmt.Sprintf("The initrd has %s, and iPXE fails to load one of about %s: it may not boot on every machine. Make the system smaller, or fetch the store after booting.", size.Text(bytes), size.Text(maxInitrdSize))
 }
 
-// file makes an artifact of an output that is a file. It is read once.
+// file makes an artifact of an output that is a file. It is read once, if at all.
 func (p Packager) file(ctx context.Context, path string, sources sources, root *os.Root, made *Artifact) error {
 	file, err := sources.open(path)
 	if err != nil {
@@ -209,18 +208,14 @@ func (p Packager) file(ctx context.Context, path string, sources sources, root *
 	if err != nil {
 		return err
 	}
-	progress := func(done int64) {
+	if p.Temporary {
+		made.Path, made.Info, made.Size = path, info, info.Size()
+		return disk.LinkIn(root, made.Name, path)
+	}
+	made.SHA256, made.Size, err = disk.CopyIn(ctx, root, made.Name, file, func(done int64) {
 		if p.Progress != nil {
 			p.Progress(done, info.Size())
 		}
-	}
-	if !p.Temporary {
-		made.SHA256, made.Size, err = disk.CopyIn(ctx, root, made.Name, file, progress)
-		return err
-	}
-	if made.SHA256, made.Size, err = checksum.OpenFile(ctx, file, progress); err != nil {
-		return err
-	}
-	made.Path, made.Info = path, info
-	return disk.LinkIn(root, made.Name, path)
+	})
+	return err
 }

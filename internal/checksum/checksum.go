@@ -48,15 +48,10 @@ func FileWithProgress(ctx context.Context, path string, progress func(done int64
 		return "", 0, err
 	}
 	defer file.Close()
-	return OpenFile(ctx, file, progress)
-}
-
-// OpenFile is FileWithProgress for an open file, from where it is to its end.
-func OpenFile(ctx context.Context, file *os.File, progress func(done int64)) (sum string, size int64, err error) {
 	hash := sha256.New()
 	size, err = io.CopyBuffer(hash, transfer.WithProgress(transfer.WithContext(ctx, file), progress), make([]byte, blockSize))
 	if err != nil {
-		return "", 0, fmt.Errorf("hash %s: %w", file.Name(), err)
+		return "", 0, fmt.Errorf("hash %s: %w", path, err)
 	}
 	return hex.EncodeToString(hash.Sum(nil)), size, nil
 }

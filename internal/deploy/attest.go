@@ -21,13 +21,15 @@ import (
 	"every.channel/runner-images/internal/trust"
 )
 
-// attest makes the provenance of the files.
-func (d Deployment) attest(ctx context.Context, source source, closures nix.Closures, artifacts []artifact.Artifact) (trust.Attestation, error) {
-	build, err := d.describe(source, closures, artifacts)
+// attest makes the line of provenance of the files.
+func (m *making) attest(ctx context.Context) error {
+	defer m.parts.begin("provenance")()
+	build, err := m.describe()
 	if err != nil {
-		return trust.Attestation{}, err
+		return err
 	}
-	return trust.Attest(ctx, build, d.Key)
+	m.line, err = trust.Attest(ctx, build, m.Key)
+	return err
 }
 
 // list writes the small files that prove what was packaged into the plan's folder, and
@@ -52,26 +54,26 @@ func (d Deployment) list(ctx context.Context, packaged []artifact.Artifact, proo
 }
 
 // describe completes what was known of the run before it began.
-func (d Deployment) describe(source source, closures nix.Closures, artifacts []artifact.Artifact) (build trust.Build, err error) {
-	build = d.About
-	build.Tag = d.Plan.ReleaseTag
-	build.ModTime = d.ModTime.UTC()
-	build.Flake = flakeOf(source.Metadata, build)
-	if source.Dirty {
+func (m *making) describe() (build trust.Build, err error) {
+	build = m.About
+	build.Tag = m.Plan.ReleaseTag
+	build.ModTime = m.ModTime.UTC()
+	build.Flake = flakeOf(m.source.Metadata, build)
+	if m.source.Dirty {
 		build.Commit = "" // what was built is not what is committed
 	}
 	build.Versions = maps.Clone(build.Versions)
 	if build.Versions == nil {
 		build.Versions = map[string]string{}
 	}
-	build.Versions["nix"] = source.version
-	if build.Subjects, err = artifact.Sums(artifacts); err != nil {
+	build.Versions["nix"] = m.source.version
+	if build.Subjects, err = artifact.Sums(m.packaged); err != nil {
 		return build, err
 	}
-	for _, a := range artifacts {
+	for _, a := range m.packaged {
 		build.Images = append(build.Images, trust.Image{
 			Name: a.Image.Name, Installable: a.Image.Installable, Asset: a.Name,
-			Derivation: a.Derivation, Output: a.Output, NARHash: closures[a.Output].NARHash,
+			Derivation: a.Derivation, Output: a.Output, NARHash: m.closures[a.Output].NARHash,
 		})
 	}
 	build.Run.Finished = time.Now().UTC()

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
@@ -114,10 +115,10 @@ func (d Deployment) deploy(ctx context.Context) (files []artifact.Artifact, publ
 	}
 	progress := d.Report.Progress("package")
 	defer progress.Close()
-	if err := m.run(ctx, progress, nil); err != nil {
+	if err := m.pack(ctx, progress, nil); err != nil {
 		return nil, published, false, err
 	}
-	files, err = d.keepLocally(ctx, m.packaged, m.line)
+	files, err = m.keepLocally(ctx)
 	return files, published, false, err
 }
 
@@ -132,31 +133,31 @@ type making struct {
 	line     trust.Attestation // of provenance
 }
 
-// run calls whole, if that is set, with each artifact that is whole, while others are
+// pack calls whole, if that is set, with each artifact that is whole, while others are
 // still being packaged.
-func (m *making) run(ctx context.Context, progress *report.Progress, whole func(a artifact.Artifact)) (err error) {
+func (m *making) pack(ctx context.Context, progress *report.Progress, whole func(a *artifact.Artifact)) (err error) {
 	p := packaging{
 		report: m.Report, progress: progress, plan: m.Plan, modTime: m.ModTime, whole: whole, parts: m.parts,
 		within: func(_ context.Context, built nix.Result) ([]string, error) { return m.closures.Of(built.Output), nil },
 	}
-	if m.packaged, err = p.run(ctx, m.built); err != nil {
-		return err
-	}
-	defer m.parts.begin("provenance")()
-	m.line, err = m.attest(ctx, m.source, m.closures, m.packaged)
+	m.packaged, err = p.run(ctx, m.built)
 	return err
 }
 
-// upload is run with an upload of each artifact. One that fails keeps nobody from what
-// is packaged: all files are in the folder then, with their provenance.
-func (m *making) upload(ctx context.Context, progress *report.Progress, upload release.UploadAhead) error {
+// upload packages, and uploads each artifact when it is whole. An upload that fails keeps
+// nobody from what is packaged: all files are in the folder then, with their provenance.
+func (m *making) upload(ctx context.Context, p *publication, upload release.UploadAhead) error {
+	p.progress = m.Report.Progress("package")
+	defer p.progress.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	uploads, uploading := errgroup.WithContext(ctx)
-	err := m.run(ctx, progress, func(a artifact.Artifact) {
+	err := m.pack(ctx, p.progress, func(a *artifact.Artifact) {
 		uploads.Go(func() error {
 			defer m.parts.begin("upload")()
-			return upload(uploading, toPublish(a))
+			file, err := upload(uploading, toPublish(*a))
+			a.SHA256 = file.SHA256
+			return err
 		})
 	})
 	if err != nil {
@@ -165,16 +166,12 @@ func (m *making) upload(ctx context.Context, progress *report.Progress, upload r
 		return err
 	}
 	if err = uploads.Wait(); err == nil {
-		return nil
+		return m.attest(ctx)
 	}
-	_, kept := m.keepLocally(ctx, m.packaged, m.line)
-	return uploadError{errors.Join(err, kept)}
+	p.started = true
+	_, kept := m.keepLocally(ctx)
+	return errors.Join(err, kept)
 }
-
-// uploadError is an error of an upload of what was packaged.
-type uploadError struct{ error }
-
-func (e uploadError) Unwrap() error { return e.error }
 
 // closures returns what Nix knows to belong to what was built.
 func (d Deployment) closures(ctx context.Context, built []nix.Result) (nix.Closures, error) {
@@ -307,13 +304,16 @@ func (d Deployment) publish(ctx context.Context, m *making) (files []artifact.Ar
 	p := publication{report: d.Report, store: d.Store, plan: d.Plan, key: d.Key, origin: func(string) string { return origin }}
 	p.architectures = map[string]string{}
 	published := func() {}
-	p.make = func(ctx context.Context, progress *report.Progress, upload release.UploadAhead) error {
-		err := m.upload(ctx, progress, upload)
+	p.make = func(ctx context.Context, upload release.UploadAhead) error {
+		if err := m.upload(ctx, &p, upload); err != nil {
+			return err
+		}
 		for _, a := range m.packaged {
 			p.architectures[a.Name] = a.Architecture
 		}
-		published = d.parts.begin("publish")
-		return err
+		published = m.parts.begin("publish")
+		p.begin()
+		return nil
 	}
 	p.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
 		provenance, err := trust.MergeProvenance(ctx, provenance, m.line, d.Key)
@@ -340,24 +340,34 @@ func (d Deployment) publish(ctx context.Context, m *making) (files []artifact.Ar
 
 // keepLocally lists what was packaged in the plan's folder, with its provenance and,
 // if there is a key, what proves it: as a new release would have it.
-func (d Deployment) keepLocally(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation) ([]artifact.Artifact, error) {
-	provenance, err := trust.MergeProvenance(ctx, nil, line, d.Key)
+func (m *making) keepLocally(ctx context.Context) (_ []artifact.Artifact, err error) {
+	for i := range m.packaged {
+		if a := &m.packaged[i]; a.SHA256 == "" {
+			if a.SHA256, _, err = checksum.File(ctx, a.Path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := m.attest(ctx); err != nil {
+		return nil, err
+	}
+	provenance, err := trust.MergeProvenance(ctx, nil, m.line, m.Key)
 	if err != nil {
 		return nil, err
 	}
 	proofs := []release.File{{Name: trust.ProvenanceFileName, Content: provenance}}
-	if d.Key != nil {
-		next := trust.Publication{Tag: d.Plan.ReleaseTag, Now: time.Now()}
-		if next.New, err = artifact.Sums(packaged); err != nil {
+	if m.Key != nil {
+		next := trust.Publication{Tag: m.Plan.ReleaseTag, Now: time.Now()}
+		if next.New, err = artifact.Sums(m.packaged); err != nil {
 			return nil, err
 		}
-		snapshot, err := next.Snapshot(ctx, *d.Key)
+		snapshot, err := next.Snapshot(ctx, *m.Key)
 		if err != nil {
 			return nil, err
 		}
 		proofs = slices.Insert(proofs, 0, release.File{Name: trust.SnapshotFileName, Content: snapshot})
 	}
-	return d.list(ctx, packaged, proofs)
+	return m.list(ctx, m.packaged, proofs)
 }
 
 // summarise shows the outcome: a table at a terminal and in the log, the same in

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -254,8 +255,12 @@ func TestUploadBesidePackaging(t *testing.T) {
 				}
 				return []string{b.Output}, nil
 			},
-			whole: func(a artifact.Artifact) {
-				uploads.Go(func() error { return upload(ctx, toPublish(a)) })
+			whole: func(a *artifact.Artifact) {
+				uploads.Go(func() error {
+					file, err := upload(ctx, toPublish(*a))
+					a.SHA256 = file.SHA256
+					return err
+				})
 			},
 		}.run(ctx, built)
 		return errors.Join(err, uploads.Wait())
@@ -318,6 +323,27 @@ func TestDeployOutputsAndSummary(t *testing.T) {
 		assert.Contains(t, l.log.String(), sum)
 	}
 	assert.True(t, strings.HasPrefix(l.read(t, l.summary), "## Boot images boot-v1\n\nRelease file://"))
+	assert.Regexp(t, `(?m)^Time, with uploads beside the packaging: build [0-9.]+ s, package [0-9.]+ s, upload [0-9.]+ s, publish [0-9.]+ s\.$`, l.read(t, l.summary))
+}
+
+// Parts that overlap, and one that several goroutines have, last from the first's begin to
+// the last's end.
+func TestTimings(t *testing.T) {
+	t.Parallel()
+	parts := newTimings()
+	first, second := parts.begin("upload"), parts.begin("upload")
+	pack := parts.begin("package")
+	first()
+	pack()
+	second()
+	parts.begin("publish") // does not end: the run fails
+	require.Len(t, parts.parts, 3)
+	upload, packing := parts.parts[0], parts.parts[1]
+	assert.False(t, packing.begin.Before(upload.begin))
+	assert.False(t, upload.end.Before(packing.end))
+	var log bytes.Buffer
+	parts.tell(report.New(report.Options{Out: io.Discard, Log: &log, Getenv: func(string) string { return "" }}))
+	assert.Regexp(t, `^timings: upload +[0-9.]+ s, from [0-9.]+ s on\ntimings: package .*\ntimings: all +[0-9.]+ s\n$`, log.String())
 }
 
 func TestDeployWithoutPublishing(t *testing.T) {

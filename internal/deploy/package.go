@@ -29,7 +29,20 @@ import (
 func Package(ctx context.Context, r *report.Report, built []nix.Result, within Within, p plan.Plan, modTime time.Time) ([]artifact.Artifact, error) {
 	progress := r.Progress("package")
 	defer progress.Close()
-	return packaging{report: r, progress: progress, plan: p, modTime: modTime, within: within, parts: newTimings()}.run(ctx, built)
+	artifacts, err := packaging{report: r, progress: progress, plan: p, modTime: modTime, within: within, parts: newTimings()}.run(ctx, built)
+	if err != nil {
+		return nil, err
+	}
+	sums, err := artifact.Sums(artifacts)
+	if err != nil {
+		return nil, err
+	}
+	root, err := disk.OpenFolder(p.OutputDir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return artifacts, writeOutput(ctx, root, p, checksum.FileName, sums.Bytes())
 }
 
 // A packaging packages images side by side into the plan's folder.
@@ -42,8 +55,8 @@ type packaging struct {
 	parts    *timings
 
 	// whole, if set, is called for each artifact when it is whole, while others are still
-	// being packaged.
-	whole func(a artifact.Artifact)
+	// being packaged. It may complete the artifact by its checksum, also later.
+	whole func(a *artifact.Artifact)
 }
 
 // packagedAtOnce is how many images are packaged at once. A bundle takes 30 MiB, and
@@ -61,19 +74,6 @@ func (p packaging) run(ctx context.Context, built []nix.Result) ([]artifact.Arti
 	if err := root.Remove(checksum.FileName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	artifacts, err := p.all(ctx, built)
-	if err != nil {
-		return nil, err
-	}
-	sums, err := artifact.Sums(artifacts)
-	if err != nil {
-		return nil, err
-	}
-	return artifacts, writeOutput(ctx, root, p.plan, checksum.FileName, sums.Bytes())
-}
-
-// all packages the images.
-func (p packaging) all(ctx context.Context, built []nix.Result) ([]artifact.Artifact, error) {
 	artifacts := make([]artifact.Artifact, len(built))
 	slots := make(chan struct{}, packagedAtOnce)
 	group, ctx := errgroup.WithContext(ctx)
@@ -91,7 +91,7 @@ func (p packaging) all(ctx context.Context, built []nix.Result) ([]artifact.Arti
 			}
 			artifacts[i] = packaged
 			if p.whole != nil {
-				p.whole(packaged)
+				p.whole(&artifacts[i])
 			}
 			return nil
 		})

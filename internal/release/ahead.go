@@ -11,8 +11,9 @@ import (
 )
 
 // An UploadAhead uploads a file that is whole under a temporary name, unless the
-// release has its bytes. It may be called from several goroutines at once.
-type UploadAhead func(ctx context.Context, file File) error
+// release has its bytes, and returns it with its checksum. A missing one is found beside
+// the upload. It may be called from several goroutines at once.
+type UploadAhead func(ctx context.Context, file File) (File, error)
 
 // UpdateAhead is Update for a release whose files become whole one after the
 // other. It first calls make, which uploads each of them when it is whole, beside
@@ -35,7 +36,7 @@ func (s *Store) UpdateAhead(ctx context.Context, tag string, known Content,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	return u.run(ctx, func() error {
-		return make(ctx, func(part context.Context, file File) error {
+		return make(ctx, func(part context.Context, file File) (File, error) {
 			// A part of the run may end before the run does. While it asks for the lease, its
 			// end is that of the run; the lease is the run's.
 			return u.uploadAhead(part, file, func() error {
@@ -49,41 +50,44 @@ func (s *Store) UpdateAhead(ctx context.Context, tag string, known Content,
 
 // ahead is what is known of a release before it is composed.
 type ahead struct {
-	mutex   sync.Mutex      // one looks, or waits for the lease; uploads run beside each other
-	now     *state          // as it was looked at, under the lease if there is one; nil if nobody has looked
-	created bool            // the release, by this run
-	begun   map[string]bool // the uploads of this run, by their names
-	failed  atomic.Bool     // an upload, and not because something else has
+	mutex   sync.Mutex        // one looks, or waits for the lease; uploads run beside each other
+	now     *state            // as it was looked at, under the lease if there is one; nil if nobody has looked
+	created bool              // the release, by this run
+	begun   map[string]string // the uploads of this run, by their names: the checksum, if it is whole
+	failed  atomic.Bool       // an upload, and not because something else has
 }
 
 // uploadAhead uploads a file.
-func (u *update) uploadAhead(ctx context.Context, file File, takeLease func() error) error {
+func (u *update) uploadAhead(ctx context.Context, file File, takeLease func() error) (File, error) {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return file, context.Cause(ctx)
 	}
 	file = file.known()
 	if err := (Content{Files: []File{file}}).check(u.tag); err != nil {
-		return err
+		return file, err
 	}
 	move, err := u.planAhead(ctx, &file, takeLease)
 	if err != nil || move == nil || move.file == nil {
-		return err
+		return file, err
 	}
 	select {
 	case u.slots <- struct{}{}:
 		defer func() { <-u.slots }()
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return file, context.Cause(ctx)
 	}
 	held, stop := untilBoth(ctx, u.held)
 	defer stop()
-	if err = u.uploadFile(held, move); err == nil {
-		return nil
+	if err := u.uploadFile(held, move); err != nil {
+		if ctx.Err() == nil {
+			u.ahead.failed.Store(true)
+		}
+		return file, cause(held, err)
 	}
-	if ctx.Err() == nil {
-		u.ahead.failed.Store(true)
-	}
-	return cause(held, err)
+	u.ahead.mutex.Lock()
+	defer u.ahead.mutex.Unlock()
+	u.ahead.begun[move.Upload.Name] = file.SHA256
+	return file, nil
 }
 
 // planAhead finds out what has to happen for a file. It takes the lease if something
@@ -113,7 +117,7 @@ func (u *update) planAhead(ctx context.Context, file *File, takeLease func() err
 	}
 	move, err := u.planFile(ctx, *now, file)
 	if move != nil && move.file != nil {
-		u.ahead.begun[temporaryName(file.Name, file.SHA256)] = true
+		u.ahead.begun[temporaryName(file.Name, file.SHA256)] = ""
 	}
 	return move, err
 }
@@ -219,10 +223,9 @@ func (u *update) removeBegun(ctx context.Context) error {
 	var own []Asset
 	others := false
 	for _, asset := range release.Assets {
-		switch {
-		case u.ahead.begun[asset.Name]:
+		if _, begun := u.ahead.begun[asset.Name]; begun {
 			own = append(own, asset)
-		case !strings.HasPrefix(asset.Name, LeasePrefix):
+		} else if !strings.HasPrefix(asset.Name, LeasePrefix) {
 			others = true
 		}
 	}

@@ -43,8 +43,8 @@ func (s *Store) begin(tag string, compose func(ctx context.Context, there Snapsh
 	}
 	return &update{
 		store: s, Transaction: transaction, tag: tag, compose: compose,
-		slots: make(chan struct{}, s.parallel()), ahead: ahead{begun: map[string]bool{}},
-		files: map[string]*seenFile{}, small: map[string][]byte{}, stored: map[string]string{}, taken: map[Asset]bool{},
+		slots: make(chan struct{}, s.parallel()), ahead: ahead{begun: map[string]string{}},
+		files: map[fileKey]*seenFile{}, small: map[string][]byte{}, stored: map[string]string{}, taken: map[Asset]bool{},
 	}, nil
 }
 
@@ -63,10 +63,10 @@ type update struct {
 	held     context.Context // ends when the lease is lost
 	composed bool            // under the lease
 
-	files  map[string]*seenFile // by path
-	small  map[string][]byte    // contents of small assets that are known, by ID
-	stored map[string]string    // checksums of assets that were read back, by ID
-	taken  map[Asset]bool       // small uploads of a run that died which this one has put into their place
+	files  map[fileKey]*seenFile
+	small  map[string][]byte // contents of small assets that are known, by ID
+	stored map[string]string // checksums of assets that were read back, by ID
+	taken  map[Asset]bool    // small uploads of a run that died which this one has put into their place
 	result Published
 }
 
@@ -418,7 +418,7 @@ func (u *update) planFile(ctx context.Context, now state, file *File) (*move, er
 	if uploaded != nil {
 		next.Upload = *uploaded
 	} else {
-		next.file, next.seen = file, u.files[file.Path]
+		next.file, next.seen = file, u.files[file.key()]
 	}
 	return next, nil
 }
@@ -445,6 +445,9 @@ func (u *update) find(ctx context.Context, now state, file File, assets []Asset)
 		}
 		if asset.Name == temporaryName(file.Name, file.SHA256) && u.store.VerifyUploads != VerifySHA256 {
 			return &asset, nil
+		}
+		if u.ahead.begun[asset.Name] == file.SHA256 {
+			return &asset, nil // this run has hashed what it sent
 		}
 		if sum, ok := now.sums[asset.Name]; ok && len(assets) == 1 && sum != file.SHA256 {
 			continue

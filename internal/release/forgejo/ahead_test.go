@@ -44,7 +44,8 @@ func TestPackagingFailsAfterAnUpload(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			_, err := store.UpdateAhead(ctx, "boot-v1", release.Content{Commit: "main"}, func(ctx context.Context, upload release.UploadAhead) error {
-				require.NoError(t, upload(ctx, newFile(t, "a.iso", content(1, 2<<20))))
+				_, err := upload(ctx, newFile(t, "a.iso", content(1, 2<<20)))
+				require.NoError(t, err)
 				names, _ := rawAssets(t, config, "boot-v1")
 				assert.Contains(t, strings.Join(names, " "), "-a.iso", "it is there before the others are packaged")
 				if interrupted {
@@ -83,7 +84,8 @@ func TestRunThatWaitsWithItsUploads(t *testing.T) {
 			file := newFile(t, "a.iso", content(1, 2<<20))
 			var second errgroup.Group
 			_, err := open(t, config).UpdateAhead(t.Context(), "boot-v1", release.Content{Commit: "main"}, func(ctx context.Context, upload release.UploadAhead) error {
-				require.NoError(t, upload(ctx, file))
+				_, err := upload(ctx, file)
+				require.NoError(t, err)
 				waiting := config
 				var once sync.Once
 				waits := make(chan struct{})

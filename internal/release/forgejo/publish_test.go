@@ -115,7 +115,10 @@ func publish(ctx context.Context, store *release.Store, p publication) (release.
 	return store.UpdateAhead(ctx, p.Tag, known, func(ctx context.Context, upload release.UploadAhead) error {
 		group, ctx := errgroup.WithContext(ctx)
 		for _, file := range p.Files {
-			group.Go(func() error { return upload(ctx, file) })
+			group.Go(func() error {
+				_, err := upload(ctx, file)
+				return err
+			})
 		}
 		return group.Wait()
 	}, compose)
