@@ -42,6 +42,9 @@ func surroundings(ctx context.Context) plan.Context {
 		var remote string
 		remote, c.NoRemote = git(ctx, "remote", "get-url", "origin")
 		c.ServerURL, c.Repository = plan.FromRemote(remote, sshHost(ctx))
+		if remote != "" && c.Repository == "" {
+			c.NoRemote = fmt.Errorf("the remote origin is %s, which does not tell it", redact.Text(remote))
+		}
 	}
 	return c
 }

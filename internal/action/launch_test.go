@@ -425,11 +425,12 @@ func TestLauncherInAReadOnlyCheckout(t *testing.T) {
 	l := newLauncher(t)
 	l.withGo()
 	l.withFlake()
-	for origin, environment := range map[string][]string{"nix": l.withNix(), "go": goEnvironment(t)} {
-		if origin == "go" {
+	environments := map[string][]string{"nix": l.withNix(), "go": goEnvironment(t)}
+	for _, origin := range []string{"nix", "go"} {
+		if origin == "go" { // from here on
 			l.install("nix", "exit 1")
 		}
-		command := l.command(environment...)
+		command := l.command(environments[origin]...)
 		arguments := []string{"--mount", "sh", "-euc", `mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; shift
 			! touch "$(dirname "$2")/x" 2>/dev/null
 			PATH=$RUNNER_PATH exec "$@"`, "sh", l.action}

@@ -51,7 +51,7 @@ func TestParse(t *testing.T) {
 		emptySum + " ":                          "want a SHA-256",
 		"SHA256 (a) " + emptySum:                "want SHA256 (NAME)",
 		"SHA256 a = " + emptySum:                "want SHA256 (NAME)",
-		"SHA512 (a) = " + emptySum:              "want a SHA-256",
+		"SHA512 (a) = " + emptySum:              "has no SHA-256",
 		"\\" + emptySum + `  a\tb`:              "escapes",
 		"\\" + emptySum + `  a\nb`:              "plain file name",
 		"# a comment\nno comment":               "line 2",
@@ -197,5 +197,44 @@ func TestParseIsWhatSha256sumAccepts(t *testing.T) {
 			require.NoError(t, err, "%q", written)
 			assert.Equal(t, checksum.Sums{"a": helloSum, "b": helloSum}, sums, "%q", written)
 		}
+	}
+}
+
+// Lists as release pages have them, of which sha256sum would say that some lines are
+// improperly formatted.
+func TestParseOtherLists(t *testing.T) {
+	t.Parallel()
+	const (
+		md5    = "MD5 (a.iso) = 5d41402abc4b2a76b9719d911017c592\n"
+		sha512 = "SHA512 (a.iso) = 9b71d224bd62f3785d96d46ad3ea3d73319bfbc2890caadae2dff72519673ca72323c3d99ba5c11d7c7acc6e14b8c5da0c4663475c2e5c3adef46f73bcdec043\n"
+		blake  = "BLAKE2b-256(a.iso)= 324dcf027dd4a30a932c441f365a25e86b173defa4b8e58948253471b81b72cf\n"
+	)
+	signed := func(text string) string {
+		return "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n" + text + "-----BEGIN PGP SIGNATURE-----\nVersion: GnuPG v2\n\niQIzBAEBCAAdFiEE\n=abcd\n-----END PGP SIGNATURE-----\n"
+	}
+	line := helloSum + "  a.iso\n"
+	for _, list := range []string{
+		"SHA2-256(a.iso)= " + helloSum + "\n",
+		"SHA2-256 (a.iso) = " + helloSum + "\n",
+		md5 + sha512 + "SHA256 (a.iso) = " + helloSum + "\n" + blake,
+		"\\" + md5 + line,
+		signed(line),
+		signed("# of the release\n- " + line),
+		strings.ReplaceAll(signed(line), "\n", "\r\n"),
+		"\ufeff" + signed(line),
+	} {
+		sums, err := checksum.Parse(strings.NewReader(list))
+		require.NoError(t, err, list)
+		assert.Equal(t, checksum.Sums{"a.iso": helloSum}, sums, list)
+	}
+	for list, want := range map[string]string{
+		md5 + sha512:                             "SHA256SUMS.txt has no SHA-256, only sums of other algorithms",
+		"- " + line:                              "line 1",
+		"-----BEGIN PGP SIGNATURE-----\n" + line: "line 1",
+		line + strings.Repeat("x", 70000):        "SHA256SUMS.txt line 2 is longer than any file's name",
+		strings.ToUpper(helloSum) + " (x) = 1\n" + line + helloSum[1:]: "line 3",
+	} {
+		_, err := checksum.Parse(strings.NewReader(list))
+		require.ErrorContains(t, err, want, "%.200q", list)
 	}
 }

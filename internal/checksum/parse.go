@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"unicode"
 )
@@ -15,10 +16,12 @@ import (
 // Parse reads what `sha256sum --check` of GNU coreutils 9 accepts, as others write it:
 // in the text form ("sum  name"), the binary form ("sum *name"), that of BSD's sha256 -r
 // ("sum name") and the tagged forms ("SHA256 (name) = sum", as `sha256sum --tag` and
-// BSD's sha256 print them, and "SHA256(name)= sum" of OpenSSL), with a backslash before a
+// BSD's sha256 print them, and "SHA256(name)= sum" or "SHA2-256(name)= sum" of OpenSSL), with a backslash before a
 // line whose name has escapes, blanks before a line, comments (a line that begins with
 // "#") and carriage returns before a newline. Beyond that it passes over empty lines and
-// a byte order mark, and takes "./name" for "name".
+// a byte order mark, and takes "./name" for "name". In a list that is signed as text
+// (OpenPGP's clear signature) it reads what is signed, without a look at the signature. It
+// passes over lines with the tag of another algorithm, but not over a whole list of them.
 //
 // A line of another form, a name with a folder in it, and one name with two different
 // sums are errors that cite the line.
@@ -29,9 +32,15 @@ func Parse(r io.Reader) (Sums, error) {
 		_, _ = buffered.Discard(len(byteOrderMark)) // is in the buffer
 	}
 	scanner := bufio.NewScanner(buffered)
-	for number := 1; scanner.Scan(); number++ {
-		line := strings.TrimSuffix(scanner.Text(), "\r")
-		if line == "" || strings.HasPrefix(line, "#") {
+	number, others, armor := 0, 0, armor{}
+	for scanner.Scan() {
+		number++
+		line, ok := armor.content(strings.TrimSuffix(scanner.Text(), "\r"))
+		if !ok || line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if tag := anyTag.FindStringSubmatch(line); tag != nil && tag[1] != "SHA256" && tag[1] != "SHA2-256" {
+			others++
 			continue
 		}
 		sum, name, err := lines.read(line)
@@ -43,10 +52,42 @@ func Parse(r io.Reader) (Sums, error) {
 		}
 		sums[name] = sum
 	}
-	if err := scanner.Err(); err != nil {
+	if err := scanner.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return nil, fmt.Errorf("%s line %d is longer than any file's name", FileName, number+1)
+	} else if err != nil {
 		return nil, fmt.Errorf("read %s: %w", FileName, err)
 	}
+	if len(sums) == 0 && others > 0 {
+		return nil, fmt.Errorf("%s has no SHA-256, only sums of other algorithms", FileName)
+	}
 	return sums, nil
+}
+
+// anyTag finds the algorithm in a line with a tag.
+var anyTag = regexp.MustCompile(`^\\?([A-Z][A-Za-z0-9/-]{0,19}) ?\(.*\) ?= ?[0-9A-Za-z+/=]+$`)
+
+// armor is where a reader is in a text with a clear signature (RFC 9580, section 7).
+type armor struct{ headers, text, signature bool }
+
+// content returns what a line has of the text that is signed, and false if it is none of
+// it. Every line of a text without a signature is.
+func (a *armor) content(line string) (string, bool) {
+	switch {
+	case line == "-----BEGIN PGP SIGNED MESSAGE-----":
+		*a = armor{headers: true}
+		return "", false
+	case a.text && line == "-----BEGIN PGP SIGNATURE-----":
+		*a = armor{signature: true}
+	case a.signature && line == "-----END PGP SIGNATURE-----":
+		*a = armor{}
+		return "", false
+	case a.headers && line == "":
+		*a = armor{text: true}
+	}
+	if a.text {
+		line = strings.TrimPrefix(line, "- ")
+	}
+	return line, !a.headers && !a.signature
 }
 
 // byteOrderMark is what some editors begin a UTF-8 text with.
@@ -69,7 +110,11 @@ const blanks = " \t"
 func (r *lineReader) read(line string) (sum, name string, err error) {
 	line = strings.TrimLeft(line, blanks)
 	line, escaped := strings.CutPrefix(line, `\`)
-	if tagged, ok := strings.CutPrefix(line, "SHA256"); ok {
+	tagged, ok := strings.CutPrefix(line, "SHA256")
+	if !ok {
+		tagged, ok = strings.CutPrefix(line, "SHA2-256")
+	}
+	if ok {
 		sum, name, err = readTagged(tagged)
 	} else {
 		sum, name, err = r.readPlain(line)

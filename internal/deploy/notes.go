@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"every.channel/runner-images/internal/artifact"
@@ -71,8 +72,8 @@ func notStaged(asset artifact.Artifact, assets []artifact.Artifact) string {
 // checkSignature is the command that checks the signature of the list, for any
 // file allowed_signers that has the publisher's key.
 func checkSignature(tag string) string {
-	return fmt.Sprintf("ssh-keygen -Y verify -f allowed_signers -n '%s' -s %[2]s -I \"$(ssh-keygen -Y find-principals -f allowed_signers -s %[2]s | head -n 1)\" < %[3]s\n",
-		trust.Namespace(tag), trust.SignatureFileName, checksum.FileName)
+	return fmt.Sprintf("ssh-keygen -Y verify -f allowed_signers -n %s -s %[2]s -I \"$(ssh-keygen -Y find-principals -f allowed_signers -s %[2]s | head -n 1)\" < %[3]s\n",
+		quoted(trust.Namespace(tag)), trust.SignatureFileName, checksum.FileName)
 }
 
 const originBegins = "Built from commit "
@@ -110,12 +111,25 @@ func originIn(notes string) string {
 
 // flags are what names the release on a command line.
 func flags(p plan.Plan) string {
-	flags := "--forge-url " + p.ForgeURL
+	flags := "--forge-url " + word(p.ForgeURL)
 	if p.Repository != "" {
-		flags += " --repository " + p.Repository
+		flags += " --repository " + word(p.Repository)
 	}
-	return flags + " --release-tag " + p.ReleaseTag
+	return flags + " --release-tag " + word(p.ReleaseTag)
 }
+
+// word is a text as one word of a shell's command line.
+func word(text string) string {
+	if !special.MatchString(text) {
+		return text
+	}
+	return quoted(text)
+}
+
+func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// special finds what a shell may take for something else than a part of a word.
+var special = regexp.MustCompile(`[^A-Za-z0-9_./:@%+,=-]|^$`)
 
 func howToBoot(p plan.Plan, asset, notStaged string) string {
 	var how, commands string
@@ -128,13 +142,13 @@ func howToBoot(p plan.Plan, asset, notStaged string) string {
 			"runner-images netboot serve --state-dir /var/lib/netboot"
 	case strings.HasSuffix(asset, ".iso"):
 		how = "from a USB stick, which is overwritten"
-		commands = "dd if=" + asset + " of=/dev/sdX bs=4M oflag=direct status=progress"
+		commands = "dd if=" + word(asset) + " of=/dev/sdX bs=4M oflag=direct status=progress"
 	case strings.HasSuffix(asset, ".img.zst"), strings.HasSuffix(asset, ".iso.zst"):
 		how = "from an SD card or a USB stick, which is overwritten"
-		commands = "zstd --decompress --stdout " + asset + " | dd of=/dev/sdX bs=4M status=progress"
+		commands = "zstd --decompress --stdout " + word(asset) + " | dd of=/dev/sdX bs=4M status=progress"
 	case strings.HasSuffix(asset, ".img"):
 		how = "from an SD card, which is overwritten"
-		commands = "dd if=" + asset + " of=/dev/sdX bs=4M oflag=direct status=progress"
+		commands = "dd if=" + word(asset) + " of=/dev/sdX bs=4M oflag=direct status=progress"
 	default:
 		return ""
 	}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -110,4 +112,26 @@ func TestWarningOfBundles(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(got, warning), got)
 	assert.Less(t, strings.Index(got, warning), strings.Index(got, "uploaded: "), "it is said before")
 	assert.NotContains(t, attach("ec-runner-x86_64-netboot-boot-v1.tar.gz"), "warning", "which boot servers prefer")
+}
+
+// The commands in the notes are pasted into a shell: it hands on what they name.
+func TestCommandsInNotesAreWords(t *testing.T) {
+	t.Parallel()
+	p := plan.Plan{ReleaseTag: "a'b;$(touch planted)`x`", ForgeURL: "file:///srv/all releases"}
+	text := notes(p, "", []artifact.Artifact{{Name: "the kiosk's.iso"}, {Name: "-pi &.img.zst"}}, true)
+	folder := t.TempDir()
+	commands := regexp.MustCompile("(?s)```\n(.*?)```").FindAllStringSubmatch(text, -1)
+	require.Len(t, commands, 4)
+	script := ` for name in runner-images dd zstd sha256sum ssh-keygen head; do eval "$name() { printf '<%s>' $name \"\$@\"; echo; }"; done; touch allowed_signers SHA256SUMS.txt` + "\n"
+	for _, command := range commands {
+		script += command[1]
+	}
+	command := exec.CommandContext(t.Context(), "bash", "-c", script)
+	command.Dir = folder
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Contains(t, string(out), "<runner-images><verify><--forge-url><file:///srv/all releases><--release-tag><a'b;$(touch planted)`x`>")
+	assert.Contains(t, string(out), "<dd><if=the kiosk's.iso>")
+	assert.Contains(t, string(out), "<-n><runner-images/a'b;$(touch planted)`x`@every.channel>")
+	assert.NoFileExists(t, filepath.Join(folder, "planted"))
 }

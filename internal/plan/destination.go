@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // destination returns where releases are: the forge's address in its one form, see
@@ -65,8 +66,11 @@ func (r *reader) forgeURL(address, repository string) string {
 		r.fail(ForgeURL, u.String(), "an address must not carry a user or a password; hand the token over in %s", Token)
 		return address
 	}
-	u.Host = strings.ToLower(u.Host)
+	u.Host = oneForm(u)
 	if u.Scheme == "file" {
+		if strings.ContainsAny(address, "?#") {
+			r.fail(ForgeURL, address, "has a ? or #, which end a path in an address; write %%3F or %%23 for it")
+		}
 		if u.Host != "" || !path.IsAbs(u.Path) || path.Clean(u.Path) == "/" {
 			r.fail(ForgeURL, address, "a folder of releases is given as file:// and its whole path, for example file:///srv/releases")
 		}
@@ -83,8 +87,12 @@ func (r *reader) checkServer(u *url.URL, address, repository string) {
 	start := *u // the address of the start page that was meant, as far as one can tell
 	port, portErr := strconv.ParseUint(u.Port(), 10, 16)
 	cleaned := strings.TrimRight(u.Path, "/")
+	meant := inForge.FindStringIndex(cleaned + "/")
 	repository = strings.TrimSuffix(repository, ".git")
-	repositoryPath := strings.TrimSuffix(cleaned, ".git")
+	at := -1 // where the repository begins in the path
+	if repository != "" {
+		at = strings.Index(strings.ToLower(strings.TrimSuffix(cleaned, ".git")+"/"), strings.ToLower("/"+repository+"/"))
+	}
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		r.fail(ForgeURL, wrongAddress(address), "takes an http, https or file address, for example https://forge.example")
@@ -94,15 +102,50 @@ func (r *reader) checkServer(u *url.URL, address, repository string) {
 		r.fail(ForgeURL, address, "has a port that is none; use 1 to 65535, for example https://forge.example:3000")
 	case strings.ContainsAny(address, "?#"):
 		r.fail(ForgeURL, address, "takes the server's address without ? and #, for example https://forge.example")
-	case strings.Contains(cleaned+"/", "/api/v1/"):
-		start.Path, _, _ = strings.Cut(u.Path, "/api/v1")
-		r.fail(ForgeURL, address, "takes the address of the forge's start page, without /api/v1: %s", start.String())
-	case repository != "" && strings.HasSuffix(strings.ToLower(repositoryPath), strings.ToLower("/"+repository)):
-		start.Path = repositoryPath[:len(repositoryPath)-len("/"+repository)]
+	case !isHost(u.Hostname()):
+		r.fail(ForgeURL, address, "has a host that is none; use for example https://forge.example")
+	case cleaned != "" && path.Clean(cleaned) != cleaned:
+		r.fail(ForgeURL, address, "has a path with // or dots in place of a name; use for example https://forge.example")
+	case meant != nil:
+		start.Path = cleaned[:meant[0]]
+		r.fail(ForgeURL, address, "takes the address of the forge's start page, without %s: %s", strings.TrimSuffix((cleaned + "/")[meant[0]:meant[1]], "/"), start.String())
+	case at >= 0:
+		start.Path = cleaned[:at]
 		r.fail(ForgeURL, address, "takes the address of the forge's start page, without the repository: %s", start.String())
 	case strings.HasSuffix(cleaned, ".git"):
 		r.fail(ForgeURL, address, "takes the address of the forge's start page; the repository goes into %s as owner/name", Repository)
 	}
+}
+
+// inForge finds the pages of a forge that people take the address of.
+var inForge = regexp.MustCompile(`(?i)/(api/(v1|swagger|forgejo)|user/login|explore/[a-z]+)/`)
+
+// oneForm returns the host of an address in lower case, without the port that the scheme
+// has anyway and without the dot that may end a name.
+func oneForm(u *url.URL) string {
+	host, port := hostInAddress(strings.TrimSuffix(u.Hostname(), ".")), u.Port()
+	if number, err := strconv.Atoi(port); err == nil { // without zeros before it
+		port = strconv.Itoa(number)
+	}
+	if port == "" || u.Scheme == "https" && port == "443" || u.Scheme == "http" && port == "80" {
+		return host
+	}
+	return host + ":" + port
+}
+
+// isHost reports whether a text may be a host: a name, in any script, or an IP address.
+func isHost(host string) bool {
+	if strings.Contains(host, ":") {
+		return true // it stood in brackets, and url.Parse has looked at it
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || strings.ContainsFunc(label, func(c rune) bool {
+			return c != '-' && c != '_' && !unicode.IsLetter(c) && !unicode.IsMark(c) && !unicode.IsDigit(c)
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // ipv6Advice is said of an address that may have an IPv6 address without brackets.
@@ -137,7 +180,10 @@ func isRepositoryName(text string) bool {
 // checkRepository refuses what is no repository's name. No forge has one that ends
 // with .git: that is only the end of its address.
 func (r *reader) checkRepository(repository string) {
-	meant := strings.TrimSuffix(strings.Trim(repository, "/"), ".git")
+	meant := strings.Trim(repository, "/")
+	if end := len(meant) - len(".git"); end > 0 && strings.EqualFold(meant[end:], ".git") {
+		meant = meant[:end]
+	}
 	switch {
 	case strings.Contains(repository, "://"):
 		r.fail(Repository, repository, "takes owner/name; the forge's address goes into %s", ForgeURL)

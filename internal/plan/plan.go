@@ -308,7 +308,9 @@ func (r *reader) releaseTag(c Context) string {
 		r.fail(ReleaseTag, "", "there is no commit to name the release after; give a tag, for example boot-v2026.02.28%s", r.because(c.NoCommit))
 		return ""
 	}
-	if err := release.CheckTag(tag); err != nil {
+	if ref, ok := strings.CutPrefix(tag, "refs/"); ok {
+		r.fail(ReleaseTag, tag, "takes the name of a tag alone: %s", strings.TrimPrefix(ref, "tags/"))
+	} else if err := release.CheckTag(tag); err != nil {
 		r.fail(ReleaseTag, tag, "%v", err)
 	}
 	return tag

@@ -27,7 +27,7 @@ func FromRemote(remote string, sshHost func(name string) string) (serverURL, rep
 	server := url.URL{Scheme: "https", Host: hostInAddress(address.Hostname())}
 	switch address.Scheme {
 	case "http", "https":
-		server = url.URL{Scheme: address.Scheme, Host: strings.ToLower(address.Host), Path: strings.TrimSuffix(folder, "/")}
+		server = url.URL{Scheme: address.Scheme, Host: oneForm(address), Path: strings.TrimSuffix(folder, "/")}
 	case "ssh", "ssh+git":
 		server.Host = hostInAddress(webHost(address.Hostname(), sshHost(address.Hostname())))
 		fallthrough

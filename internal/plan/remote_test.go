@@ -34,6 +34,7 @@ func TestFromRemote(t *testing.T) {
 		"git+https://forge.example/every/channel":      {"https://forge.example", "every/channel"},
 		"https://[2001:db8::1]:3000/every/channel.git": {"https://[2001:db8::1]:3000", "every/channel"},
 		"https://forge.example/every/channel.wiki.git": {"https://forge.example", "every/channel.wiki"},
+		"https://forge.example:443/every/channel.git":  {"https://forge.example", "every/channel"},
 		"https://forge.example/every/.git":             {},
 		"https://forge.example/channel.git":            {},
 		"https://forge.example/":                       {},

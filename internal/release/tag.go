@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // CheckTag returns an error for a tag that git would refuse, by the rules of
@@ -18,6 +20,9 @@ func CheckTag(tag string) error {
 	}
 	if why := refusedByGit(tag); why != "" {
 		return fmt.Errorf("git does not allow %s in a tag; %s", why, example)
+	}
+	if !utf8.ValidString(tag) || strings.ContainsFunc(tag, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return errors.New("it has characters that nobody can see; " + example)
 	}
 	if len(FolderName(tag)) > longest {
 		return fmt.Errorf("it is longer than %d bytes, which is too long for a file's name; %s", longest, example)

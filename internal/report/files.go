@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 )
 
 // An Output is an output of the action's step, which later steps read.
@@ -49,7 +50,8 @@ func (r *Report) command(path, text string) error {
 // appendWhole adds text to a file, or leaves the file as it was: a runner refuses a
 // file whose last value has no end.
 func appendWhole(path, text string) error {
-	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	// A pipe that nobody reads from would keep the run here for ever.
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o644)
 	if err != nil {
 		return err
 	}

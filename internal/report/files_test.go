@@ -65,7 +65,10 @@ func TestOutputsCannotBeForged(t *testing.T) {
 
 func TestFilesThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
 	for why, path := range map[string]string{
+		"no such device or address": pipe, // nobody reads from it
 		"no such file or directory": filepath.Join(t.TempDir(), "absent", "file"),
 		"is a directory":            t.TempDir(),
 		"no space left on device":   "/dev/full",

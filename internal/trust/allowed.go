@@ -1,7 +1,6 @@
 package trust
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -37,10 +36,14 @@ type allowedSigner struct {
 // single key that counts is an error.
 func ParseAllowedSigners(r io.Reader) (AllowedSigners, error) {
 	var signers AllowedSigners
-	readable := 0
-	lines := bufio.NewScanner(r)
-	for number := 1; lines.Scan(); number++ {
-		line := strings.TrimSpace(lines.Text())
+	readable, number := 0, 0
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("read allowed signers: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		number++
+		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
@@ -51,9 +54,6 @@ func ParseAllowedSigners(r io.Reader) (AllowedSigners, error) {
 			readable++
 		}
 		signers = append(signers, signer)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("read allowed signers: %w", err)
 	}
 	switch {
 	case len(signers) == 0:

@@ -219,7 +219,9 @@ func TestAllowedSignersAreReadAsOpenSSHReadsThem(t *testing.T) {
 		"!" + identity + " " + public:                                                                         false,
 		`"" ` + public:                                                                                        false,
 		`"` + identity + " " + public:                                                                         false,
-		"# nothing\n":                                                                                         false,
+		"# " + strings.Repeat("x", 70000) + "\n" + identity + " " + public:                                    true,
+		"  " + identity + "   " + strings.TrimRight(public, "="):                                              true,
+		"# nothing\n": false,
 	} {
 		out, keygenErr := keygenVerifies(t, lines, tag, sums, armored)
 		signers, err := trust.ParseAllowedSigners(strings.NewReader(lines))

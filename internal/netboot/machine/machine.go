@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // A MAC is the address of an Ethernet card (EUI-48). MACs can be compared with ==.
@@ -37,13 +38,20 @@ func ParseMAC(text string) (MAC, error) {
 }
 
 // ParseSentMAC reads the address of a machine as iPXE writes it in any of its forms
-// (https://ipxe.org/cfg): ${mac}, ${mac:hexhyp}, ${mac:hexraw}, ${mac:base64}. There is no
-// address, and no error, where the text is empty or the address of a card that is not
-// Ethernet.
+// (https://ipxe.org/cfg): ${mac}, ${mac:hexhyp}, ${mac:hexraw}, ${mac:base64}, and
+// ${mac:uristring} as far as it is not six printable characters, which may be anything.
+// White space around it, such as a carriage return at the end of a script's line, does not
+// matter. There is no address, and no error, where the text is empty or the address of a
+// card that is not Ethernet.
 func ParseSentMAC(text string) (MAC, error) {
-	mac, err := ParseMAC(text)
+	mac, err := ParseMAC(strings.TrimSpace(text))
 	if err == nil || text == "" {
 		return mac, nil
+	}
+	if strings.ContainsFunc(text, func(r rune) bool { return r > '~' || r < ' ' && !unicode.IsSpace(r) }) {
+		if mac, ok := MACFrom([]byte(text)); ok {
+			return mac, nil
+		}
 	}
 	// In an address's query, a plus stands for a blank.
 	if raw, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(text, " ", "+")); err == nil {
@@ -117,7 +125,7 @@ func Architectures() []Architecture { return []Architecture{X86_64, AArch64} }
 // On BIOS that is i386 on all machines; a release there is x86_64. An empty
 // buildarch means x86_64.
 func ParseBuildarch(buildarch string) (Architecture, error) {
-	switch buildarch {
+	switch strings.TrimSpace(buildarch) {
 	case "", "i386", "x86_64":
 		return X86_64, nil
 	case "arm64", "aarch64":

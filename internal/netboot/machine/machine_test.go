@@ -54,7 +54,12 @@ func TestSentMAC(t *testing.T) {
 		require.NoError(t, err, none)
 		assert.False(t, got.IsValid(), none)
 	}
-	for _, wrong := range []string{"x", "00:1a:2b:3c:4d", "001a.2b3c.4d5e", "${net0/mac}", "00:1a:2b:3c:4d:5g", "0123456789abcdef0", "AAAA"} {
+	for _, sent := range []string{"00:1a:2b:3c:4d:5e\r", " 001a2b3c4d5e\t", "\x00\x1a\x2b\x3c\x4d\x5e"} {
+		got, err := machine.ParseSentMAC(sent)
+		require.NoError(t, err, "%q", sent)
+		assert.Equal(t, "00:1a:2b:3c:4d:5e", got.String(), "%q", sent)
+	}
+	for _, wrong := range []string{"12:34\r", "foobar", "\x00\x1a", "01-00-1a-2b-3c-4d-5e", "x", "00:1a:2b:3c:4d", "001a.2b3c.4d5e", "${net0/mac}", "00:1a:2b:3c:4d:5g", "0123456789abcdef0", "AAAA"} {
 		_, err := machine.ParseSentMAC(wrong)
 		assert.ErrorContains(t, err, "is no MAC address", wrong)
 	}
@@ -80,6 +85,7 @@ func TestArchitecture(t *testing.T) {
 	t.Parallel()
 	for buildarch, want := range map[string]machine.Architecture{
 		"": machine.X86_64, "i386": machine.X86_64, "x86_64": machine.X86_64, "arm64": machine.AArch64, "aarch64": machine.AArch64,
+		"arm64\r": machine.AArch64,
 	} {
 		got, err := machine.ParseBuildarch(buildarch)
 		assert.NoError(t, err)

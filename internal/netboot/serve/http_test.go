@@ -632,23 +632,22 @@ func TestMissingBootFilesAreSaid(t *testing.T) {
 	without.mustGet("/healthz")
 	require.NoError(t, without.stop())
 	assert.Contains(t, without.log.String(), "give --ipxe-dir, a folder with iPXE binaries such as ec-ipxe.efi and undionly.kpxe")
-	for name, change := range map[string]func(*serve.Config){
-		"the server's own socket": nil,
-		"a socket from systemd": func(c *serve.Config) {
-			var err error
-			c.Listeners.TFTP, err = net.ListenPacket("udp", "127.0.0.1:0")
-			require.NoError(t, err)
-		},
-	} {
+	for _, fromSystemd := range []bool{false, true} {
 		for _, there := range []string{"", "ec-ipxe.efi", "undionly.kpxe", "ipxe.pxe"} {
-			s := start(t, change, "boot-v1")
-			if there != "" {
-				s.putLoader(there, []byte("iPXE"))
-			}
+			s := start(t, func(c *serve.Config) { // before it says what it lacks
+				if there != "" {
+					require.NoError(t, os.WriteFile(filepath.Join(c.IPXEDir, there), []byte("iPXE"), 0o600))
+				}
+				if fromSystemd {
+					var err error
+					c.Listeners.TFTP, err = net.ListenPacket("udp", "127.0.0.1:0")
+					require.NoError(t, err)
+				}
+			}, "boot-v1")
 			require.NoError(t, s.stop())
 			log := s.log.String()
-			assert.Equal(t, there != "ec-ipxe.efi", strings.Contains(log, "--ipxe-dir has no ec-ipxe.efi, the boot file for UEFI"), "%s, %s", name, there)
-			assert.Equal(t, there == "" || there == "ec-ipxe.efi", strings.Contains(log, "--ipxe-dir has no undionly.kpxe, the boot file for BIOS"), "%s, %s", name, there)
+			assert.Equal(t, there != "ec-ipxe.efi", strings.Contains(log, "--ipxe-dir has no ec-ipxe.efi, the boot file for UEFI"), "%v, %s", fromSystemd, there)
+			assert.Equal(t, there == "" || there == "ec-ipxe.efi", strings.Contains(log, "--ipxe-dir has no undionly.kpxe, the boot file for BIOS"), "%v, %s", fromSystemd, there)
 		}
 	}
 }
