@@ -131,6 +131,32 @@ func TestReleaseOfThisProject(t *testing.T) {
 	}
 	assert.Equal(t, "runner-images "+ownVersion+"\n", sh(t, downloaded, "runner-images-"+ownVersion+"-linux-amd64/runner-images version"))
 
+	// A repository that uses the action by this tag builds nothing to start it.
+	action := s.URL + "/" + s.repository + "@v" + ownVersion
+	s.repository = s.CreateRepository(t, "kiosk", false)
+	images := t.TempDir()
+	require.NoError(t, os.CopyFS(images, os.DirFS(filepath.Join(lab.Root(t), "testdata/flake"))))
+	require.NoError(t, os.MkdirAll(filepath.Join(images, ".forgejo/workflows"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(images, ".forgejo/workflows/images.yml"), []byte(`
+on:
+  push:
+    branches: [main]
+jobs:
+  images:
+    runs-on: bare
+    steps:
+      - uses: actions/checkout@v4
+      - uses: `+action+`
+        with:
+          release_tag: images
+`), 0o644))
+	s.Push(t, s.repository, images)
+	require.Equal(t, "success", s.run(0))
+	log := s.log()
+	assert.Contains(t, log, "runner-images: version "+ownVersion+" is ")
+	assert.NotContains(t, log, "building version")
+	assert.NotContains(t, log, "not using")
+
 	// What a maintainer may have forgotten.
 	out, err = runRelease(t, folder, []string{"INPUT_SIGNING_KEY="}, "publish", downloaded)
 	require.Error(t, err)
