@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -88,28 +89,29 @@ func lookAtBuilds(cmd *cobra.Command, r *report.Report, publishes bool) ([]docto
 	if err != nil {
 		return nil, err
 	}
-	forge, err := lookAtForge(ctx, r, p, given[plan.Token], publishes, around.NoRemote)
-	return append(doctor.Building(ctx, nix.Nix{}, p.OutputDir), forge...), err
+	forge := lookAtForge(ctx, r, p, given[plan.Token], publishes, around.NoRemote)
+	return append(doctor.Building(ctx, nix.Nix{}, p.OutputDir), forge), nil
 }
 
 // lookAtForge looks at where releases are published to and read from.
-func lookAtForge(ctx context.Context, r *report.Report, p plan.Plan, token string, publishes bool, noRemote error) ([]doctor.Finding, error) {
+func lookAtForge(ctx context.Context, r *report.Report, p plan.Plan, token string, publishes bool, noRemote error) doctor.Finding {
 	if p.ForgeURL == "" || p.Repository == "" && !strings.HasPrefix(p.ForgeURL, "file:") {
 		why := "no repository is known here: go to its checkout, or give --forge-url and --repository"
 		if noRemote != nil {
 			why += " (" + noRemote.Error() + ")"
 		}
-		return []doctor.Finding{{Subject: "forge", Err: fmt.Errorf("%s", why)}}, nil
+		return doctor.Finding{Subject: "forge", Err: errors.New(why)}
 	}
 	releases, err := openPlanned(r, p, token)
-	if err != nil {
-		return nil, err
-	}
 	address := strings.TrimSpace(p.ForgeURL + " " + p.Repository)
-	if publishes {
-		return []doctor.Finding{doctor.Publishing(ctx, releases, address)}, nil
+	switch {
+	case err != nil:
+		return doctor.Finding{Subject: "forge", Err: err}
+	case publishes:
+		return doctor.Publishing(ctx, releases, address)
+	default:
+		return doctor.Reading(ctx, releases, address)
 	}
-	return []doctor.Finding{doctor.Reading(ctx, releases, address)}, nil
 }
 
 // diagnose prints what was found, and returns an error if something is missing.

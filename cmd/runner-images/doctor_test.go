@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/doctor"
 	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
@@ -36,9 +37,8 @@ func TestDoctorAsksTheForge(t *testing.T) {
 			var out bytes.Buffer
 			r := report.New(report.Options{Out: &out, Log: &out, Getenv: func(string) string { return "" }})
 			p := plan.Plan{ForgeURL: gitea.URL, Repository: c.repository}
-			findings, err := lookAtForge(t.Context(), r, p, c.token, c.publishes, nil)
-			require.NoError(t, err)
-			assert.Equal(t, c.missing, diagnose(r, findings) != nil)
+			finding := lookAtForge(t.Context(), r, p, c.token, c.publishes, nil)
+			assert.Equal(t, c.missing, diagnose(r, []doctor.Finding{finding}) != nil)
 			assert.Regexp(t, c.want, out.String())
 			if c.token != "" {
 				assert.NotContains(t, out.String(), c.token)

@@ -20,6 +20,28 @@ type usageError struct {
 func (e *usageError) Error() string { return e.err.Error() + "; see " + e.help }
 func (e *usageError) Unwrap() error { return e.err }
 
+// addCobras adds cobra's own commands, help and completion, which else come too late for
+// their errors to be usage errors. Help of a command that is not there is one.
+func addCobras(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, topic []string) error {
+				found, rest, err := root.Find(topic)
+				if err != nil {
+					return err
+				}
+				return noArguments(found, rest)
+			}
+		case "completion":
+			cmd.Args = noArguments
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // without it, there is nothing to check Args for
+		}
+	}
+}
+
 // asUsage makes the errors about arguments and flags usage errors, for a command and
 // all below it.
 func asUsage(cmd *cobra.Command) {
