@@ -39,7 +39,7 @@ type Entry struct {
 	client netip.Addr
 	known  bool
 	busy   bool
-	served bool // it was busy, and is not any more
+	served bool   // it was busy, and is not any more
 	number uint64 // in the order of entering
 	oust   func()
 }

@@ -95,7 +95,9 @@ func TestNginxCache(t *testing.T) {
 		})
 	}
 	require.NoError(t, machines.Wait())
-	fetched := func() bool { return strings.Contains(s.metrics(), fmt.Sprintf("netboot_cache_sent_bytes_total %v\n", float64(len(initrd)))) }
+	fetched := func() bool {
+		return strings.Contains(s.metrics(), fmt.Sprintf("netboot_cache_sent_bytes_total %v\n", float64(len(initrd))))
+	}
 	require.Eventually(t, fetched, time.Minute, time.Millisecond, "each byte was fetched once")
 	require.Eventually(t, func() bool { return strings.Contains(s.log.String(), "a cache has fetched a file to its end") }, time.Minute, time.Millisecond)
 
