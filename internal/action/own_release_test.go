@@ -155,7 +155,7 @@ jobs:
 	log := s.log()
 	assert.Contains(t, log, "runner-images: version "+ownVersion+" is ")
 	assert.NotContains(t, log, "building version")
-	assert.NotContains(t, log, "not using")
+	assert.NotContains(t, log, "not taking")
 
 	// What a maintainer may have forgotten.
 	out, err = runRelease(t, folder, []string{"INPUT_SIGNING_KEY="}, "publish", downloaded)
