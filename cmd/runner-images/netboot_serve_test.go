@@ -65,7 +65,7 @@ func TestServeUnderSystemd(t *testing.T) {
 		files = append(files, file)
 	}
 
-	program := ownProgram(t)
+	program := thisProgram(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	// systemd names the process that the sockets are for; exec keeps its number.
@@ -113,16 +113,6 @@ func TestServeUnderSystemd(t *testing.T) {
 	require.NoError(t, server.Wait(), "a server that was told to stop has done its work")
 }
 
-// ownProgram returns the path of the command, which is this test.
-func ownProgram(t *testing.T) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "runner-images")
-	self, err := os.Executable()
-	require.NoError(t, err)
-	require.NoError(t, os.Symlink(self, program))
-	return program
-}
-
 // stateFolder returns a folder for staged releases.
 func stateFolder(t *testing.T) string {
 	t.Helper()
@@ -154,7 +144,7 @@ func TestServeRefusesSockets(t *testing.T) {
 		"tftp:http":    `the socket "tftp" from systemd: it is no socket for datagrams; give a port as its ListenDatagram= (systemd.socket(5))`,
 		"http:status":  `the socket "status" from systemd: it takes no connections; give a port as its ListenStream= (systemd.socket(5))`,
 	} {
-		server := exec.CommandContext(t.Context(), "sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", ownProgram(t), "netboot", "serve", "--state-dir", stateFolder(t))
+		server := exec.CommandContext(t.Context(), "sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", thisProgram(t), "netboot", "serve", "--state-dir", stateFolder(t))
 		server.ExtraFiles = files
 		server.Env = append(os.Environ(), "LISTEN_FDS=2", "LISTEN_FDNAMES="+names)
 		out, err := server.CombinedOutput()
@@ -173,7 +163,7 @@ func TestServeWithoutTheRightToItsPorts(t *testing.T) {
 	} {
 		// In the new namespace of users nobody is root, so that exec takes all rights.
 		server := exec.CommandContext(t.Context(), lab.Tool(t, "boot", "unshare"), "--user", "--net", "--",
-			ownProgram(t), "netboot", "serve", "--state-dir", stateFolder(t), name, "--status-address", "127.0.0.1:0")
+			thisProgram(t), "netboot", "serve", "--state-dir", stateFolder(t), name, "--status-address", "127.0.0.1:0")
 		out, err := server.CombinedOutput()
 		assert.Equal(t, exitFailed, server.ProcessState.ExitCode(), "%v", err)
 		assert.Equal(t, "error: "+want+"\n", string(out))

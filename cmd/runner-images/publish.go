@@ -88,7 +88,9 @@ func readFiles(r *report.Report, paths []string, tag string) (files []release.Fi
 	for _, path := range paths {
 		name := filepath.Base(path)
 		info, err := os.Stat(path)
-		switch {
+		switch target, _ := os.Readlink(path); {
+		case err != nil && target != "":
+			fail(path, "is a link to %s, which is gone; if Nix has collected that, run deploy again, with output_dir to have the file itself", target)
 		case err != nil:
 			fail(path, "cannot be attached (%v)", errors.Unwrap(err))
 		case !info.Mode().IsRegular():

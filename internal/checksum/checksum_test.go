@@ -59,6 +59,9 @@ func TestParse(t *testing.T) {
 		emptySum + "  ../etc/passwd\n":          "plain file name",
 		emptySum + "  ..\n":                     "plain file name",
 		emptySum + "  a\x1b[2J\n":               "plain file name",
+		emptySum + "  a\u202eosi.gz\n":          "nobody can see",
+		emptySum + "  a\u200b.iso\n":            "nobody can see",
+		emptySum + "  a\xff.iso\n":              "nobody can see",
 		emptySum + "  a\n" + helloSum + "  a\n": "two different sums",
 	} {
 		_, err := checksum.Parse(strings.NewReader(input))

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Parse reads what `sha256sum --check` of GNU coreutils 9 accepts, as others write it:
@@ -196,6 +197,9 @@ func unescape(name string) (string, error) {
 func CheckName(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, `/\`) || strings.ContainsFunc(name, unicode.IsControl) {
 		return errors.New("the name must be a plain file name, without a folder")
+	}
+	if !utf8.ValidString(name) || strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return errors.New("the name must be a plain file name, without characters that nobody can see")
 	}
 	return nil
 }

@@ -196,6 +196,8 @@ type source struct {
 // before anything is written, which may be into the flake's folder.
 func (d Deployment) check(ctx context.Context) (found source, err error) {
 	defer d.parts.begin("check")()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var group errgroup.Group
 	group.Go(func() error {
 		found.Metadata, found.err = d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
@@ -326,7 +328,7 @@ func (d Deployment) publish(ctx context.Context, m *making) (files []artifact.Ar
 	var listed []release.File
 	p.kept = func(ctx context.Context, published []release.File) (err error) {
 		proofs := published[len(m.packaged):]
-		if isSame := func(a, b release.File) bool { return a.Name == b.Name && bytes.Equal(a.Content, b.Content) }; files != nil && slices.EqualFunc(listed, proofs, isSame) {
+		if files != nil && slices.EqualFunc(listed, proofs, isSame) {
 			return nil
 		}
 		listed = proofs
@@ -337,6 +339,9 @@ func (d Deployment) publish(ctx context.Context, m *making) (files []artifact.Ar
 	published()
 	return files, release.Release, p.started, err
 }
+
+// isSame reports whether two small files are the same.
+func isSame(a, b release.File) bool { return a.Name == b.Name && bytes.Equal(a.Content, b.Content) }
 
 // keepLocally lists what was packaged in the plan's folder, with its provenance and,
 // if there is a key, what proves it: as a new release would have it.

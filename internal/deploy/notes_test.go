@@ -103,7 +103,7 @@ func TestWarningOfBundles(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, []byte(name), 0o600))
 			files = append(files, release.File{Name: name, Path: path, Size: int64(len(name))})
 		}
-		require.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil, false))
+		require.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil, nil, false))
 		return out.String()
 	}
 	assert.NotContains(t, attach("kiosk-x86_64-netboot-boot-v1.tar.gz", "pi-aarch64-netboot-boot-v1.tar.gz", "sources.tar.gz"), "warning")
@@ -118,7 +118,7 @@ func TestWarningOfBundles(t *testing.T) {
 func TestCommandsInNotesAreWords(t *testing.T) {
 	t.Parallel()
 	p := plan.Plan{ReleaseTag: "a'b;$(touch planted)`x`", ForgeURL: "file:///srv/all releases"}
-	text := notes(p, "", []artifact.Artifact{{Name: "the kiosk's.iso"}, {Name: "-pi &.img.zst"}}, true)
+	text := notes(p, "", "", []artifact.Artifact{{Name: "the kiosk's.iso"}, {Name: "-pi &.img.zst"}}, true)
 	folder := t.TempDir()
 	commands := regexp.MustCompile("(?s)```\n(.*?)```").FindAllStringSubmatch(text, -1)
 	require.Len(t, commands, 4)

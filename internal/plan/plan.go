@@ -385,6 +385,8 @@ func (r *reader) imageLines(lines, flake string) []artifact.Image {
 			r.fail(Images, line, "a line is an image's name and its installable, for example my-iso .#nixosConfigurations.my-iso.config.system.build.isoImage")
 		case strings.HasPrefix(installable, "-"):
 			r.fail(Images, line, "an installable does not begin with a dash; options go into %s", NixArgs)
+		case hasMore(installable):
+			r.fail(Images, line, "a line has one installable; quote a name with blanks in it as Nix does (.#\"a b\"), and begin a comment with #")
 		case !artifact.ValidName(name):
 			r.fail(Images, line, "the name %q begins a file's name: use letters, digits and . _ + -", name)
 		case slices.ContainsFunc(images, func(i artifact.Image) bool { return i.Name == name }):
@@ -416,6 +418,17 @@ func imageLine(line string) (name, installable string) {
 		}
 	}
 	return name, rest
+}
+
+// hasMore reports whether a blank outside of quotes ends an attribute.
+func hasMore(installable string) bool {
+	_, attribute, _ := strings.Cut(inFlake(installable, ""), "#")
+	for i, part := range strings.Split(attribute, `"`) {
+		if i%2 == 0 && strings.Contains(part, " ") {
+			return true
+		}
+	}
+	return false
 }
 
 // inFlake completes an installable that is only an attribute of the flake.

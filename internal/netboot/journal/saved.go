@@ -207,5 +207,9 @@ func writeSaved(path string, content []byte) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return renameio.WriteFile(path, content, 0o640)
+	err = renameio.WriteFile(path, content, 0o640)
+	if hidden := (*fs.PathError)(nil); errors.As(err, &hidden) {
+		hidden.Path = path // not that of the file that becomes it
+	}
+	return err
 }

@@ -225,21 +225,30 @@ func TestOnTheWire(t *testing.T) {
 	assert.NotContains(t, log.String(), "/T/", "an address has the chain token in it")
 }
 
-func TestTheSecondQuestion(t *testing.T) {
-	t.Parallel()
-	var log bytes.Buffer
-	server := newServer(t, &log)
+// servePXE has a server answer at its PXE port, on loopback, until stop is called. It
+// returns a client's connection to it.
+func servePXE(t *testing.T, server *proxydhcp.Server) (client net.Conn, stop func()) {
+	t.Helper()
 	server.Subnet, server.Allow = netip.MustParsePrefix("127.0.0.0/8"), nil
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	require.NoError(t, err)
 	ended := make(chan error, 1)
 	go func() { ended <- server.ServePXE(conn) }()
-
-	client, err := net.Dial("udp4", conn.LocalAddr().String())
+	client, err = net.Dial("udp4", conn.LocalAddr().String())
 	require.NoError(t, err)
-	defer client.Close()
+	t.Cleanup(func() { client.Close() })
+	return client, func() {
+		require.NoError(t, conn.Close())
+		require.NoError(t, <-ended)
+	}
+}
+
+func TestTheSecondQuestion(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	client, stop := servePXE(t, newServer(t, &log))
 	request := discover(t, uefi, iana.EFI_X86_64, dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithClientIP(net.IPv4(127, 0, 0, 9)))
-	_, err = client.Write(request.ToBytes())
+	_, err := client.Write(request.ToBytes())
 	require.NoError(t, err)
 	buffer := make([]byte, 1500)
 	n, err := client.Read(buffer)
@@ -248,8 +257,7 @@ func TestTheSecondQuestion(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, dhcpv4.MessageTypeAck, answer.MessageType())
 	assert.Equal(t, "ec-ipxe.efi", answer.BootFileNameOption())
-	require.NoError(t, conn.Close())
-	require.NoError(t, <-ended)
+	stop()
 }
 
 // A client of an architecture that there is no boot file for gets no answer, but is counted,
@@ -259,14 +267,7 @@ func TestUnknownArchitectures(t *testing.T) {
 	var log bytes.Buffer
 	server, registry := newServer(t, &log), prometheus.NewRegistry()
 	server.Journal = journal.New(slog.New(slog.NewTextHandler(&log, nil)), registry)
-	server.Subnet, server.Allow = netip.MustParsePrefix("127.0.0.0/8"), nil
-	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	require.NoError(t, err)
-	ended := make(chan error, 1)
-	go func() { ended <- server.ServePXE(conn) }()
-	client, err := net.Dial("udp4", conn.LocalAddr().String())
-	require.NoError(t, err)
-	defer client.Close()
+	client, stop := servePXE(t, server)
 	request := dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest)
 	for _, packet := range []*dhcpv4.DHCPv4{
 		discover(t, "PXEClient:Arch:00006", iana.EFI_IA32, request),
@@ -278,14 +279,13 @@ func TestUnknownArchitectures(t *testing.T) {
 		discover(t, "MSFT 5.0", iana.EFI_IA32, request), // does not boot
 		discover(t, uefi, iana.EFI_X86_64, request),     // is answered, so that all others have been read
 	} {
-		_, err = client.Write(packet.ToBytes())
+		_, err := client.Write(packet.ToBytes())
 		require.NoError(t, err)
 	}
 	require.NoError(t, client.SetReadDeadline(time.Now().Add(time.Minute)))
-	_, err = client.Read(make([]byte, 1500))
+	_, err := client.Read(make([]byte, 1500))
 	require.NoError(t, err)
-	require.NoError(t, conn.Close())
-	require.NoError(t, <-ended)
+	stop()
 
 	const name = "netboot_proxy_dhcp_unknown_architecture_total"
 	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`

@@ -72,6 +72,8 @@ func TestFilesFromElsewhere(t *testing.T) {
 	}, time.Minute, time.Millisecond)
 	assert.Contains(t, s.log.String(), `msg="machines load kernel and initrd from elsewhere: what is seen here of a boot ends with its script" files-url=http://cache.lan:8080/boot`)
 
+	s.mustGet("/T/kernel")
+	assert.Contains(t, s.metrics(), `netboot_boots_begun_total{architecture="x86_64",release="boot/v1"} 1`+"\n", "by a script of its own, from here")
 	s.switchTo("boot-v2")
 	assert.Contains(t, s.mustGet("/T/netboot.ipxe?mac="), at("boot-v2", "x86_64", "kernel"))
 	s.switchTo("boot/v1")

@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -42,16 +43,20 @@ type guard struct {
 	waiting sync.WaitGroup // connections whose first request is not being answered yet
 }
 
-func newGuard(listener *net.TCPListener, networks networks, j *journal.Journal) *guard {
+func newGuard(listener net.Listener, networks networks, j *journal.Journal) (*guard, error) {
+	tcp, ok := listener.(*net.TCPListener)
+	if !ok {
+		return nil, fmt.Errorf("the socket for HTTP is a %T and no TCP one", listener) // Listeners.check has refused it
+	}
 	return &guard{
-		TCPListener: listener, networks: networks, journal: j,
+		TCPListener: tcp, networks: networks, journal: j,
 		allowed: limit.Table{
 			Most: maxConnections, MostPerClient: maxConnectionsPerClient, MostUnknown: maxUnknownConnections,
 			Fair: fairConnections, Known: j.Known,
 		},
 		forbidden: limit.Table{Most: maxForbidden, MostPerClient: maxForbidden, MostUnknown: maxForbidden, Fair: 1},
 		ended:     make(chan struct{}),
-	}
+	}, nil
 }
 
 // Accept waits for a connection within the limits.

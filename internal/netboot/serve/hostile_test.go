@@ -115,7 +115,7 @@ func TestMadeUpDHCPPackets(t *testing.T) {
 		_, _, err = pxe.ReadFrom(make([]byte, 1500))
 		require.NoError(t, err)
 	}
-	const packets = 5000 // more than the machines that are remembered
+	const packets = 5000 // each of another machine
 	for n := range packets {
 		ask(net.HardwareAddr{2, 0, 0, 0, byte(n >> 8), byte(n)})
 	}

@@ -305,7 +305,7 @@ func (a *answer) current(name string) error {
 	}
 	defer file.Close()
 	a.w.Header().Set("Cache-Control", "no-cache") // another release's, some day
-	return a.image(file, snapshot.Release, fileOf(snapshot.Release, architecture, name))
+	return a.image(file, snapshot.Release, fileOf(snapshot.Release, architecture, name), a.journal.SendImage)
 }
 
 // released answers with the file that the path names. Errors are not for caches: the
@@ -322,12 +322,15 @@ func (a *answer) released(parts []string) error {
 	}
 	defer file.Close()
 	a.w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	return a.image(file, release, id)
+	if a.filesURL != "" && !mac.IsValid() {
+		return a.image(file, release, id, a.journal.SendToCache)
+	}
+	return a.image(file, release, id, a.journal.SendImage)
 }
 
-// image sends a kernel or an initrd. Its sum alone says which version it is: when it was
-// written differs from one boot server to another.
-func (a *answer) image(file *os.File, release state.Release, id fileID) error {
+// image sends a kernel or an initrd, and records that by record. Its sum alone says which
+// version it is: when it was written differs from one boot server to another.
+func (a *answer) image(file *os.File, release state.Release, id fileID, record func(journal.Client, journal.Boot, string, int64) *journal.Transfer) error {
 	want := release.Bundles[id.architecture].Files[id.name].Size
 	if info, err := file.Stat(); err != nil || info.Size() != want {
 		return errors.Join(err, fmt.Errorf("%s is not of %d bytes, as it was when release %s was staged; stage it again", file.Name(), want, id.tag))
@@ -338,10 +341,7 @@ func (a *answer) image(file *os.File, release state.Release, id fileID) error {
 		boot.Ring = ring.Name
 	}
 	return a.send(file, time.Time{}, func(size int64) *journal.Transfer {
-		if a.filesURL != "" && !a.client.MAC.IsValid() {
-			return a.journal.SendToCache(a.client, boot, id.name, size)
-		}
-		return a.journal.SendImage(a.client, boot, id.name, size)
+		return record(a.client, boot, id.name, size)
 	})
 }
 

@@ -39,12 +39,15 @@ func (s *Server) Run(ctx context.Context) error {
 		asked: files.requests.forget,
 	}
 	s.close = append(s.close, handler)
+	machines, err := newGuard(s.listeners.HTTP, s.networks, s.journal)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	boot := s.newHTTP(handler)
 	boot.ReadTimeout = requestTimeout // no request has a body
 	boot.ConnContext = withGuarded
 	page := s.newHTTP(s.onlyByItsNames(s.journal.StatusPage(ctx, s.state, handler.rings, s.config.FilesURL)))
-	machines := newGuard(s.listeners.HTTP.(*net.TCPListener), s.networks, s.journal)
 	group.Go(func() error { return serveHTTP(boot, machines) })
 	group.Go(func() error { return serveHTTP(page, netutil.LimitListener(s.listeners.Status, maxStatusConnections)) })
 	group.Go(func() error { return tftpServer.Serve(s.listeners.TFTP) })
@@ -79,7 +82,7 @@ func (s *Server) Run(ctx context.Context) error {
 		defer close(kept)
 		s.journal.Keep(keeping, s.config.MachinesFile)
 	}()
-	err := group.Wait()
+	err = group.Wait()
 	stop()
 	<-kept // with what was sent while the transfers ended
 	s.journal.Flush()

@@ -58,7 +58,9 @@ func verdictsOf(found []bundle, staged state.Release) map[string]verdict {
 }
 
 // arrange gives each bundle to the machines that it is for: by what was found in it, else
-// by its name.
+// by its name. What provenance says of it is not read for that. It names what was built,
+// which is not for which machines, is anybody's without a signature, and would be looked
+// at beside the kernel, which decides anyway.
 func arrange(found []bundle, verdicts map[string]verdict) (arrangement, error) {
 	arranged := arrangement{bundles: map[machine.Architecture]bundle{}, passedOver: map[string]string{}}
 	same := map[machine.Architecture][]string{}

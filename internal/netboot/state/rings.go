@@ -151,14 +151,19 @@ func onlyKeys(node *yaml.Node, known ...string) error {
 	return nil
 }
 
-// wantList returns an error if the key's value is there and not a list: yaml's own
-// error speaks of Go's types.
+// wantList returns an error if the key's value is there and not a list, or a list with
+// empty entries: yaml's own error speaks of Go's types.
 func wantList(node *yaml.Node, key, example string) error {
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		value := node.Content[i+1]
 		single := value.Kind == yaml.MappingNode || value.Kind == yaml.ScalarNode && value.ShortTag() != "!!null"
 		if node.Content[i].Value == key && single {
 			return fmt.Errorf("line %d: %s wants a list, with entries like: %s", value.Line, key, example)
+		}
+		for _, entry := range value.Content { // which yaml would leave out
+			if node.Content[i].Value == key && entry.ShortTag() == "!!null" {
+				return fmt.Errorf("line %d: %s has an empty entry; remove it, or write one like: %s", entry.Line, key, example)
+			}
 		}
 	}
 	return nil

@@ -630,6 +630,32 @@ func TestFileThatChanged(t *testing.T) {
 	}
 }
 
+// Redirects to what is no address of the web do not either. The server is a fake: the
+// real one redirects to itself.
+func TestRedirectsToNowhere(t *testing.T) {
+	t.Parallel()
+	for location, want := range map[string]string{
+		"file:///etc/passwd":  "the server answers 301 Moved Permanently: it redirects to file:///etc/passwd",
+		"ftp://forge.example": "the server answers 301 Moved Permanently: it redirects to ftp://forge.example",
+		"http://[::1":         "the server answers 301 Moved Permanently",
+		"https:///x":          "the server answers 301 Moved Permanently: it redirects to https:///x",
+		"":                    "the server answers 301 Moved Permanently",
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if location != "" {
+				w.Header().Set("Location", location)
+			}
+			w.WriteHeader(http.StatusMovedPermanently)
+		}))
+		defer server.Close()
+		clock := &fakeClock{time: time.Now()}
+		config := forgejo.Config{URL: server.URL, Repository: "every/channel"}
+		_, err := open(t, config.WithClock(clock.now, clock.wait)).Latest(t.Context(), "boot-")
+		require.ErrorContains(t, err, want, location)
+		assert.Empty(t, clock.waits, location)
+	}
+}
+
 // Redirects in a circle do not end by waiting.
 func TestRedirectsInACircle(t *testing.T) {
 	t.Parallel()

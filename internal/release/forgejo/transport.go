@@ -159,11 +159,17 @@ func (t *refusing) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 // isFollowed reports whether net/http goes where an answer redirects to. Requests
-// that write are not repeated elsewhere: net/http would turn a POST into a GET.
+// that write are not repeated elsewhere: net/http would turn a POST into a GET. What is
+// no address of the web is an error that another attempt would have again.
 func isFollowed(request *http.Request, response *http.Response) bool {
-	return request.Method == http.MethodGet && response.Header.Get("Location") != "" && slices.Contains([]int{
+	to, err := response.Location()
+	return request.Method == http.MethodGet && err == nil && isWeb(to) && slices.Contains([]int{
 		http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect,
 	}, response.StatusCode)
+}
+
+func isWeb(address *url.URL) bool {
+	return (address.Scheme == "http" || address.Scheme == "https") && address.Host != ""
 }
 
 func checkRedirect(_ *http.Request, via []*http.Request) error {
@@ -184,7 +190,10 @@ func (t *refusing) refuse(response *http.Response) *refusal {
 		retryAfter: response.Header.Get("Retry-After"),
 	}
 	if to, err := response.Location(); err == nil && response.StatusCode/100 == 3 {
-		refused.err, refused.location = fmt.Errorf("it redirects to %s", redact.URL(to)), to
+		refused.err = fmt.Errorf("it redirects to %s", redact.URL(to))
+		if isWeb(to) {
+			refused.location = to
+		}
 	}
 	return refused
 }

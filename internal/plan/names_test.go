@@ -46,3 +46,23 @@ func TestBundlesForTheSameMachines(t *testing.T) {
 	assert.NoError(t, err)
 	assert.Empty(t, p.Notes)
 }
+
+func TestOneInstallableALine(t *testing.T) {
+	t.Parallel()
+	for line, good := range map[string]bool{
+		`kiosk .#a .#b`:            false,
+		`kiosk a b`:                false,
+		`kiosk nixpkgs#hello // x`: false,
+		`kiosk .#a # b`:            true,
+		`kiosk .#"a b".c`:          true,
+		`kiosk .#"a b" c`:          false,
+		`kiosk ./a folder`:         true,
+	} {
+		_, err := plan.Make(map[string]string{plan.Images: line, plan.PublishRelease: "false"}, push)
+		if good {
+			assert.NoError(t, err, line)
+		} else {
+			assert.ErrorContains(t, err, "a line has one installable", line)
+		}
+	}
+}
