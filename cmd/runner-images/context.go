@@ -105,6 +105,9 @@ func runURL(repository string) string {
 // the commit of a repository without one, there is no error.
 func git(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, "git", args...).Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		err = errors.New("git is not on PATH; install it")
+	}
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
 		err = nil

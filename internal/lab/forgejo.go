@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -24,6 +25,9 @@ type Forgejo struct {
 
 // theToken stands for the request's token in the words of an error.
 const theToken = "TOKEN OF THE REQUEST"
+
+// scopes finds what Gitea says of a token's, which Forgejo does not.
+var scopes = regexp.MustCompile(`required scope\(s\), required=(\[[^]]*\]), token scope=[a-z:,]*`)
 
 // Forgejo12 answers as Forgejo 12, and Forgejo15 as Forgejo 15.0.3.
 var (
@@ -93,7 +97,8 @@ func (f Forgejo) answer(response *http.Response) error {
 		return err
 	}
 	_, token, _ := strings.Cut(response.Request.Header.Get("Authorization"), " ")
-	body = []byte(strings.ReplaceAll(f.words.Replace(string(body)), theToken, token))
+	text := scopes.ReplaceAllString(f.words.Replace(string(body)), "required scope(s): $1")
+	body = []byte(strings.ReplaceAll(text, theToken, token))
 	response.Body, response.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	response.Header.Del("Content-Length")
 	return nil

@@ -224,6 +224,10 @@ func TestWordsOfForgejo(t *testing.T) {
 		_, err := open(t, config).Release(t.Context(), "boot-v1")
 		golden(t, name, err, config)
 	}
+	readOnly := as(lab.Forgejo15)(t, config)
+	readOnly.Token = gitea(t).Token(t, "read:repository")
+	_, err := publish(t.Context(), open(t, readOnly), publication{Tag: "boot-v1", Commit: "main", Files: []release.File{newFile(t, "a.iso", content(1, 10))}})
+	golden(t, "forgejo-15-missing-scope", err, readOnly)
 }
 
 // What Forgejo 15.0.3 refuses, in its own words, to the letter: a gate answers in
