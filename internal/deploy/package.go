@@ -60,7 +60,8 @@ type packaging struct {
 }
 
 // packagedAtOnce is how many images are packaged at once. A bundle takes 30 MiB, and
-// keeps eight cores busy by itself; a file is hashed by one.
+// keeps eight cores busy by itself: two of them, beside an upload, make 84 MiB of the
+// process.
 const packagedAtOnce = 2
 
 func (p packaging) run(ctx context.Context, built []nix.Result) ([]artifact.Artifact, error) {
