@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/serve"
@@ -650,4 +652,45 @@ func TestMissingBootFilesAreSaid(t *testing.T) {
 			assert.Equal(t, there == "" || there == "ec-ipxe.efi", strings.Contains(log, "--ipxe-dir has no undionly.kpxe, the boot file for BIOS"), "%v, %s", fromSystemd, there)
 		}
 	}
+}
+
+// TestAFleetComesUpAtOnce of more machines than there are connections. Each keeps its
+// connection open when it has its script, as iPXE does. The second time the server knows
+// them all.
+func TestAFleetComesUpAtOnce(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1")
+	const machines, atOnce = 3500, 50
+	for range 2 {
+		var mu sync.Mutex
+		var open []net.Conn
+		asking, ctx := errgroup.WithContext(t.Context())
+		asking.SetLimit(atOnce)
+		for n := range machines {
+			asking.Go(func() error {
+				dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 3, byte(n>>8), byte(n))}}
+				conn, err := dialer.DialContext(ctx, "tcp", s.server.HTTPAddr().String())
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				open = append(open, conn)
+				mu.Unlock()
+				if _, err := fmt.Fprintf(conn, "GET /netboot.ipxe?mac=02-00-00-03-%02x-%02x HTTP/1.1\r\nHost: boot\r\n\r\n", n>>8, n&0xff); err != nil {
+					return err
+				}
+				response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					return fmt.Errorf("machine %d: %w", n, err)
+				}
+				_, err = io.Copy(io.Discard, response.Body)
+				return err
+			})
+		}
+		assert.NoError(t, asking.Wait())
+		for _, conn := range open {
+			assert.NoError(t, conn.Close())
+		}
+	}
+	assert.Contains(t, s.statusPage(), "3500 machines seen, ")
 }
