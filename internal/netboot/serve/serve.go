@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -186,6 +187,12 @@ func (c Config) check() error {
 		if port < 0 || port > 65535 {
 			return &OptionError{option, strconv.Itoa(port), "is no port; use one up to 65535, or 0, which takes a free one"}
 		}
+	}
+	if !filepath.IsLocal(c.TFTPBootFilename) {
+		return &OptionError{"tftp-boot-filename", c.TFTPBootFilename, "is no name of a file in --ipxe-dir; use for example " + DefaultTFTPBootFilename}
+	}
+	if c.ProxyDHCPSubnet != "" && !c.ProxyDHCP {
+		return &OptionError{"proxy-dhcp-subnet", c.ProxyDHCPSubnet, "is for --proxy-dhcp; give both or neither"}
 	}
 	for _, name := range c.StatusHostnames {
 		if !hostname.MatchString(name) {
