@@ -41,11 +41,11 @@ func TestFilesParse(t *testing.T) {
 }
 
 type commands struct {
-	Serve, Node                    []string
-	Stage, StageLatest             [][]string
-	StageFolder, StageTarball      [][]string
-	Rings, Script, ScriptWithToken string
-	Wrong                          map[string][]string
+	Serve, Node                                     []string
+	Stage, StageLatest                              [][]string
+	StageFolder, StageTarball                       [][]string
+	Rings, Script, ScriptWithToken, ScriptWithPeers string
+	Wrong                                           map[string][]string
 }
 
 func evaluateCommands(t *testing.T) commands {
@@ -58,8 +58,9 @@ func evaluateCommands(t *testing.T) commands {
 func TestCommandLines(t *testing.T) {
 	t.Parallel()
 	c := evaluateCommands(t)
-	assert.Equal(t, strings.Fields(`netboot serve --state-dir /var/lib/netboot --listen-ip 10.20.30.2 --interface enp1s0
+	assert.Equal(t, strings.Fields(`netboot serve --state-dir /var/lib/netboot --machines-file /var/lib/serve/machines.json --listen-ip 10.20.30.2 --interface enp1s0
 		--hostname boot.every.channel --http-port 8080 --ipxe-dir /ipxe --tftp-boot-filename ec-ipxe.efi
+		--files-url http://cache.lan:8080 --peer 10.20.30.3 --peer boot3.lan:8080
 		--http-allowed-cidr 10.20.30.0/24 --http-allowed-cidr 10.20.31.0/24 --rings /etc/rings.yaml
 		--proxy-dhcp --proxy-dhcp-subnet 10.20.30.0/24 --status-address 127.0.0.1:8077 --status-hostname boot-status.lan`), c.Serve)
 
@@ -120,7 +121,19 @@ goto again
 	// Without the token the script is not at its address, and the token must not
 	// be in the store.
 	assert.NotContains(t, c.ScriptWithToken, "http://")
-	assert.Contains(t, c.ScriptWithToken, "chain --autofree tftp://10.20.30.2/autoexec.ipxe ||\n")
+	assert.Contains(t, c.ScriptWithToken, "\nchain --autofree tftp://10.20.30.2/autoexec.ipxe ||\nimgfree\n"+
+		"chain --autofree tftp://10.20.30.3/autoexec.ipxe ||\nimgfree\nchain --autofree tftp://boot3.lan/autoexec.ipxe ||\n:wait\n")
+	var tries []string
+	for line := range strings.Lines(c.ScriptWithPeers) {
+		if _, rest, ok := strings.Cut(line, "chain --autofree "); ok {
+			address, _, _ := strings.Cut(strings.TrimSuffix(rest, " ||\n"), "?")
+			tries = append(tries, address)
+		}
+	}
+	assert.Equal(t, []string{
+		"http://10.20.30.2/netboot.ipxe", "http://10.20.30.3/netboot.ipxe", "http://[fd00::3]:8080/netboot.ipxe",
+		"tftp://10.20.30.2/autoexec.ipxe", "tftp://10.20.30.3/autoexec.ipxe", "tftp://[fd00::3]/autoexec.ipxe",
+	}, tries)
 }
 
 func TestWrongOptions(t *testing.T) {

@@ -373,6 +373,8 @@ func TestRefusedValues(t *testing.T) {
 		"interface": "services.every-channel.netboot.interface",
 		"size":      "services.every-channel.runner.overlayRoot.size",
 		"cidr":      "services.every-channel.netboot.httpAllowedCIDRs",
+		"files":     "services.every-channel.netboot.filesUrl",
+		"peer":      "services.every-channel.netboot.peers",
 		"secret":    "services.every-channel.netboot.chainTokenFile",
 		"mac":       "services.every-channel.netboot.rings.a.macs",
 		"uuid":      "services.every-channel.runner.actions.uuid",

@@ -48,7 +48,7 @@ buildWithGo {
   # The hash of the modules that go.mod and go.sum name, as `nix hash path` has it
   # after `go mod vendor`: scripts/update-vendor-hash writes it here, and a test
   # compares it.
-  vendorHash = "sha256-kYIS0/bcSC3DHTtE/V6kAdwJ1T2fM8dOZJk6CIkxfBE=";
+  vendorHash = "sha256-bvJTS7VyPG0qpA9g4yiQOVU2Sm4TUYeYKJhej2+OBwc=";
 
   subPackages = [ "cmd/runner-images" ];
   # Nothing of the C library: one static binary.
@@ -70,6 +70,8 @@ buildWithGo {
       --bash <($out/bin/runner-images completion bash) \
       --fish <($out/bin/runner-images completion fish) \
       --zsh <($out/bin/runner-images completion zsh)
+    $out/bin/runner-images man man
+    installManPage man/*.1
   '';
 
   meta = {

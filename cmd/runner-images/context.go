@@ -68,7 +68,7 @@ func about(given map[string]string, c plan.Context) trust.Build {
 	}
 	if inRunner() {
 		build.Builder = c.ServerURL
-		build.Workflow = workflow()
+		build.Workflow = workflowName()
 		build.Run.URL = runURL(build.Repository)
 	}
 	return build
@@ -81,8 +81,8 @@ func tell(r *report.Report, p plan.Plan) {
 	}
 }
 
-// workflow names the workflow: by its name, or by its file where it has none.
-func workflow() string {
+// workflowName names the workflow: by its name, or by its file where it has none.
+func workflowName() string {
 	if name := os.Getenv("GITHUB_WORKFLOW"); name != "" {
 		return name
 	}

@@ -10,12 +10,13 @@ import (
 )
 
 func newDeploy(r *report.Report) *cobra.Command {
+	var timings bool
 	cmd := &cobra.Command{
 		Use:   "deploy",
 		Short: "Build images, package them and publish them as a release",
 		Long: `Build images, package them and publish them as a release. In a workflow the
 action runs this; at a terminal the commit, the server and the repository come
-from git. Every flag is an input of the action too.`,
+from git. Every flag but --timings is an input of the action too.`,
 		Example: `  runner-images deploy --publish-release=false
   runner-images deploy --release-tag boot-v2026.02.28 --token-file token
   runner-images deploy --forge-url file:///srv/releases --build-x86-64-iso=false`,
@@ -37,7 +38,7 @@ from git. Every flag is an input of the action too.`,
 			if err != nil {
 				return err
 			}
-			deployment := deploy.Deployment{Plan: p, Nix: nix.Nix{}, Report: r, ModTime: modTime, About: about(given, around)}
+			deployment := deploy.Deployment{Plan: p, Nix: nix.Nix{}, Report: r, ModTime: modTime, About: about(given, around), Timings: timings}
 			if !p.Skipped {
 				if deployment.Key, err = signingKey(r, given); err != nil {
 					return err
@@ -52,5 +53,6 @@ from git. Every flag is an input of the action too.`,
 		},
 	}
 	addInputs(cmd)
+	cmd.Flags().BoolVar(&timings, "timings", false, "tell how long each part of the run has taken")
 	return cmd
 }

@@ -25,14 +25,16 @@ var imports = map[string][]string{
 	"report":   {"redact", "size"},
 	"trust":    {"artifact", "checksum", "redact"},
 	"verify":   {"artifact", "checksum", "ipxe", "release", "transfer", "trust"},
+	"workflow": {"artifact"},
 	// The boot server's rooms.
 	"netboot/journal":   {"netboot/machine", "netboot/state", "size"},
 	"netboot/proxydhcp": {"netboot/journal", "netboot/machine"},
 	"netboot/serve":     {"ipxe", "netboot/journal", "netboot/limit", "netboot/machine", "netboot/proxydhcp", "netboot/state", "netboot/tftp"},
-	"netboot/stage":     {"artifact", "checksum", "netboot/machine", "netboot/state", "release", "size"},
+	"netboot/stage":     {"artifact", "checksum", "netboot/machine", "netboot/state", "release", "size", "transfer"},
 	"netboot/state":     {"disk", "netboot/machine", "release", "transfer"},
 	"netboot/tftp":      {"netboot/journal", "netboot/limit"},
-	// Strings the steps together.
+	// Look at the steps' needs, and string them together.
+	"doctor": {"netboot/serve", "nix", "release", "size"},
 	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "size", "trust", "verify"},
 }
 

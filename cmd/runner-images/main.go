@@ -88,7 +88,8 @@ func newRoot(r *report.Report) *cobra.Command {
 	}
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
-	root.AddCommand(newDeploy(r), newPlan(r), newPackage(r), newPublish(r), newVerify(r), newNetboot(r), newVersion(r))
+	root.AddCommand(newDeploy(r), newPlan(r), newPackage(r), newPublish(r), newVerify(r), newNetboot(r), newInit(r), newDoctor(r), newVersion(r), newMan())
+	addCobras(root)
 	asUsage(root)
 	return root
 }

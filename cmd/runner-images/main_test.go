@@ -80,7 +80,7 @@ func TestRunOfTheWorkflow(t *testing.T) {
 	const reference = "every/channel/.forgejo/workflows/images.yml@refs/tags/boot-v1"
 	t.Setenv("GITHUB_WORKFLOW_REF", reference)
 	t.Setenv("GITHUB_WORKFLOW", "images")
-	assert.Equal(t, "images", workflow())
+	assert.Equal(t, "images", workflowName())
 	t.Setenv("GITHUB_WORKFLOW", "")
-	assert.Equal(t, reference, workflow(), "a workflow without a name")
+	assert.Equal(t, reference, workflowName(), "a workflow without a name")
 }

@@ -14,16 +14,14 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"every.channel/runner-images/internal/netboot/serve"
 )
 
 func newNetbootServe() *cobra.Command {
-	var (
-		config   serve.Config
-		listenIP string
-	)
+	var options serveOptions
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve staged releases to booting machines by HTTP and TFTP",
@@ -39,37 +37,40 @@ proxy-dhcp and pxe.`,
       --http-allowed-cidr 10.20.30.0/24 --chain-token-file /run/secrets/chain-token --proxy-dhcp`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if config.StateDir == "" {
+			if options.config.StateDir == "" {
 				return &usageError{errNoStateDir, cmd.CommandPath() + " --help"}
 			}
-			if listenIP != "" {
-				address, err := netip.ParseAddr(listenIP)
-				if err != nil {
-					return &serve.OptionError{Option: "listen-ip", Value: listenIP, Why: "is no IP address; use for example 10.20.30.2"}
-				}
-				config.ListenIP = address
-			}
-			for flag, port := range map[string]*int{"http-port": &config.HTTPPort, "tftp-port": &config.TFTPPort} {
-				switch {
-				case *port < 0: // one of which means something else there
-					return &serve.OptionError{Option: flag, Value: fmt.Sprint(*port), Why: "is no port; use one up to 65535, or 0, which takes a free one"}
-				case *port == 0:
-					*port = serve.AnyPort
-				}
+			config, err := options.parse()
+			if err != nil {
+				return err
 			}
 			return serveNetboot(cmd.Context(), config)
 		},
 	}
-	flags := cmd.Flags()
-	flags.SortFlags = false
+	cmd.Flags().SortFlags = false
+	options.addFlags(cmd.Flags())
+	return cmd
+}
+
+// serveOptions are the flags of netboot serve.
+type serveOptions struct {
+	config   serve.Config
+	listenIP string
+}
+
+func (o *serveOptions) addFlags(flags *pflag.FlagSet) {
+	config := &o.config
 	flags.StringVar(&config.StateDir, "state-dir", "", "the folder with the staged releases (required)")
-	flags.StringVar(&listenIP, "listen-ip", "", "the address to listen on (default: the interface's, or all)")
+	flags.StringVar(&o.listenIP, "listen-ip", "", "the address to listen on (default: the interface's, or all)")
 	flags.StringVar(&config.Interface, "interface", "", "the network interface to listen on")
 	flags.StringVar(&config.Hostname, "hostname", "", "the server's name in the addresses that machines are given, before its IP address")
 	flags.IntVar(&config.HTTPPort, "http-port", serve.DefaultHTTPPort, "the HTTP server's port; 0 takes a free one")
 	flags.IntVar(&config.TFTPPort, "tftp-port", serve.DefaultTFTPPort, "the TFTP server's port; 0 takes a free one")
 	flags.StringVar(&config.IPXEDir, "ipxe-dir", "", "a folder with iPXE binaries, and scripts if you have your own")
 	flags.StringVar(&config.TFTPBootFilename, "tftp-boot-filename", serve.DefaultTFTPBootFilename, "the iPXE binary for UEFI on x86_64")
+	flags.StringVar(&config.FilesURL, "files-url", "", "where machines load kernels and initrds from, such as a cache that fetches them here (default: from here)")
+	flags.StringArrayVar(&config.Peers, "peer", nil, "another boot server, HOST or HOST:PORT, with the same releases and chain token, for machines that fail here; may be repeated")
+	flags.StringVar(&config.MachinesFile, "machines-file", "", "a file that keeps the table of machines over a restart (default: machines.json in the state folder)")
 	flags.StringArrayVar(&config.HTTPAllowedCIDRs, "http-allowed-cidr", nil, "a network that may boot; may be repeated (default: all)")
 	flags.StringVar(&config.ChainTokenFile, "chain-token-file", "", "a file with the first part of the path of all that machines load")
 	flags.StringVar(&config.RingsFile, "rings", "", "a file that says which machines boot another release (default: rings.yaml in the state folder, if there)")
@@ -77,7 +78,27 @@ proxy-dhcp and pxe.`,
 	flags.StringVar(&config.ProxyDHCPSubnet, "proxy-dhcp-subnet", "", "the network whose clients ProxyDHCP answers (default: the interface's)")
 	flags.StringVar(&config.StatusAddress, "status-address", serve.DefaultStatusAddress, "where the status page and /metrics are")
 	flags.StringArrayVar(&config.StatusHostnames, "status-hostname", nil, "a name by which browsers reach the status page, for example through a reverse proxy; may be repeated (default: IP addresses, localhost, --hostname)")
-	return cmd
+}
+
+// parse returns the configuration that the flags stand for.
+func (o *serveOptions) parse() (serve.Config, error) {
+	config := o.config
+	if o.listenIP != "" {
+		address, err := netip.ParseAddr(o.listenIP)
+		if err != nil {
+			return config, &serve.OptionError{Option: "listen-ip", Value: o.listenIP, Why: "is no IP address; use for example 10.20.30.2"}
+		}
+		config.ListenIP = address
+	}
+	for flag, port := range map[string]*int{"http-port": &config.HTTPPort, "tftp-port": &config.TFTPPort} {
+		switch {
+		case *port < 0: // one of which means something else there
+			return config, &serve.OptionError{Option: flag, Value: fmt.Sprint(*port), Why: "is no port; use one up to 65535, or 0, which takes a free one"}
+		case *port == 0:
+			*port = serve.AnyPort
+		}
+	}
+	return config, nil
 }
 
 func serveNetboot(ctx context.Context, config serve.Config) error {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -62,11 +61,11 @@ was left in the folder by an earlier run. Provenance among the files
 			if err != nil {
 				return err
 			}
-			files, err := readFiles(cmd.Context(), r, paths, p.ReleaseTag)
+			files, listed, err := readFiles(r, paths, p.ReleaseTag)
 			if err != nil {
 				return err
 			}
-			return deploy.Attach(cmd.Context(), r, releases, p, files, key, replace == replaceNever)
+			return deploy.Attach(cmd.Context(), r, releases, p, files, listed, key, replace == replaceNever)
 		},
 	}
 	addInputs(cmd, plan.ReleaseTag, plan.ForgeURL, plan.Repository, plan.Token, plan.CAFile, plan.Prerelease, plan.VerifyUploads, plan.SigningKey)
@@ -74,16 +73,14 @@ was left in the folder by an earlier run. Provenance among the files
 	return cmd
 }
 
-// readFiles looks at the files that are to be attached. All that cannot be
-// attached come back in one error. With a SHA256SUMS.txt among them, they are compared
-// with it; without one, they are hashed while they are uploaded. Names that are those of
-// files of another release than the tag's are warned about.
-func readFiles(ctx context.Context, r *report.Report, paths []string, tag string) ([]release.File, error) {
+// readFiles looks at the files that are to be attached to the release of the tag, and
+// returns what a SHA256SUMS.txt among them lists, or nil. All that cannot be attached
+// come back in one error. They are hashed while they are uploaded. Names that are those
+// of files of another release are warned about.
+func readFiles(r *report.Report, paths []string, tag string) (files []release.File, listed checksum.Sums, err error) {
 	var (
-		files  []release.File
-		listed checksum.Sums // nil: there is no SHA256SUMS.txt among the files
-		wrong  plan.InputErrors
-		seen   = map[string]bool{}
+		wrong plan.InputErrors
+		seen  = map[string]bool{}
 	)
 	fail := func(path, why string, args ...any) {
 		wrong = append(wrong, &plan.InputError{Input: "file", Value: path, Why: fmt.Sprintf(why, args...)})
@@ -91,7 +88,9 @@ func readFiles(ctx context.Context, r *report.Report, paths []string, tag string
 	for _, path := range paths {
 		name := filepath.Base(path)
 		info, err := os.Stat(path)
-		switch {
+		switch target, _ := os.Readlink(path); {
+		case err != nil && target != "":
+			fail(path, "is a link to %s, which is gone; if Nix has collected that, run deploy again, with output_dir to have the file itself", target)
 		case err != nil:
 			fail(path, "cannot be attached (%v)", errors.Unwrap(err))
 		case !info.Mode().IsRegular():
@@ -120,18 +119,18 @@ func readFiles(ctx context.Context, r *report.Report, paths []string, tag string
 		}
 		seen[name] = true
 	}
-	if listed != nil {
-		if err := compareWithList(ctx, r, files, listed, fail); err != nil {
-			return nil, err
+	for _, file := range files {
+		if _, ok := listed[file.Name]; listed != nil && !ok {
+			fail(file.Path, "is not in the %s among the files, so it may be of another release; remove it, or name the files to attach without %[1]s", checksum.FileName)
 		}
 	}
 	if len(files) == 0 && len(wrong) == 0 {
 		fail(paths[0], "is made anew for the release; name the files that it lists too")
 	}
 	if len(wrong) > 0 {
-		return nil, wrong
+		return nil, nil, wrong
 	}
-	return files, nil
+	return files, listed, nil
 }
 
 // provenanceProblem returns why a file that is called as provenance is none for the tag.
@@ -144,27 +143,4 @@ func provenanceProblem(path, name, tag string) error {
 		return err
 	}
 	return trust.CheckProvenance(content, tag)
-}
-
-// compareWithList hashes the files and tells fail of those that are not as listed.
-func compareWithList(ctx context.Context, r *report.Report, files []release.File, listed checksum.Sums, fail func(path, why string, args ...any)) error {
-	progress := r.Progress("hash")
-	defer progress.Close()
-	for i := range files {
-		file := &files[i]
-		want, ok := listed[file.Name]
-		if !ok {
-			fail(file.Path, "is not in the %s among the files, so it may be of another release; remove it, or name the files to attach without %[1]s", checksum.FileName)
-			continue
-		}
-		var err error
-		file.SHA256, file.Size, err = checksum.FileWithProgress(ctx, file.Path, func(done int64) { progress.Bytes(file.Name, done, file.Size) })
-		if err != nil {
-			return err
-		}
-		if file.SHA256 != want {
-			fail(file.Path, "is not what the %s beside it lists; package it again", checksum.FileName)
-		}
-	}
-	return nil
 }

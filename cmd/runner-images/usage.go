@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,6 +19,28 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.err.Error() + "; see " + e.help }
 func (e *usageError) Unwrap() error { return e.err }
+
+// addCobras adds cobra's own commands, help and completion, which else come too late for
+// their errors to be usage errors. Help of a command that is not there is one.
+func addCobras(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, topic []string) error {
+				found, rest, err := root.Find(topic)
+				if err != nil {
+					return err
+				}
+				return noArguments(found, rest)
+			}
+		case "completion":
+			cmd.Args = noArguments
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // without it, there is nothing to check Args for
+		}
+	}
+}
 
 // asUsage makes the errors about arguments and flags usage errors, for a command and
 // all below it.
@@ -41,16 +65,31 @@ func noArguments(cmd *cobra.Command, given []string) error {
 	if len(given) == 0 {
 		return nil
 	}
+	if !cmd.HasAvailableSubCommands() {
+		return fmt.Errorf("%s takes no arguments besides its flags, and %q is one", cmd.CommandPath(), given[0])
+	}
+	cmd.SuggestionsMinimumDistance = mistypedLetters
+	if meant := cmd.SuggestionsFor(given[0]); len(meant) > 0 {
+		return fmt.Errorf("%s has no command %q%s", cmd.CommandPath(), given[0], but("", meant))
+	}
 	var commands []string
 	for _, child := range cmd.Commands() {
 		if child.IsAvailableCommand() && child.Name() != "completion" {
 			commands = append(commands, child.Name())
 		}
 	}
-	if len(commands) > 0 {
-		return fmt.Errorf("%s has no command %q; it has %s", cmd.CommandPath(), given[0], strings.Join(commands, ", "))
+	return fmt.Errorf("%s has no command %q; it has %s", cmd.CommandPath(), given[0], strings.Join(commands, ", "))
+}
+
+// mistypedLetters is how many letters may differ in a name that is suggested.
+const mistypedLetters = 2
+
+// but is the end of a sentence about a name that is not there: what may have been meant.
+func but(prefix string, names []string) string {
+	if len(names) == 0 {
+		return ""
 	}
-	return fmt.Errorf("%s takes no arguments besides its flags, and %q is one", cmd.CommandPath(), given[0])
+	return ", but " + prefix + strings.Join(names, " and "+prefix)
 }
 
 // someArguments is for commands that take at least one argument: what that is, and a
@@ -64,11 +103,25 @@ func someArguments(what, example string) cobra.PositionalArgs {
 	}
 }
 
+// validArguments is for commands that take some of their ValidArgs.
+func validArguments(cmd *cobra.Command, given []string) error {
+	for _, argument := range given {
+		if !slices.Contains(cmd.ValidArgs, argument) {
+			return fmt.Errorf("%s does not know %q; it knows %s", cmd.CommandPath(), argument, strings.Join(cmd.ValidArgs, ", "))
+		}
+	}
+	return nil
+}
+
 // errNoStateDir is for the commands of the boot server.
 var errNoStateDir = errors.New("--state-dir is missing: give the folder with the staged releases, for example --state-dir /var/lib/netboot")
 
 // flagError says in our words what is wrong with a flag.
 func flagError(cmd *cobra.Command, err error) error {
+	// After a mistyped command come flags that the one above it does not have.
+	if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 {
+		return noArguments(cmd, cmd.Flags().Args())
+	}
 	var (
 		unknown *pflag.NotExistError
 		missing *pflag.ValueRequiredError
@@ -76,17 +129,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	)
 	switch {
 	case errors.As(err, &unknown):
-		name := unknown.GetSpecifiedName()
-		if unknown.GetSpecifiedShortnames() != "" {
-			return fmt.Errorf("there is no flag -%s; flags have two dashes and whole words", name)
-		}
-		similar := ""
-		cmd.Flags().VisitAll(func(flag *pflag.Flag) {
-			if letters.Replace(flag.Name) == letters.Replace(name) {
-				similar = ", but --" + flag.Name
-			}
-		})
-		return fmt.Errorf("there is no flag --%s%s", name, similar)
+		return unknownFlag(cmd, unknown)
 	case errors.As(err, &missing):
 		return fmt.Errorf("--%s has no value: %s", missing.GetFlag().Name, missing.GetFlag().Usage)
 	case errors.As(err, &invalid):
@@ -101,5 +144,20 @@ func flagError(cmd *cobra.Command, err error) error {
 	return err
 }
 
-// letters leaves out of a flag's name what may have been typed otherwise.
-var letters = strings.NewReplacer("-", "", "_", "")
+// unknownFlag says which flag may have been meant.
+func unknownFlag(cmd *cobra.Command, unknown *pflag.NotExistError) error {
+	// The flags as commands of one, so that cobra looks for both in the same way.
+	flags := cobra.Command{SuggestionsMinimumDistance: mistypedLetters}
+	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
+		flags.AddCommand(&cobra.Command{Use: flag.Name, Hidden: flag.Hidden, Run: func(*cobra.Command, []string) {}})
+	})
+	short := unknown.GetSpecifiedShortnames() // -release-tag is many short ones
+	meant := flags.SuggestionsFor(cmp.Or(short, unknown.GetSpecifiedName()))
+	switch {
+	case short == "":
+		return fmt.Errorf("there is no flag --%s%s", unknown.GetSpecifiedName(), but("--", meant))
+	case len(meant) > 0:
+		return fmt.Errorf("there is no flag -%s%s", short, but("--", meant))
+	}
+	return fmt.Errorf("there is no flag -%s; flags have two dashes and whole words", unknown.GetSpecifiedName())
+}

@@ -169,5 +169,5 @@ func TestWorkflowsOfThisRepository(t *testing.T) {
 		}
 		assert.NotContains(t, string(text), "pull_request_target", name)
 	}
-	assert.Equal(t, 4, checkouts)
+	assert.Equal(t, 5, checkouts)
 }

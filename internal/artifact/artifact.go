@@ -6,6 +6,7 @@ package artifact
 
 import (
 	"fmt"
+	"io/fs"
 	"regexp"
 
 	"every.channel/runner-images/internal/checksum"
@@ -22,9 +23,12 @@ type Image struct {
 type Artifact struct {
 	Name   string `json:"name"`   // of the asset, without a folder
 	Size   int64  `json:"size"`   // bytes
-	SHA256 string `json:"sha256"` // lower-case hexadecimal
+	SHA256 string `json:"sha256"` // lower-case hexadecimal; empty while nobody has needed it
 	URL    string `json:"url"`    // where it can be downloaded; empty if it is not published
 	Path   string `json:"-"`      // on this machine; empty if it is not here
+
+	// Info is the file at Path as it was when it was packaged; nil for another one.
+	Info fs.FileInfo `json:"-"`
 
 	// What it was made of. These are empty for a file that is not an image, such as
 	// the provenance, and for one that was packaged elsewhere.

@@ -13,7 +13,6 @@ import (
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/ipxe"
 	"every.channel/runner-images/internal/size"
-	"every.channel/runner-images/internal/transfer"
 )
 
 // DefaultModTime is when the files in a bundle were modified, unless something
@@ -30,6 +29,12 @@ type Packager struct {
 	// returns. Each other file is an ErrOutside.
 	Within []string
 
+	// Temporary is for artifacts that are needed only while this process runs. A file that
+	// would be copied unchanged stays where it is, with a link to it in Dir, and is not
+	// read: its Artifact has no checksum. Nothing waits for the disk: after a loss of power,
+	// a bundle may have its name and not all of its content.
+	Temporary bool
+
 	// ModTime is when the files in a bundle were modified; DefaultModTime if zero.
 	ModTime time.Time
 
@@ -44,7 +49,8 @@ type Packager struct {
 // Package makes the artifact of an image's build output at result: a store path, or
 // a link to one. A netboot output becomes a bundle: a .tar.gz of kernel, initrd and
 // netboot.ipxe, in which the script uses these names, and whose bytes depend only on
-// the files and ModTime. Any other file is copied unchanged.
+// the files and ModTime. Any other file is copied unchanged, unless the artifacts are
+// temporary.
 //
 // The file gets its name when it is complete. After an error or a cancellation
 // nothing of it is left, and a file of an earlier run is unchanged.
@@ -87,7 +93,10 @@ func (p Packager) pack(ctx context.Context, image Image, result string) (made Ar
 		}
 		made.SHA256, made.Size, err = p.bundle(ctx, output, sources, root, made.Name)
 	} else {
-		made.SHA256, made.Size, err = p.copyFile(ctx, output.File, sources, root, made.Name)
+		err = p.file(ctx, output.File, sources, root, &made)
+	}
+	if err == nil && made.Info == nil {
+		made.Info, err = root.Stat(made.Name)
 	}
 	return made, err
 }
@@ -147,7 +156,11 @@ func (p Packager) bundle(ctx context.Context, output contents, sources sources, 
 		{Name: ipxe.InitrdName, File: initrd},
 		{Name: ipxe.ScriptName, Content: script},
 	}
-	return disk.CreateIn(ctx, root, name, func(w io.Writer) error {
+	create := disk.CreateIn
+	if p.Temporary {
+		create = disk.CreateUnsyncedIn
+	}
+	return create(ctx, root, name, func(w io.Writer) error {
 		return WriteBundle(ctx, w, members, modTime, p.Progress)
 	})
 }
@@ -184,23 +197,25 @@ func largeInitrd(bytes int64) string {
 	return fmt.Sprintf("The initrd has %s, and iPXE fails to load one of about %s: it may not boot on every machine. Make the system smaller, or fetch the store after booting.", size.Text(bytes), size.Text(maxInitrdSize))
 }
 
-// copyFile copies an output that is a file into a folder.
-func (p Packager) copyFile(ctx context.Context, source string, sources sources, root *os.Root, name string) (sum string, size int64, err error) {
-	file, err := sources.open(source)
+// file makes an artifact of an output that is a file. It is read once, if at all.
+func (p Packager) file(ctx context.Context, path string, sources sources, root *os.Root, made *Artifact) error {
+	file, err := sources.open(path)
 	if err != nil {
-		return "", 0, err
+		return err
 	}
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return "", 0, err
-	}
-	return disk.CreateIn(ctx, root, name, func(w io.Writer) error {
-		content := io.Reader(file)
-		if p.Progress != nil {
-			content = transfer.WithProgress(file, func(done int64) { p.Progress(done, info.Size()) })
-		}
-		_, err := io.CopyBuffer(w, content, make([]byte, 1<<20))
 		return err
+	}
+	if p.Temporary {
+		made.Path, made.Info, made.Size = path, info, info.Size()
+		return disk.LinkIn(root, made.Name, path)
+	}
+	made.SHA256, made.Size, err = disk.CopyIn(ctx, root, made.Name, file, func(done int64) {
+		if p.Progress != nil {
+			p.Progress(done, info.Size())
+		}
 	})
+	return err
 }

@@ -92,6 +92,8 @@ func TestPackageNetboot(t *testing.T) {
 
 	again, err := packager(dir).Package(t.Context(), netboot, filepath.Join(root, "store/o-netboot"))
 	require.NoError(t, err)
+	assert.False(t, os.SameFile(asset.Info, again.Info))
+	asset.Info, again.Info = nil, nil
 	assert.Equal(t, asset, again, "the same asset again, over the one of the earlier run")
 }
 
@@ -143,6 +145,8 @@ func TestPackageOtherFiles(t *testing.T) {
 		p := artifact.Packager{Tag: "boot-v1", Within: anywhere, Dir: dir, Progress: func(d, t int64) { done, total = d, t }}
 		asset, err := p.Package(t.Context(), artifact.Image{Name: "image"}, filepath.Join(root, c.result))
 		require.NoError(t, err)
+		assert.EqualValues(t, len(content), asset.Info.Size())
+		asset.Info = nil
 		assert.Equal(t, artifact.Artifact{
 			Name: c.asset, Path: filepath.Join(dir, c.asset), Size: int64(len(content)),
 			SHA256: hex.EncodeToString(sum[:]), Image: artifact.Image{Name: "image"},
@@ -156,6 +160,29 @@ func TestPackageOtherFiles(t *testing.T) {
 		require.NoError(t, err)
 		assert.False(t, os.SameFile(info, source), "no link into the store")
 		run(t, dir, "cmp", asset.Path, filepath.Join(root, path))
+
+		// For this run only it is not copied, and can be read under its name all the same.
+		p.Temporary = true
+		linked, err := p.Package(t.Context(), artifact.Image{Name: "image"}, filepath.Join(root, c.result))
+		require.NoError(t, err)
+		assert.Equal(t, filepath.Join(root, path), linked.Path)
+		assert.Empty(t, linked.SHA256, "it is not read")
+		assert.Equal(t, asset.Size, linked.Size)
+		assert.True(t, os.SameFile(source, linked.Info))
+		target, err := os.Readlink(filepath.Join(dir, c.asset))
+		require.NoError(t, err)
+		assert.Equal(t, filepath.Join(root, path), target, "in place of the copy")
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		assert.Len(t, entries, 1)
+
+		// And a copy takes the place of the link, not of what it leads to.
+		p.Temporary = false
+		_, err = p.Package(t.Context(), artifact.Image{Name: "image"}, filepath.Join(root, c.result))
+		require.NoError(t, err)
+		info, err = os.Lstat(asset.Path)
+		require.NoError(t, err)
+		assert.True(t, info.Mode().IsRegular())
 	}
 }
 
@@ -261,11 +288,8 @@ func TestWriteSums(t *testing.T) {
 	}
 	sums, err := artifact.Sums(assets)
 	require.NoError(t, err)
-	require.NoError(t, sums.WriteFile(t.Context(), dir))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, checksum.FileName), sums.Bytes(), 0o600)) // as deploy does
 	assert.Equal(t, "a-iso-boot-v1.iso: OK\nz-netboot-boot-v1.tar.gz: OK\n", run(t, dir, "sha256sum", "--check", "--strict", checksum.FileName))
-	info, err := os.Stat(filepath.Join(dir, checksum.FileName))
-	require.NoError(t, err)
-	assert.Equal(t, os.FileMode(0o644), info.Mode())
 
 	assets[0].Name = assets[1].Name
 	_, err = artifact.Sums(assets)

@@ -36,7 +36,8 @@ type Entry struct {
 
 // WalkBundle reads a bundle from r and calls visit for each file in it, in order.
 // visit need not read all of the content; content that it reads to io.EOF is
-// complete. Memory is constant.
+// complete. r is read ahead of visit, by another goroutine, which ends before WalkBundle
+// does; to its end, if there is no error. Memory is constant, about 3 MiB.
 //
 // Nothing in r is trusted. It is an error if an entry is not a regular file (a link,
 // a folder, a device), if a name is not plain or occurs twice, if a limit is
@@ -46,14 +47,20 @@ type Entry struct {
 // caller must not use anything of the bundle before WalkBundle returns nil. Errors of
 // visit and of the context are returned unchanged.
 func WalkBundle(ctx context.Context, r io.Reader, limits Limits, visit func(entry Entry, content io.Reader) error) error {
+	return transfer.ReadAhead(r, nil, func(r io.Reader) error {
+		return walk(ctx, r, limits, visit)
+	})
+}
+
+func walk(ctx context.Context, r io.Reader, limits Limits, visit func(entry Entry, content io.Reader) error) error {
 	if limits == (Limits{}) {
 		limits = DefaultLimits
 	}
-	decompressor, err := gzip.NewReader(transfer.WithContext(ctx, r))
+	decompressor, err := gzip.NewReader(r)
 	if err != nil {
 		return broken(ctx, err)
 	}
-	limited := &limitedReader{decompressor, limits.TotalSize + framing}
+	limited := &limitedReader{transfer.WithContext(ctx, decompressor), limits.TotalSize + framing}
 	bundle := tar.NewReader(limited)
 	seen := map[string]bool{}
 	var total int64

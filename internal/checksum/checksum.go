@@ -14,7 +14,6 @@ import (
 	"os"
 	"slices"
 
-	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/transfer"
 )
 
@@ -35,18 +34,6 @@ func (s Sums) Bytes() []byte {
 	return b.Bytes()
 }
 
-// WriteFile writes SHA256SUMS.txt of these sums, and of nothing else, into a folder.
-// It replaces one that is there in one step.
-func (s Sums) WriteFile(ctx context.Context, folder string) error {
-	root, err := disk.OpenFolder(folder)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	_, err = disk.WriteFileIn(ctx, root, FileName, s.Bytes())
-	return err
-}
-
 // File returns the SHA-256 of the file at path in lower-case hexadecimal, and
 // its size in bytes. It stops early with the context's error.
 func File(ctx context.Context, path string) (sum string, size int64, err error) {
@@ -62,9 +49,13 @@ func FileWithProgress(ctx context.Context, path string, progress func(done int64
 	}
 	defer file.Close()
 	hash := sha256.New()
-	size, err = io.CopyBuffer(hash, transfer.WithProgress(transfer.WithContext(ctx, file), progress), make([]byte, 1<<20))
+	size, err = io.CopyBuffer(hash, transfer.WithProgress(transfer.WithContext(ctx, file), progress), make([]byte, blockSize))
 	if err != nil {
 		return "", 0, fmt.Errorf("hash %s: %w", path, err)
 	}
 	return hex.EncodeToString(hash.Sum(nil)), size, nil
 }
+
+// blockSize is how many bytes are hashed at once: few enough to be in a core's cache
+// when they are.
+const blockSize = 256 << 10

@@ -2,6 +2,8 @@ package deploy
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"maps"
 	"net/url"
@@ -12,19 +14,22 @@ import (
 	"time"
 
 	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/trust"
 )
 
-// attest makes the provenance of the files.
-func (d Deployment) attest(ctx context.Context, source nix.Metadata, artifacts []artifact.Artifact) (trust.Attestation, error) {
-	build, err := d.describe(ctx, source, artifacts)
+// attest makes the line of provenance of the files.
+func (m *making) attest(ctx context.Context) error {
+	defer m.parts.begin("provenance")()
+	build, err := m.describe()
 	if err != nil {
-		return trust.Attestation{}, err
+		return err
 	}
-	return trust.Attest(ctx, build, d.Key)
+	m.line, err = trust.Attest(ctx, build, m.Key)
+	return err
 }
 
 // list writes the small files that prove what was packaged into the plan's folder, and
@@ -38,47 +43,37 @@ func (d Deployment) list(ctx context.Context, packaged []artifact.Artifact, proo
 	files := slices.Clone(packaged)
 	for _, proof := range proofs {
 		file := artifact.Artifact{Name: proof.Name, Path: filepath.Join(d.Plan.OutputDir, proof.Name), Size: int64(len(proof.Content))}
-		if file.SHA256, err = disk.WriteFileIn(ctx, root, proof.Name, proof.Content); err != nil {
+		sum := sha256.Sum256(proof.Content)
+		file.SHA256 = hex.EncodeToString(sum[:])
+		if err := writeOutput(ctx, root, d.Plan, proof.Name, proof.Content); err != nil {
 			return nil, err
 		}
 		files = append(files, file)
 	}
-	return files, writeSums(ctx, d.Plan.OutputDir, d.Plan.ReleaseTag, files, d.Key)
+	return files, d.writeSums(ctx, root, files)
 }
 
 // describe completes what was known of the run before it began.
-func (d Deployment) describe(ctx context.Context, source nix.Metadata, artifacts []artifact.Artifact) (trust.Build, error) {
-	build := d.About
-	build.Tag = d.Plan.ReleaseTag
-	build.ModTime = d.ModTime.UTC()
-	build.Flake = flakeOf(source, build)
-	if source.Dirty {
+func (m *making) describe() (build trust.Build, err error) {
+	build = m.About
+	build.Tag = m.Plan.ReleaseTag
+	build.ModTime = m.ModTime.UTC()
+	build.Flake = flakeOf(m.source.Metadata, build)
+	if m.source.Dirty {
 		build.Commit = "" // what was built is not what is committed
-	}
-	version, err := d.Nix.Version(ctx)
-	if err != nil {
-		return build, err
 	}
 	build.Versions = maps.Clone(build.Versions)
 	if build.Versions == nil {
 		build.Versions = map[string]string{}
 	}
-	build.Versions["nix"] = version
-	var outputs []string
-	for _, a := range artifacts {
-		outputs = append(outputs, a.Output)
-	}
-	known, err := d.Nix.PathInfo(ctx, outputs...)
-	if err != nil {
+	build.Versions["nix"] = m.source.version
+	if build.Subjects, err = artifact.Sums(m.packaged); err != nil {
 		return build, err
 	}
-	if build.Subjects, err = artifact.Sums(artifacts); err != nil {
-		return build, err
-	}
-	for _, a := range artifacts {
+	for _, a := range m.packaged {
 		build.Images = append(build.Images, trust.Image{
 			Name: a.Image.Name, Installable: a.Image.Installable, Asset: a.Name,
-			Derivation: a.Derivation, Output: a.Output, NARHash: known[a.Output].NARHash,
+			Derivation: a.Derivation, Output: a.Output, NARHash: m.closures[a.Output].NARHash,
 		})
 	}
 	build.Run.Finished = time.Now().UTC()
@@ -135,17 +130,12 @@ func lasting(locked string) string {
 
 // writeSums lists the files in SHA256SUMS.txt in their folder, and signs that if
 // there is a key.
-func writeSums(ctx context.Context, folder, tag string, files []artifact.Artifact, key *trust.Key) error {
+func (d Deployment) writeSums(ctx context.Context, root *os.Root, files []artifact.Artifact) error {
 	sums, err := artifact.Sums(files)
 	if err != nil {
 		return err
 	}
-	root, err := disk.OpenFolder(folder)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if key == nil {
+	if d.Key == nil {
 		// The signature and the snapshot of an earlier run are not for this list.
 		for _, stale := range []string{trust.SignatureFileName, trust.SnapshotFileName} {
 			if err := root.Remove(stale); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -153,13 +143,13 @@ func writeSums(ctx context.Context, folder, tag string, files []artifact.Artifac
 			}
 		}
 	} else {
-		armored, err := key.Sign(tag, sums.Bytes())
+		armored, err := d.Key.Sign(d.Plan.ReleaseTag, sums.Bytes())
 		if err != nil {
 			return err
 		}
-		if _, err := disk.WriteFileIn(ctx, root, trust.SignatureFileName, armored); err != nil {
+		if err := writeOutput(ctx, root, d.Plan, trust.SignatureFileName, armored); err != nil {
 			return err
 		}
 	}
-	return sums.WriteFile(ctx, folder)
+	return writeOutput(ctx, root, d.Plan, checksum.FileName, sums.Bytes())
 }

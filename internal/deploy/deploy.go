@@ -4,6 +4,7 @@
 package deploy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,7 +14,10 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
@@ -30,8 +34,7 @@ type Nix interface {
 	FlakeMetadata(ctx context.Context, dir, flake string) (nix.Metadata, error)
 	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
 	Copy(ctx context.Context, to string, paths []string, events func(nix.Event)) error
-	PathInfo(ctx context.Context, paths ...string) (map[string]nix.PathInfo, error)
-	Closure(ctx context.Context, path string) ([]string, error)
+	Closures(ctx context.Context, paths ...string) (nix.Closures, error)
 }
 
 // A Deployment is one run of the whole line.
@@ -47,6 +50,11 @@ type Deployment struct {
 
 	// About is what is known of the run before it begins, for its provenance.
 	About trust.Build
+
+	// Timings has the report tell how long each part of the run has taken.
+	Timings bool
+
+	parts *timings
 }
 
 // Run carries out the plan. Nothing is published unless all images were built and
@@ -57,7 +65,11 @@ func (d Deployment) Run(ctx context.Context) error {
 		d.Report.Summary("Skipped: " + d.Plan.Reason + ".\n")
 		return d.setOutputs(nil, release.Release{})
 	}
+	d.parts = newTimings()
 	files, published, started, err := d.deploy(ctx)
+	if d.Timings {
+		d.parts.tell(d.Report)
+	}
 	if err == nil {
 		addresses(files, published)
 		d.summarise(files, published)
@@ -76,60 +88,139 @@ func (d Deployment) Run(ctx context.Context) error {
 // deploy returns the files and, if the plan publishes, the release. It also reports
 // whether it started to publish.
 func (d Deployment) deploy(ctx context.Context) (files []artifact.Artifact, published release.Release, started bool, err error) {
-	packaged, line, revision, err := d.make(ctx)
+	source, err := d.check(ctx)
 	if err != nil {
 		return nil, published, false, err
 	}
-	if !d.Plan.Publish {
-		files, err = d.keepLocally(ctx, packaged, line)
-		return files, published, false, err
-	}
-	files, published, err = d.publish(ctx, packaged, line, revision)
-	return files, published, true, err
-}
-
-// make builds and packages the images. It returns them with a line of provenance, and
-// the flake's revision.
-func (d Deployment) make(ctx context.Context) (packaged []artifact.Artifact, line trust.Attestation, revision string, err error) {
-	if err := d.check(ctx); err != nil {
-		return nil, line, "", err
-	}
 	if err := d.clearLinkDir(); err != nil {
-		return nil, line, "", err
+		return nil, published, false, err
 	}
 	defer func() { _ = d.clearLinkDir() }() // what stays does no harm
-	// Before anything is written, which may be into the flake's folder. The build
-	// reports better what is wrong with a flake.
-	source, sourceErr := d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
 	built, err := d.build(ctx)
 	if err != nil {
-		return nil, line, "", err
+		return nil, published, false, err
 	}
-	if sourceErr != nil {
-		return nil, line, "", sourceErr
+	if source.err != nil {
+		return nil, published, false, source.err
 	}
 	if err := d.copy(ctx, built); err != nil {
-		return nil, line, "", err
+		return nil, published, false, err
 	}
-	if packaged, err = Package(ctx, d.Report, built, inClosure(d.Nix), d.Plan, d.ModTime); err != nil {
-		return nil, line, "", err
+	m := &making{Deployment: d, source: source, built: built}
+	if m.closures, err = d.closures(ctx, built); err != nil {
+		return nil, published, false, err
 	}
-	line, err = d.attest(ctx, source, packaged)
-	return packaged, line, source.Revision, err
+	if d.Plan.Publish {
+		return d.publish(ctx, m)
+	}
+	progress := d.Report.Progress("package")
+	defer progress.Close()
+	if err := m.pack(ctx, progress, nil); err != nil {
+		return nil, published, false, err
+	}
+	files, err = m.keepLocally(ctx)
+	return files, published, false, err
+}
+
+// A making packages what was built, and attests where it came from.
+type making struct {
+	Deployment
+	source   source
+	built    []nix.Result
+	closures nix.Closures
+
+	packaged []artifact.Artifact
+	line     trust.Attestation // of provenance
+}
+
+// pack calls whole, if that is set, with each artifact that is whole, while others are
+// still being packaged.
+func (m *making) pack(ctx context.Context, progress *report.Progress, whole func(a *artifact.Artifact)) (err error) {
+	p := packaging{
+		report: m.Report, progress: progress, plan: m.Plan, modTime: m.ModTime, whole: whole, parts: m.parts,
+		within: func(_ context.Context, built nix.Result) ([]string, error) { return m.closures.Of(built.Output), nil },
+	}
+	m.packaged, err = p.run(ctx, m.built)
+	return err
+}
+
+// upload packages, and uploads each artifact when it is whole. An upload that fails keeps
+// nobody from what is packaged: all files are in the folder then, with their provenance.
+func (m *making) upload(ctx context.Context, p *publication, upload release.UploadAhead) error {
+	p.progress = m.Report.Progress("package")
+	defer p.progress.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	uploads, uploading := errgroup.WithContext(ctx)
+	err := m.pack(ctx, p.progress, func(a *artifact.Artifact) {
+		uploads.Go(func() error {
+			defer m.parts.begin("upload")()
+			file, err := upload(uploading, toPublish(*a))
+			a.SHA256 = file.SHA256
+			return err
+		})
+	})
+	if err != nil {
+		cancel(err)
+		_ = uploads.Wait() // which fail of that
+		return err
+	}
+	if err = uploads.Wait(); err == nil {
+		return m.attest(ctx)
+	}
+	p.started = true
+	_, kept := m.keepLocally(ctx)
+	return errors.Join(err, kept)
+}
+
+// closures returns what Nix knows to belong to what was built.
+func (d Deployment) closures(ctx context.Context, built []nix.Result) (nix.Closures, error) {
+	defer d.parts.begin("closures")()
+	var outputs []string
+	for _, b := range built {
+		outputs = append(outputs, b.Output)
+	}
+	return d.Nix.Closures(ctx, outputs...)
 }
 
 const checkTimeout = 10 * time.Second
 
-// check finds what would make a run fail after hours of building.
-func (d Deployment) check(ctx context.Context) error {
-	if _, err := d.Nix.Version(ctx); err != nil {
+// A source is what is built, and with which Nix.
+type source struct {
+	nix.Metadata
+	err     error  // why it is not known; the build reports better what is wrong with a flake
+	version string // of Nix
+}
+
+// check finds what would make a run fail after hours of building, and looks at the flake
+// before anything is written, which may be into the flake's folder.
+func (d Deployment) check(ctx context.Context) (found source, err error) {
+	defer d.parts.begin("check")()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group errgroup.Group
+	group.Go(func() error {
+		found.Metadata, found.err = d.Nix.FlakeMetadata(ctx, "", d.Plan.Flake)
+		return nil
+	})
+	group.Go(func() (err error) {
+		found.version, err = d.Nix.Version(ctx)
 		return err
+	})
+	forge := make(chan error, 1)
+	go func() { forge <- d.checkForge(ctx) }()
+	if err = group.Wait(); err == nil { // without Nix nothing else matters
+		err = <-forge
 	}
+	return found, err
+}
+
+// checkForge looks whether the forge answers. Before the build there is no reason to
+// wait for one that does not; after it there is.
+func (d Deployment) checkForge(ctx context.Context) error {
 	if !d.Plan.Publish {
 		return nil
 	}
-	// Before the build there is no reason to wait for a forge that does not answer;
-	// after it there is.
 	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no valid answer within %s", checkTimeout))
 	defer cancel()
 	if _, err := d.Store.Release(ctx, d.Plan.ReleaseTag); err != nil && !errors.Is(err, release.ErrNotFound) {
@@ -166,11 +257,18 @@ func (d Deployment) build(ctx context.Context) ([]nix.Result, error) {
 	for _, image := range d.Plan.Images {
 		d.Report.Line("%s: %s", image.Name, image.Installable)
 	}
+	evaluated := d.parts.begin("evaluate")
+	defer d.parts.begin("build")() // evaluation included
 	return d.Nix.Build(ctx, nix.Request{
 		Images:  d.Plan.Images,
 		Args:    d.Plan.NixArgs,
 		LinkDir: d.linkDir(),
-		Events:  func(e nix.Event) { show(d.Report, progress, e) },
+		Events: func(e nix.Event) {
+			if e.Kind == nix.Evaluated {
+				evaluated()
+			}
+			show(d.Report, progress, e)
+		},
 	})
 }
 
@@ -190,6 +288,7 @@ func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 	if d.Plan.NixCopyTo == "" {
 		return nil
 	}
+	defer d.parts.begin("copy")()
 	defer d.Report.Group("Copy what was built to " + redact.Text(d.Plan.NixCopyTo))()
 	progress := d.Report.Progress("copy")
 	defer progress.Close()
@@ -200,58 +299,91 @@ func (d Deployment) copy(ctx context.Context, results []nix.Result) error {
 	return d.Nix.Copy(ctx, d.Plan.NixCopyTo, outputs, func(e nix.Event) { show(d.Report, progress, e) })
 }
 
-// publish publishes what was packaged, with the line of provenance added to what
-// the release has.
-func (d Deployment) publish(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation, flakeRevision string) (files []artifact.Artifact, _ release.Release, err error) {
-	origin := origin(d.Plan, flakeRevision)
+// publish publishes what was built, with a line of provenance added to what the release
+// has. Each file is uploaded when it is whole.
+func (d Deployment) publish(ctx context.Context, m *making) (files []artifact.Artifact, _ release.Release, started bool, err error) {
+	origin := origin(d.Plan, m.source.Revision)
 	p := publication{report: d.Report, store: d.Store, plan: d.Plan, key: d.Key, origin: func(string) string { return origin }}
-	p.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
-		provenance, err := trust.MergeProvenance(ctx, provenance, line, d.Key)
-		return append(toPublish(packaged), release.File{Name: trust.ProvenanceFileName, Content: provenance}), err
-	}
 	p.architectures = map[string]string{}
-	for _, a := range packaged {
-		p.architectures[a.Name] = a.Architecture
+	published := func() {}
+	p.make = func(ctx context.Context, upload release.UploadAhead) error {
+		if err := m.upload(ctx, &p, upload); err != nil {
+			return err
+		}
+		for _, a := range m.packaged {
+			p.architectures[a.Name] = a.Architecture
+		}
+		published = m.parts.begin("publish")
+		p.begin()
+		return nil
 	}
+	p.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
+		provenance, err := trust.MergeProvenance(ctx, provenance, m.line, d.Key)
+		var files []release.File
+		for _, a := range m.packaged {
+			files = append(files, toPublish(a))
+		}
+		return append(files, release.File{Name: trust.ProvenanceFileName, Content: provenance}), err
+	}
+	var listed []release.File
 	p.kept = func(ctx context.Context, published []release.File) (err error) {
-		files, err = d.list(ctx, packaged, published[len(packaged):])
+		proofs := published[len(m.packaged):]
+		if files != nil && slices.EqualFunc(listed, proofs, isSame) {
+			return nil
+		}
+		listed = proofs
+		files, err = d.list(ctx, m.packaged, proofs)
 		return err
 	}
-	published, err := p.run(ctx, false)
-	return files, published.Release, err
+	release, err := p.run(ctx, false)
+	published()
+	return files, release.Release, p.started, err
 }
+
+// isSame reports whether two small files are the same.
+func isSame(a, b release.File) bool { return a.Name == b.Name && bytes.Equal(a.Content, b.Content) }
 
 // keepLocally lists what was packaged in the plan's folder, with its provenance and,
 // if there is a key, what proves it: as a new release would have it.
-func (d Deployment) keepLocally(ctx context.Context, packaged []artifact.Artifact, line trust.Attestation) ([]artifact.Artifact, error) {
-	provenance, err := trust.MergeProvenance(ctx, nil, line, d.Key)
+func (m *making) keepLocally(ctx context.Context) (_ []artifact.Artifact, err error) {
+	for i := range m.packaged {
+		if a := &m.packaged[i]; a.SHA256 == "" {
+			if a.SHA256, _, err = checksum.File(ctx, a.Path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := m.attest(ctx); err != nil {
+		return nil, err
+	}
+	provenance, err := trust.MergeProvenance(ctx, nil, m.line, m.Key)
 	if err != nil {
 		return nil, err
 	}
 	proofs := []release.File{{Name: trust.ProvenanceFileName, Content: provenance}}
-	if d.Key != nil {
-		next := trust.Publication{Tag: d.Plan.ReleaseTag, Now: time.Now()}
-		if next.New, err = artifact.Sums(packaged); err != nil {
+	if m.Key != nil {
+		next := trust.Publication{Tag: m.Plan.ReleaseTag, Now: time.Now()}
+		if next.New, err = artifact.Sums(m.packaged); err != nil {
 			return nil, err
 		}
-		snapshot, err := next.Snapshot(ctx, *d.Key)
+		snapshot, err := next.Snapshot(ctx, *m.Key)
 		if err != nil {
 			return nil, err
 		}
 		proofs = slices.Insert(proofs, 0, release.File{Name: trust.SnapshotFileName, Content: snapshot})
 	}
-	return d.list(ctx, packaged, proofs)
+	return m.list(ctx, m.packaged, proofs)
 }
 
 // summarise shows the outcome: a table at a terminal and in the log, the same in
-// Markdown in the job's summary.
+// Markdown in the job's summary, and there what has changed.
 func (d Deployment) summarise(files []artifact.Artifact, published release.Release) {
 	where := "Files in " + d.Plan.OutputDir
 	if d.Plan.Publish {
 		where = "Release " + published.URL
 	}
 	d.Report.Result(Table(files) + where + "\n")
-	d.Report.Summary(fmt.Sprintf("## Boot images %s\n\n%s\n\n%s", d.Plan.ReleaseTag, where, assetTable(files)))
+	d.Report.Summary(fmt.Sprintf("## Boot images %s\n\n%s\n\n%s\n%s\n", d.Plan.ReleaseTag, where, assetTable(files)+changesIn(published.Notes), d.parts.line()))
 }
 
 func (d Deployment) setOutputs(files []artifact.Artifact, published release.Release) error {

@@ -6,16 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
@@ -32,6 +35,7 @@ import (
 // ISO for every image; the sessions in cmd/runner-images/testdata/nix run a real Nix.
 type fakeNix struct {
 	store string // the folder of its outputs
+	mutex sync.Mutex
 	calls []string
 
 	fails    map[string]error // what fails, by the name of the method
@@ -41,7 +45,9 @@ type fakeNix struct {
 }
 
 func (f *fakeNix) call(method string, args ...string) error {
+	f.mutex.Lock()
 	f.calls = append(f.calls, strings.Join(append([]string{method}, args...), " "))
+	f.mutex.Unlock()
 	if f.before != nil {
 		f.before(method)
 	}
@@ -78,16 +84,12 @@ func (f *fakeNix) Copy(_ context.Context, to string, paths []string, _ func(nix.
 	return f.call("Copy", append([]string{to}, f.relative(paths)...)...)
 }
 
-func (f *fakeNix) PathInfo(_ context.Context, paths ...string) (map[string]nix.PathInfo, error) {
-	known := map[string]nix.PathInfo{}
+func (f *fakeNix) Closures(_ context.Context, paths ...string) (nix.Closures, error) {
+	known := nix.Closures{}
 	for _, path := range paths {
 		known[path] = nix.PathInfo{Path: path, NARHash: "sha256-" + filepath.Base(path)}
 	}
-	return known, f.call("PathInfo", f.relative(paths)...)
-}
-
-func (f *fakeNix) Closure(_ context.Context, path string) ([]string, error) {
-	return []string{path}, f.fails["Closure"]
+	return known, f.call("Closures", f.relative(paths)...)
 }
 
 // relative returns store paths without the folder of the store.
@@ -185,8 +187,9 @@ func TestDeployOrder(t *testing.T) {
 		assert.False(t, released, "nothing is published before %s", method)
 	}
 	require.NoError(t, l.Run(t.Context()))
+	slices.Sort(l.nix.calls[:2]) // which are made side by side
 	assert.Equal(t, []string{
-		"Version", "FlakeMetadata .", "Build --option cores 1", "Copy file:///cache x y", "Version", "PathInfo x y",
+		"FlakeMetadata .", "Version", "Build --option cores 1", "Copy file:///cache x y", "Closures x y",
 	}, l.nix.calls)
 
 	files, released := l.release(t)
@@ -200,6 +203,95 @@ func TestDeployOrder(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, sums, 3, "two images and the provenance")
 	assert.NoDirExists(t, l.linkDir(), "the links are for the time of the run")
+}
+
+// watched is a folder of releases that tells of each upload of an image that begins.
+type watched struct {
+	release.Backend
+	begins func(asset string)
+}
+
+func (w watched) Begin(tag string) (release.Transaction, error) {
+	transaction, err := w.Backend.Begin(tag)
+	return watchedTransaction{transaction, w.begins}, err
+}
+
+type watchedTransaction struct {
+	release.Transaction
+	begins func(asset string)
+}
+
+func (w watchedTransaction) Upload(ctx context.Context, upload release.Upload) (release.Asset, error) {
+	if strings.HasSuffix(upload.Asset, ".iso") {
+		w.begins(upload.Asset)
+	}
+	return w.Transaction.Upload(ctx, upload)
+}
+
+// The upload of an image begins while another one is still being packaged, whose packaging
+// goes on when it has begun.
+func TestUploadBesidePackaging(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	built, err := l.nix.Build(t.Context(), nix.Request{Images: l.Plan.Images, LinkDir: l.linkDir()})
+	require.NoError(t, err)
+	began := make(chan string, len(built))
+	l.Store.Backend = watched{l.Store.Backend, func(asset string) { began <- asset }}
+	var packaged []artifact.Artifact
+	pack := func(ctx context.Context, upload release.UploadAhead) (err error) {
+		var uploads errgroup.Group
+		progress := l.Report.Progress("package")
+		defer progress.Close()
+		packaged, err = packaging{
+			report: l.Report, progress: progress, plan: l.Plan, parts: newTimings(),
+			within: func(ctx context.Context, b nix.Result) ([]string, error) {
+				if b.Name == "y" {
+					select {
+					case asset := <-began:
+						assert.Equal(t, "x-boot-v1.iso", asset)
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					}
+				}
+				return []string{b.Output}, nil
+			},
+			whole: func(a *artifact.Artifact) {
+				uploads.Go(func() error {
+					file, err := upload(ctx, toPublish(*a))
+					a.SHA256 = file.SHA256
+					return err
+				})
+			},
+		}.run(ctx, built)
+		return errors.Join(err, uploads.Wait())
+	}
+	_, err = l.Store.UpdateAhead(t.Context(), "boot-v1", release.Content{}, pack, func(context.Context, release.Snapshot) (release.Content, error) {
+		return release.Content{Files: []release.File{toPublish(packaged[0]), toPublish(packaged[1])}}, nil
+	})
+	require.NoError(t, err)
+	files, _ := l.release(t)
+	assert.Equal(t, "the ISO x", files["x-boot-v1.iso"])
+	assert.Equal(t, "the ISO y", files["y-boot-v1.iso"])
+}
+
+// One image of two cannot be packaged: nothing stays of the other's upload.
+func TestNothingStaysOfAnUpload(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.nix.before = func(method string) {
+		if method == "Closures" {
+			assert.NoError(t, os.Remove(filepath.Join(l.nix.store, "y", "iso", "nixos.iso")))
+		}
+	}
+	require.ErrorIs(t, l.Run(t.Context()), artifact.ErrUnrecognised)
+	assert.Contains(t, l.read(t, l.summary), "Nothing was published.")
+	entries, err := os.ReadDir(l.releases)
+	if !errors.Is(err, os.ErrNotExist) {
+		require.NoError(t, err)
+	}
+	for _, entry := range entries {
+		assert.False(t, entry.IsDir(), "%s: no draft, hidden or not", entry.Name())
+	}
 }
 
 func TestDeployWithoutCopy(t *testing.T) {
@@ -231,6 +323,27 @@ func TestDeployOutputsAndSummary(t *testing.T) {
 		assert.Contains(t, l.log.String(), sum)
 	}
 	assert.True(t, strings.HasPrefix(l.read(t, l.summary), "## Boot images boot-v1\n\nRelease file://"))
+	assert.Regexp(t, `(?m)^Time, with uploads beside the packaging: build [0-9.]+ s, package [0-9.]+ s, upload [0-9.]+ s, publish [0-9.]+ s\.$`, l.read(t, l.summary))
+}
+
+// Parts that overlap, and one that several goroutines have, last from the first's begin to
+// the last's end.
+func TestTimings(t *testing.T) {
+	t.Parallel()
+	parts := newTimings()
+	first, second := parts.begin("upload"), parts.begin("upload")
+	pack := parts.begin("package")
+	first()
+	pack()
+	second()
+	parts.begin("publish") // does not end: the run fails
+	require.Len(t, parts.parts, 3)
+	upload, packing := parts.parts[0], parts.parts[1]
+	assert.False(t, packing.begin.Before(upload.begin))
+	assert.False(t, upload.end.Before(packing.end))
+	var log bytes.Buffer
+	parts.tell(report.New(report.Options{Out: io.Discard, Log: &log, Getenv: func(string) string { return "" }}))
+	assert.Regexp(t, `^timings: upload +[0-9.]+ s, from [0-9.]+ s on\ntimings: package .*\ntimings: all +[0-9.]+ s\n$`, log.String())
 }
 
 func TestDeployWithoutPublishing(t *testing.T) {
@@ -268,7 +381,7 @@ func TestDeployFailureBeforePublishing(t *testing.T) {
 	t.Parallel()
 	failure := errors.New("this step failed")
 	for _, older := range []bool{false, true} {
-		for _, method := range []string{"Version", "FlakeMetadata", "Build", "Copy", "PathInfo", "Package"} {
+		for _, method := range []string{"Version", "FlakeMetadata", "Build", "Copy", "Closures", "Package"} {
 			t.Run(fmt.Sprintf("%s/older %t", method, older), func(t *testing.T) {
 				t.Parallel()
 				l := newLine(t)
@@ -289,7 +402,7 @@ func TestDeployFailureBeforePublishing(t *testing.T) {
 				after, released := l.release(t)
 				assert.Equal(t, older, released)
 				assert.Equal(t, before, after)
-				if method != "FlakeMetadata" && method != "Package" { // the build reports better what is wrong with a flake
+				if method != "Version" && method != "FlakeMetadata" && method != "Package" { // the build reports better what is wrong with a flake
 					last := l.nix.calls[len(l.nix.calls)-1]
 					assert.True(t, strings.HasPrefix(last, method), "%s comes after %s", last, method)
 				}
@@ -341,7 +454,7 @@ func TestDeployBuildsNothingForAForgeThatRefuses(t *testing.T) {
 	l := newLine(t)
 	l.Store.Backend = failing{Backend: l.Store.Backend, found: errors.New("401 Unauthorized")}
 	require.EqualError(t, l.Run(t.Context()), "before anything is built: 401 Unauthorized")
-	assert.Equal(t, []string{"Version"}, l.nix.calls)
+	assert.NotContains(t, strings.Join(l.nix.calls, "\n"), "Build")
 	assert.Contains(t, l.read(t, l.summary), "Nothing was published.")
 }
 
@@ -353,12 +466,16 @@ func TestDeployFailureWhilePublishing(t *testing.T) {
 	assert.Contains(t, l.read(t, l.summary), "The release was not completed")
 	assert.NotContains(t, l.read(t, l.summary), "Nothing was published")
 	assert.Empty(t, l.read(t, l.outputs))
-	assert.FileExists(t, filepath.Join(l.Plan.OutputDir, "x-boot-v1.iso"), "what was built stays")
+	sums := sumsThere(t, l)
+	for _, name := range []string{"x-boot-v1.iso", "y-boot-v1.iso", trust.ProvenanceFileName} {
+		assert.FileExists(t, filepath.Join(l.Plan.OutputDir, name), "what was built stays, for another try")
+		assert.Contains(t, sums, name)
+	}
 }
 
 func TestDeployCanceled(t *testing.T) {
 	t.Parallel()
-	for _, method := range []string{"Version", "FlakeMetadata", "Build", "Copy", "PathInfo"} {
+	for _, method := range []string{"Version", "FlakeMetadata", "Build", "Copy", "Closures"} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
 			l := newLine(t)

@@ -14,14 +14,17 @@ import (
 )
 
 // notes writes the part of a release's notes that belongs to this project, in
-// Markdown: what the images were built from, which assets there are, how to
-// check them and how to boot from them.
-func notes(p plan.Plan, origin string, assets []artifact.Artifact, signed bool) string {
+// Markdown: what the images were built from, which assets there are, what has changed,
+// how to check them and how to boot from them.
+func notes(p plan.Plan, origin, changes string, assets []artifact.Artifact, signed bool) string {
 	var b strings.Builder
 	if origin != "" {
 		b.WriteString(origin + "\n\n")
 	}
 	b.WriteString(assetTable(assets))
+	if changes != "" {
+		b.WriteString("\n" + changes)
+	}
 	b.WriteString("\n### Verify\n\nIn the folder with the downloaded files:\n\n```\n")
 	if signed {
 		b.WriteString(checkSignature(p.ReleaseTag))

@@ -18,6 +18,7 @@ import (
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/release/folder"
 	"every.channel/runner-images/internal/report"
+	"every.channel/runner-images/internal/trust"
 )
 
 // TestNotes compares with testdata/notes.md. With UPDATE=1 in the environment it
@@ -25,7 +26,14 @@ import (
 func TestNotes(t *testing.T) {
 	t.Parallel()
 	p := plan.Plan{ReleaseTag: "boot-v1", ForgeURL: "https://forge.example", Repository: "every/channel", Commit: "c0ffee"}
-	got := notes(p, origin(p, "f1a4e"), []artifact.Artifact{
+	builds := func(commit, nixpkgs string) []trust.Build {
+		return []trust.Build{{Repository: "https://forge.example/every/channel", Commit: commit, Flake: trust.Flake{Revision: commit, Inputs: []trust.Input{
+			{Name: "nixpkgs", URL: "github:NixOS/nixpkgs/" + nixpkgs, Revision: nixpkgs},
+		}}}}
+	}
+	changes := changesBegin + "[boot-v0](https://forge.example/every/channel/releases/tag/boot-v0)\n\n" +
+		difference(p, basisOf(builds(hash("a"), hash("1"))), basisOf(builds(hash("b"), hash("2"))))
+	got := notes(p, origin(p, "f1a4e"), changes, []artifact.Artifact{
 		{Name: "a-boot-v1.tar.gz", Size: 3 << 20, SHA256: "01"},
 		{Name: "b-boot-v1.iso", Size: 5, SHA256: "02"},
 		{Name: "c-boot-v1.img.zst", Size: 5, SHA256: "03"},
@@ -47,9 +55,9 @@ func TestOrigin(t *testing.T) {
 	assert.Equal(t, "Built from commit `c0ffee`; the flake was not at a revision in git.", origin(p, ""))
 	assert.Empty(t, origin(plan.Plan{}, "c0ffee"))
 
-	assert.Equal(t, origin(p, ""), originIn("By hand.\n\n"+notes(p, origin(p, ""), nil, false)))
+	assert.Equal(t, origin(p, ""), originIn("By hand.\n\n"+notes(p, origin(p, ""), "", nil, false)))
 	assert.Empty(t, originIn("By hand.\n"))
-	assert.NotContains(t, notes(p, "", nil, false), "ssh-keygen")
+	assert.NotContains(t, notes(p, "", "", nil, false), "ssh-keygen")
 }
 
 // Commands are there only for what a boot server takes.
@@ -63,7 +71,7 @@ func TestNotesOfBundles(t *testing.T) {
 		for _, name := range names {
 			files = append(files, release.File{Name: name})
 		}
-		return notes(p.plan, "", p.known(files), false)
+		return notes(p.plan, "", "", p.known(files), false)
 	}
 	const command = "netboot stage --forge-url https://forge.example --release-tag boot-v1"
 	assert.Equal(t, 2, strings.Count(text("kiosk-boot-v1.tar.gz", "pi-boot-v1.tar.gz"), command))
@@ -95,7 +103,7 @@ func TestWarningOfBundles(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, []byte(name), 0o600))
 			files = append(files, release.File{Name: name, Path: path, Size: int64(len(name))})
 		}
-		require.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil, false))
+		require.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil, nil, false))
 		return out.String()
 	}
 	assert.NotContains(t, attach("kiosk-x86_64-netboot-boot-v1.tar.gz", "pi-aarch64-netboot-boot-v1.tar.gz", "sources.tar.gz"), "warning")
@@ -110,7 +118,7 @@ func TestWarningOfBundles(t *testing.T) {
 func TestCommandsInNotesAreWords(t *testing.T) {
 	t.Parallel()
 	p := plan.Plan{ReleaseTag: "a'b;$(touch planted)`x`", ForgeURL: "file:///srv/all releases"}
-	text := notes(p, "", []artifact.Artifact{{Name: "the kiosk's.iso"}, {Name: "-pi &.img.zst"}}, true)
+	text := notes(p, "", "", []artifact.Artifact{{Name: "the kiosk's.iso"}, {Name: "-pi &.img.zst"}}, true)
 	folder := t.TempDir()
 	commands := regexp.MustCompile("(?s)```\n(.*?)```").FindAllStringSubmatch(text, -1)
 	require.Len(t, commands, 4)

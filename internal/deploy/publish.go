@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/plan"
@@ -23,6 +25,9 @@ type publication struct {
 	store  *release.Store
 	plan   plan.Plan
 	key    *trust.Key // nil for none
+
+	// make uploads files when they are whole, before the others are known. It calls begin.
+	make func(ctx context.Context, upload release.UploadAhead) error
 
 	// files are the release's, given the provenance that it has, or nil. With a key,
 	// those from a path have their checksums.
@@ -40,23 +45,29 @@ type publication struct {
 	// names of the files; empty where they do not say it.
 	architectures map[string]string
 
-	left   int  // lines of provenance that the key did not vouch for, and that are gone
-	warned bool // of bundles that boot servers do not take
+	progress *report.Progress // what is shown now
+	started  bool             // it has begun to publish: all files are there, or an upload has failed
+	end      func()           // of what begin shows; nil before that
+	left     int              // lines of provenance that the key did not vouch for, and that are gone
+	warned   bool             // of bundles that boot servers do not take
+	before   *earlier         // nil: nobody has looked yet
 }
 
 // Attach publishes files that were packaged elsewhere in the plan's release, and
 // signs that with the key if there is one. Its notes keep what the other files were
-// built from. Provenance among the files is added to the release's. With keepOld it
-// fails if the release has one of the files with other bytes.
-func Attach(ctx context.Context, r *report.Report, store *release.Store, p plan.Plan, files []release.File, key *trust.Key, keepOld bool) error {
-	if key != nil {
-		var err error
-		if files, err = hashed(ctx, r, files); err != nil {
+// built from. Provenance among the files is added to the release's. A file that is not as
+// listed, unless that is nil, is a plan.InputErrors, and then nothing is published. With
+// keepOld it fails if the release has one of the files with other bytes.
+func Attach(ctx context.Context, r *report.Report, store *release.Store, p plan.Plan, files []release.File, listed checksum.Sums, key *trust.Key, keepOld bool) error {
+	attached := publication{report: r, store: store, plan: p, key: key, origin: originIn}
+	files = slices.Clone(files)
+	attached.make = func(ctx context.Context, upload release.UploadAhead) error {
+		attached.begin()
+		if err := attached.attach(ctx, files, upload); err != nil {
 			return err
 		}
+		return compare(files, listed)
 	}
-	attached := publication{report: r, store: store, plan: p, key: key, origin: originIn}
-	attached.architectures = architecturesIn(ctx, files)
 	attached.files = func(ctx context.Context, provenance []byte) ([]release.File, error) {
 		return withProvenance(ctx, files, provenance, key)
 	}
@@ -64,31 +75,53 @@ func Attach(ctx context.Context, r *report.Report, store *release.Store, p plan.
 	if err != nil {
 		return err
 	}
-	// Those that came without a checksum have one now.
-	listed := slices.DeleteFunc(published.Files, func(of release.File) bool {
+	attachedNow := slices.DeleteFunc(published.Files, func(of release.File) bool {
 		return !slices.ContainsFunc(files, func(f release.File) bool { return f.Name == of.Name })
 	})
-	r.Result(Table(artifacts(listed)) + "Release " + published.Release.URL + "\n")
+	r.Result(Table(artifacts(attachedNow)) + "Release " + published.Release.URL + "\n")
 	return nil
 }
 
-// hashed completes the files by their checksums, which a snapshot needs.
-func hashed(ctx context.Context, r *report.Report, files []release.File) ([]release.File, error) {
-	progress := r.Progress("hash")
-	defer progress.Close()
-	files = slices.Clone(files)
-	for i := range files {
-		file := &files[i]
-		if file.SHA256 != "" {
-			continue
-		}
-		var err error
-		file.SHA256, file.Size, err = checksum.FileWithProgress(ctx, file.Path, func(done int64) { progress.Bytes(file.Name, done, file.Size) })
-		if err != nil {
-			return nil, err
+// attach uploads the files side by side, and completes them by their checksums. Beside
+// that it looks into bundles. Provenance is uploaded when it is merged.
+func (p *publication) attach(ctx context.Context, files []release.File, upload release.UploadAhead) error {
+	given := slices.Clone(files)
+	group, ctx := errgroup.WithContext(ctx)
+	for i, file := range given {
+		group.Go(func() (err error) {
+			if file.Name == trust.ProvenanceFileName {
+				files[i].SHA256, files[i].Size, err = checksum.File(ctx, file.Path)
+			} else {
+				files[i], err = upload(ctx, file)
+			}
+			return err
+		})
+	}
+	group.Go(func() error {
+		p.architectures = architecturesIn(ctx, given)
+		return nil
+	})
+	return group.Wait()
+}
+
+// compare finds the files that are not as listed.
+func compare(files []release.File, listed checksum.Sums) error {
+	if listed == nil {
+		return nil
+	}
+	var wrong plan.InputErrors
+	for _, file := range files {
+		if file.SHA256 != listed[file.Name] {
+			wrong = append(wrong, &plan.InputError{
+				Input: "file", Value: file.Path,
+				Why: fmt.Sprintf("is not what the %s beside it lists; package it again", checksum.FileName),
+			})
 		}
 	}
-	return files, nil
+	if len(wrong) > 0 {
+		return wrong
+	}
+	return nil
 }
 
 // withProvenance adds the provenance among files to what is published.
@@ -125,17 +158,20 @@ func merge(ctx context.Context, published []byte, lines []trust.Attestation, key
 
 // run publishes.
 func (p *publication) run(ctx context.Context, keepOld bool) (release.Published, error) {
-	where := strings.TrimSpace(p.plan.ForgeURL + " " + p.plan.Repository) // a folder has no repository
-	defer p.report.Group(fmt.Sprintf("Publish release %s at %s", p.plan.ReleaseTag, where))()
-	progress := p.report.Progress("upload")
-	defer progress.Close()
-	published, err := p.store.Update(ctx, p.plan.ReleaseTag, func(ctx context.Context, there release.Snapshot) (release.Content, error) {
-		content, err := p.compose(ctx, there)
-		content.KeepOld = keepOld
-		content.Progress = progress.Bytes
-		content.Status = func(what string) { progress.Status("%s", what) }
-		return content, err
-	})
+	known := release.Content{
+		Commit: p.plan.Commit, Prerelease: p.plan.Prerelease, KeepOld: keepOld,
+		Progress: func(name string, done, total int64) { p.progress.BytesOf("upload", name, done, total) },
+		Status:   func(what string) { p.progress.Status("%s", what) },
+	}
+	compose := func(ctx context.Context, there release.Snapshot) (release.Content, error) {
+		return p.compose(ctx, there, known)
+	}
+	defer func() {
+		if p.end != nil {
+			p.end()
+		}
+	}()
+	published, err := p.store.UpdateAhead(ctx, p.plan.ReleaseTag, known, p.make, compose)
 	if err != nil {
 		return release.Published{}, err
 	}
@@ -156,9 +192,20 @@ func (p *publication) run(ctx context.Context, keepOld bool) (release.Published,
 	return published, nil
 }
 
+// begin shows that the release is published now.
+func (p *publication) begin() {
+	where := strings.TrimSpace(p.plan.ForgeURL + " " + p.plan.Repository) // a folder has no repository
+	endGroup := p.report.Group(fmt.Sprintf("Publish release %s at %s", p.plan.ReleaseTag, where))
+	p.progress, p.started = p.report.Progress("upload"), true
+	p.end = func() {
+		p.progress.Close()
+		endGroup()
+	}
+}
+
 // compose decides what the release should be: with the provenance of all its files,
 // signed if that is allowed, and with notes.
-func (p *publication) compose(ctx context.Context, there release.Snapshot) (release.Content, error) {
+func (p *publication) compose(ctx context.Context, there release.Snapshot, content release.Content) (release.Content, error) {
 	known, err := prove(ctx, there, p.key, p.plan.ReleaseTag)
 	if err != nil {
 		return release.Content{}, err
@@ -183,15 +230,12 @@ func (p *publication) compose(ctx context.Context, there release.Snapshot) (rele
 		}
 	}
 	origin, signed := p.origin(there.Release.Notes), p.key != nil || isSigned(there.Release)
-	return release.Content{
-		Commit:     p.plan.Commit,
-		Prerelease: p.plan.Prerelease,
-		Files:      files,
-		Sign:       signWith(p.key, p.plan.ReleaseTag),
-		Notes: func(assets []release.File) string {
-			return notes(p.plan, origin, p.known(assets), signed)
-		},
-	}, nil
+	changes := p.changes(ctx, there.Release, files, known.provenance)
+	content.Files, content.Sign = files, signWith(p.key, p.plan.ReleaseTag)
+	content.Notes = func(assets []release.File) string {
+		return notes(p.plan, origin, changes, p.known(assets), signed)
+	}
+	return content, nil
 }
 
 // warnOfBundles says, before anything is published, that boot servers will not stage the
@@ -263,11 +307,7 @@ func artifacts(files []release.File) []artifact.Artifact {
 	return found
 }
 
-// toPublish returns artifacts as files of a publication.
-func toPublish(artifacts []artifact.Artifact) []release.File {
-	var files []release.File
-	for _, a := range artifacts {
-		files = append(files, release.File{Name: a.Name, Path: a.Path, Size: a.Size, SHA256: a.SHA256})
-	}
-	return files
+// toPublish returns an artifact as a file of a publication.
+func toPublish(a artifact.Artifact) release.File {
+	return release.File{Name: a.Name, Path: a.Path, Size: a.Size, SHA256: a.SHA256, Info: a.Info}
 }

@@ -56,7 +56,7 @@ func TestProvenanceOfRunsAtOnce(t *testing.T) {
 		r := report.New(report.Options{Out: io.Discard, Log: io.Discard, Getenv: func(string) string { return "" }})
 		attach := func(store *release.Store, name string) {
 			files := fileWithProvenance(t, name)
-			assert.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil, false))
+			assert.NoError(t, Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, nil, nil, false))
 		}
 		want := []string{"x.iso", "y.iso"}
 		if there {
@@ -77,6 +77,42 @@ func TestProvenanceOfRunsAtOnce(t *testing.T) {
 		}
 		assert.ElementsMatch(t, want, got)
 	}
+}
+
+// Files that are not as listed are told together, and nothing stays of their uploads.
+func TestAttachWhatIsNotAsListed(t *testing.T) {
+	t.Parallel()
+	folderOfReleases := t.TempDir()
+	store, err := folder.Open("file://"+folderOfReleases, nil)
+	require.NoError(t, err)
+	r := report.New(report.Options{Out: io.Discard, Log: io.Discard, Getenv: func(string) string { return "" }})
+	files := []release.File{small(t, "x.iso", "x"), small(t, "y.iso", "y"), small(t, "z.iso", "z")}
+	sum, _, err := checksum.File(t.Context(), files[0].Path)
+	require.NoError(t, err)
+	listed := checksum.Sums{"x.iso": sum, "y.iso": sum, "z.iso": sum}
+	attach := func() error {
+		return Attach(t.Context(), r, store, plan.Plan{ReleaseTag: "boot-v1"}, files, listed, nil, false)
+	}
+	err = attach()
+	var wrong plan.InputErrors
+	require.ErrorAs(t, err, &wrong)
+	require.Len(t, wrong, 2)
+	assert.Equal(t, files[1].Path, wrong[0].Value)
+	assert.Equal(t, files[2].Path, wrong[1].Value)
+	_, err = store.Release(t.Context(), "boot-v1")
+	require.ErrorIs(t, err, release.ErrNotFound)
+	folders, err := filepath.Glob(filepath.Join(folderOfReleases, ".*draft"))
+	require.NoError(t, err)
+	assert.Empty(t, folders)
+
+	listed["y.iso"], _, err = checksum.File(t.Context(), files[1].Path)
+	require.NoError(t, err)
+	listed["z.iso"], _, err = checksum.File(t.Context(), files[2].Path)
+	require.NoError(t, err)
+	require.NoError(t, attach())
+	published, err := store.Release(t.Context(), "boot-v1")
+	require.NoError(t, err)
+	assert.Len(t, published.Assets, 4)
 }
 
 // fileWithProvenance writes a file and the provenance that a run makes of it.

@@ -19,7 +19,7 @@ type RebuildNix interface {
 	Build(ctx context.Context, request nix.Request) ([]nix.Result, error)
 	// Foreign returns why no machine at hand can build an image, by its name.
 	Foreign(ctx context.Context, request nix.Request) (map[string]string, error)
-	Closure(ctx context.Context, path string) ([]string, error)
+	Closures(ctx context.Context, paths ...string) (nix.Closures, error)
 }
 
 // A Rebuild builds and packages images once more, to be compared with published
@@ -158,13 +158,13 @@ func (b Rebuild) pack(ctx context.Context, tag string, result nix.Result, outcom
 	if modTime.IsZero() {
 		modTime = b.ModTime
 	}
-	within, err := inClosure(b.Nix)(ctx, result)
+	closures, err := b.Nix.Closures(ctx, result.Output)
 	if err != nil {
 		return err
 	}
 	packager := artifact.Packager{
-		Within: within,
-		Tag:    tag, Dir: b.Dir, ModTime: modTime,
+		Within: closures.Of(result.Output), Temporary: true,
+		Tag: tag, Dir: b.Dir, ModTime: modTime,
 		Progress: func(done, total int64) { progress.Bytes(result.Name, done, total) },
 	}
 	packaged, err := packager.Package(ctx, result.Image, result.Output)

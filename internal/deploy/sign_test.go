@@ -54,7 +54,7 @@ func newPublisher(t *testing.T) publisher {
 
 func (p publisher) attach(t *testing.T, tag string, key *trust.Key, files ...release.File) {
 	t.Helper()
-	require.NoError(t, Attach(t.Context(), p.report, p.store, plan.Plan{ReleaseTag: tag}, files, key, false))
+	require.NoError(t, Attach(t.Context(), p.report, p.store, plan.Plan{ReleaseTag: tag}, files, nil, key, false))
 }
 
 func (p publisher) read(t *testing.T, tag, name string) []byte {
@@ -72,7 +72,7 @@ func (p publisher) plant(t *testing.T, tag, name string, content []byte) {
 	sums, err := checksum.Parse(bytes.NewReader(p.read(t, tag, checksum.FileName)))
 	require.NoError(t, err)
 	sums[name] = trust.SumOf(content)
-	require.NoError(t, sums.WriteFile(t.Context(), filepath.Join(p.folder, tag)))
+	require.NoError(t, os.WriteFile(filepath.Join(p.folder, tag, checksum.FileName), sums.Bytes(), 0o600))
 }
 
 // lines returns the assets that the provenance of a release tells of, a line each.
@@ -158,7 +158,7 @@ func TestPlantedFilesAreNotSigned(t *testing.T) {
 	p := newPublisher(t)
 	p.attach(t, "boot-v1", key, small(t, "x.iso", "x"))
 	p.plant(t, "boot-v1", "evil.iso", []byte("evil"))
-	err := Attach(t.Context(), p.report, p.store, plan.Plan{ReleaseTag: "boot-v1"}, []release.File{small(t, "x.iso", "x")}, key, false)
+	err := Attach(t.Context(), p.report, p.store, plan.Plan{ReleaseTag: "boot-v1"}, []release.File{small(t, "x.iso", "x")}, nil, key, false)
 	require.ErrorContains(t, err, `has files that are not signed with this key, and a new signature would vouch for them: ["evil.iso"]`)
 }
 

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -29,12 +30,51 @@ const writebackSize = 16 << 20
 // context ends: then the writer returns the context's error, and so does Create.
 // The writer must not be used after write has returned.
 func Create(ctx context.Context, path string, write func(io.Writer) error) (sum string, size int64, err error) {
-	return create(ctx, path, path, write, renameio.WithTempDir(filepath.Dir(path)))
+	where := renameio.WithTempDir(filepath.Dir(path))
+	return create(ctx, path, path, where, writing(write), (*renameio.PendingFile).CloseAtomicallyReplace)
 }
 
 // CreateIn is Create for a file in a root, which no link leads out of.
 func CreateIn(ctx context.Context, root *os.Root, name string, write func(io.Writer) error) (sum string, size int64, err error) {
-	return create(ctx, filepath.Join(root.Name(), name), name, write, renameio.WithRoot(root))
+	return createIn(ctx, root, name, writing(write))
+}
+
+// CreateUnsyncedIn is CreateIn for a file that nobody needs after a loss of power: then
+// it may have its name and not all of its content.
+func CreateUnsyncedIn(ctx context.Context, root *os.Root, name string, write func(io.Writer) error) (sum string, size int64, err error) {
+	fill := func(w *hashedFile) error { w.unsynced = -1; return write(w) }
+	return create(ctx, filepath.Join(root.Name(), name), name, renameio.WithRoot(root), fill, func(file *renameio.PendingFile) error {
+		if err := file.File.Close(); err != nil {
+			return err
+		}
+		return root.Rename(filepath.Base(file.Name()), name)
+	})
+}
+
+// CopyIn makes a file in a root as CreateIn does, from source, which is at its start. The
+// two share their blocks on the disk where the file system can (ioctl_ficlone(2): btrfs,
+// xfs). Progress is given the number of bytes that have been read.
+func CopyIn(ctx context.Context, root *os.Root, name string, source *os.File, progress func(done int64)) (sum string, size int64, err error) {
+	return createIn(ctx, root, name, func(w *hashedFile) error {
+		var into io.Writer = w
+		if clone(w.file, source) == nil {
+			source, into = w.file, hashedClone{w}
+		}
+		return copyBlocks(into, source, progress)
+	})
+}
+
+// LinkIn makes a name in a root a symbolic link to a path, in place of a file or a link
+// that has it. The path may lead out of the root.
+func LinkIn(root *os.Root, name, path string) error {
+	hidden := "." + name + "." + rand.Text()
+	if err := root.Symlink(path, hidden); err != nil {
+		return err
+	}
+	if err := root.Rename(hidden, name); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", filepath.Join(root.Name(), name), visible(err, hidden)), root.Remove(hidden))
+	}
+	return nil
 }
 
 // WriteFile makes the file at path from content, as Create does.
@@ -46,7 +86,16 @@ func WriteFile(ctx context.Context, path string, content []byte) (sum string, er
 	return sum, err
 }
 
-func create(ctx context.Context, shown, name string, write func(io.Writer) error, where renameio.Option) (sum string, size int64, err error) {
+func createIn(ctx context.Context, root *os.Root, name string, fill func(*hashedFile) error) (sum string, size int64, err error) {
+	return create(ctx, filepath.Join(root.Name(), name), name, renameio.WithRoot(root), fill, (*renameio.PendingFile).CloseAtomicallyReplace)
+}
+
+func writing(write func(io.Writer) error) func(*hashedFile) error {
+	return func(w *hashedFile) error { return write(w) }
+}
+
+// create fills a hidden file, and has finish give it its name.
+func create(ctx context.Context, shown, name string, where renameio.Option, fill func(*hashedFile) error, finish func(*renameio.PendingFile) error) (sum string, size int64, err error) {
 	file, err := renameio.NewPendingFile(name, where, renameio.WithStaticPermissions(0o644))
 	if err != nil {
 		return "", 0, fmt.Errorf("write %s: %w", shown, err)
@@ -58,7 +107,7 @@ func create(ctx context.Context, shown, name string, write func(io.Writer) error
 		}
 	}()
 	w := newHashedFile(ctx, file.File)
-	err = write(w)
+	err = fill(w)
 	sum, size = w.finish()
 	if err != nil {
 		return "", 0, err
@@ -66,7 +115,28 @@ func create(ctx context.Context, shown, name string, write func(io.Writer) error
 	if err := ctx.Err(); err != nil {
 		return "", 0, err
 	}
-	return sum, size, file.CloseAtomicallyReplace()
+	return sum, size, finish(file)
+}
+
+// copyBlocks copies all of source.
+func copyBlocks(w io.Writer, source io.Reader, progress func(done int64)) error {
+	var done int64
+	for block := make([]byte, 1<<20); ; {
+		n, err := source.Read(block)
+		if n > 0 {
+			if _, err := w.Write(block[:n]); err != nil {
+				return err
+			}
+			done += int64(n)
+			progress(done)
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // visible takes the name of the hidden file from an error: it means nothing to a
@@ -94,7 +164,7 @@ type hashedFile struct {
 	blocks   chan []byte
 	hashed   chan struct{}
 	size     int64
-	unsynced int64 // of size, how much has been written since the last writeback
+	unsynced int64 // of size, how much has been written since the last writeback; negative for no writeback
 }
 
 func newHashedFile(ctx context.Context, file *os.File) *hashedFile {
@@ -116,12 +186,27 @@ func (w *hashedFile) Write(block []byte) (int, error) {
 	n, err := w.file.Write(block)
 	<-w.hashed
 	w.size += int64(n)
-	w.unsynced += int64(n)
+	if w.unsynced >= 0 {
+		w.unsynced += int64(n)
+	}
 	if w.unsynced >= writebackSize {
 		beginWriteback(w.file, w.size-w.unsynced, w.unsynced)
 		w.unsynced = 0
 	}
 	return n, err
+}
+
+// hashedClone hashes a file that has its content already.
+type hashedClone struct{ *hashedFile }
+
+func (w hashedClone) Write(block []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	w.blocks <- block
+	<-w.hashed
+	w.size += int64(len(block))
+	return len(block), nil
 }
 
 func (w *hashedFile) finish() (sum string, size int64) {

@@ -135,3 +135,89 @@ func TestCreateErrorsNameTheFile(t *testing.T) {
 	require.EqualError(t, err, "write "+taken+": file exists", "without the name of the hidden file")
 	assert.Equal(t, []string{"folder"}, names(t, dir))
 }
+
+// A copy has the bytes and the checksum of its source, with its blocks where the file
+// system can share them (that of the tests cannot, mostly), and without.
+func TestCopyIn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	require.NoError(t, err)
+	defer root.Close()
+	content := bytes.Repeat([]byte("a block\n"), 400_000)
+	elsewhere := "/dev/shm" // another file system than that of TMPDIR, mostly
+	if _, err := os.Stat(elsewhere); err != nil {
+		elsewhere = t.TempDir()
+	}
+	for _, folder := range []string{t.TempDir(), elsewhere} {
+		source, err := os.CreateTemp(folder, "source-")
+		require.NoError(t, err)
+		t.Cleanup(func() { source.Close(); os.Remove(source.Name()) })
+		_, err = source.Write(content)
+		require.NoError(t, err)
+		_, err = source.Seek(0, io.SeekStart)
+		require.NoError(t, err)
+		var last int64
+		sum, size, err := disk.CopyIn(t.Context(), root, "copy.iso", source, func(done int64) {
+			assert.Greater(t, done, last)
+			last = done
+		})
+		require.NoError(t, err)
+		again, _, err := checksum.File(t.Context(), filepath.Join(dir, "copy.iso"))
+		require.NoError(t, err)
+		assert.Equal(t, again, sum)
+		assert.EqualValues(t, len(content), size)
+		assert.EqualValues(t, len(content), last)
+	}
+
+	source, err := os.Open(filepath.Join(dir, "copy.iso"))
+	require.NoError(t, err)
+	defer source.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	_, _, err = disk.CopyIn(ctx, root, "half.iso", source, func(int64) { cancel() })
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, []string{"copy.iso"}, names(t, dir))
+}
+
+func TestCreateUnsyncedIn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	require.NoError(t, err)
+	defer root.Close()
+	for range 2 { // the second one replaces the first
+		sum, size, err := disk.CreateUnsyncedIn(t.Context(), root, "hello", writer([]byte("hello")))
+		require.NoError(t, err)
+		assert.Equal(t, helloSum, sum)
+		assert.EqualValues(t, 5, size)
+	}
+	info, err := root.Stat("hello")
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o644), info.Mode())
+	_, _, err = disk.CreateUnsyncedIn(t.Context(), root, "half", func(io.Writer) error { return io.ErrUnexpectedEOF })
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "taken"), 0o755))
+	_, _, err = disk.CreateUnsyncedIn(t.Context(), root, "taken", writer(nil))
+	require.ErrorContains(t, err, "write "+filepath.Join(dir, "taken")+": ")
+	assert.Equal(t, []string{"hello", "taken"}, names(t, dir))
+}
+
+func TestLinkIn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	require.NoError(t, err)
+	defer root.Close()
+	target := filepath.Join(t.TempDir(), "image.iso")
+	require.NoError(t, os.WriteFile(target, []byte("hello"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "x.iso"), []byte("of an earlier run"), 0o600))
+	for range 2 {
+		require.NoError(t, disk.LinkIn(root, "x.iso", target))
+		content, err := os.ReadFile(filepath.Join(dir, "x.iso"))
+		require.NoError(t, err)
+		assert.Equal(t, "hello", string(content))
+	}
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "taken"), 0o755))
+	require.ErrorContains(t, disk.LinkIn(root, "taken", target), "write "+filepath.Join(dir, "taken")+": ")
+	assert.Equal(t, []string{"taken", "x.iso"}, names(t, dir))
+}

@@ -3,12 +3,12 @@ package ipxe
 import "strings"
 
 // Bind returns a bundle's script with the relative addresses of the kernel and
-// the initrd led into folder, which must end in a slash, so that a machine gets
-// both from one place. No other byte changes. A name that an image has by then is
+// the initrd replaced: address returns where the file called name is, and its last
+// part must be name. No other byte changes. A name that an image has by then is
 // left alone, as in `boot kernel` after `kernel kernel`: iPXE would load the file
 // again, without its arguments. So is initrd=initrd, because an image is called
 // by the last part of its address.
-func Bind(script []byte, folder string) []byte {
+func Bind(script []byte, address func(name string) string) []byte {
 	r := rewriter{script: script}
 	images := map[string]bool{}
 	for _, c := range commands(script) {
@@ -23,7 +23,7 @@ func Bind(script []byte, folder string) []byte {
 			// time it is more likely that the first has failed.
 			isImage := images[w.text] && !s.downloads && c[0].text != "kernel"
 			if (name == KernelName || name == InitrdName) && !isImage {
-				r.replace(w, folder+name)
+				r.replace(w, address(name))
 			}
 			images[fileName(w.text)] = true
 		}

@@ -9,6 +9,9 @@ import (
 	"every.channel/runner-images/internal/ipxe"
 )
 
+// inFolder returns the addresses of files in r/1.
+func inFolder(name string) string { return "r/1/" + name }
+
 func TestBind(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ in, want string }{
@@ -22,7 +25,7 @@ func TestBind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			assert.Equal(t, c.want, string(ipxe.Bind([]byte(c.in), "r/1/")))
+			assert.Equal(t, c.want, string(ipxe.Bind([]byte(c.in), inFolder)))
 		})
 	}
 }
@@ -31,7 +34,7 @@ func TestBoundScriptIsABundlesScript(t *testing.T) {
 	t.Parallel()
 	bundled, err := ipxe.RewriteScript([]byte(nixos), names)
 	require.NoError(t, err)
-	again, err := ipxe.RewriteScript(ipxe.Bind(bundled, "r/boot-v1/x86_64/"), nil)
+	again, err := ipxe.RewriteScript(ipxe.Bind(bundled, inFolder), nil)
 	require.NoError(t, err)
 	assert.Equal(t, string(bundled), string(again))
 }

@@ -3,6 +3,7 @@ package ipxe
 import (
 	"bytes"
 	"fmt"
+	"time"
 )
 
 // The parameters of an address by which iPXE describes the machine that it runs on.
@@ -24,7 +25,7 @@ const header = "#!ipxe\n" + freeImages
 
 // Autoexec returns the script that iPXE loads from beside itself when it has no
 // script inside: it sets up the network, then continues with the script at the first
-// of the addresses that answers.
+// of the addresses that leads to a boot.
 func Autoexec(addresses ...string) []byte {
 	return append([]byte(header+"dhcp || dhcp || exit 1\n"), chainTo(addresses)...)
 }
@@ -35,8 +36,8 @@ func Chain(addresses ...string) []byte {
 }
 
 // chainTo tries the addresses one after the other, and all of them once more after a
-// while, when a boot server that restarts is back. After that the firmware goes on to
-// its next boot device.
+// while, when a boot server that restarts is back. What has failed may be the script at an
+// address or a file that it loads. After that the firmware goes on to its next boot device.
 func chainTo(addresses []string) []byte {
 	var script bytes.Buffer
 	for _, wait := range []string{"echo Trying again in 5 seconds\nsleep 5\n" + freeImages, ""} {
@@ -49,10 +50,32 @@ func chainTo(addresses []string) []byte {
 	return script.Bytes()
 }
 
-// Identify puts a line before a release's script by which iPXE asks for the script
-// called name again, and describes the machine. A client that does not run that line
-// has the script as it was.
-func Identify(name string, script []byte) []byte {
-	again := fmt.Sprintf("%schain --replace --autofree %s ||\n", header, name+identity)
-	return append([]byte(again), script...)
+// Identify puts a script before a release's by which iPXE asks for the script at the
+// first address again, which may be relative, and describes the machine; if that does not
+// lead to a boot, at the others, as Chain does. A client that does not run it has the
+// release's script as it was.
+func Identify(script []byte, addresses ...string) []byte {
+	return append(Chain(addresses...), script...)
+}
+
+// LimitSilence returns a script whose downloads of a kernel and of an initrd fail when
+// nothing has come for a while, so that iPXE can try another address. Without it iPXE
+// waits for the rest of a file forever. No other byte changes. The option is in the iPXE of
+// 2019 and in newer ones.
+func LimitSilence(script []byte, limit time.Duration) []byte {
+	r := rewriter{script: script}
+	for _, c := range commands(script) {
+		if len(c) == 0 || (c[0].text != "kernel" && !syntaxes[c[0].text].downloads) {
+			continue
+		}
+		options, words := syntaxes[c[0].text].parse(c)
+		hasLimit := false
+		for _, o := range options {
+			hasLimit = hasLimit || o.name == timeoutOption
+		}
+		if len(words) > 0 && !hasLimit {
+			r.replace(c[0], fmt.Sprintf("%s --%s %d", c[0].text, timeoutOption, limit.Milliseconds()))
+		}
+	}
+	return r.rewritten()
 }

@@ -98,7 +98,7 @@ type syntax struct {
 }
 
 var (
-	imageOptions = map[string]string{"name": "n", "timeout": "t"}
+	imageOptions = map[string]string{nameOption: "n", timeoutOption: "t"}
 	fetch        = syntax{long: imageOptions, files: 1, downloads: true, arguments: true}
 	choose       = syntax{long: imageOptions, files: 1, arguments: true}
 	execute      = syntax{long: imageOptions, files: 1, leaves: true, arguments: true}
@@ -121,6 +121,7 @@ var syntaxes = map[string]syntax{
 
 const (
 	nameOption    = "name"
+	timeoutOption = "timeout"
 	pictureOption = "picture"
 )
 

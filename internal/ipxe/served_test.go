@@ -28,7 +28,7 @@ func FuzzServed(f *testing.F) {
 		}
 		mark, _, _ := bytes.Cut(script, []byte("\n"))
 		for name, changed := range map[string][]byte{
-			"free images": ipxe.FreeImages(script), "parameter": ipxe.AddParameter(script, "x=1"), "bind": ipxe.Bind(script, "releases/boot-v1/x86_64"),
+			"free images": ipxe.FreeImages(script), "parameter": ipxe.AddParameter(script, "x=1"), "bind": ipxe.Bind(script, inFolder),
 		} {
 			assert.True(t, bytes.HasPrefix(changed, mark), "%s: %q", name, changed)
 			assert.GreaterOrEqual(t, bytes.Count(changed, []byte("\n")), bytes.Count(script, []byte("\n")), "%s: %q", name, changed)

@@ -64,16 +64,29 @@ func (n *Network) Command(ctx context.Context, program string, arguments ...stri
 
 // Serve starts a server on the boot server's host, and returns when it has
 // written the text that means it is ready. When the test fails, what it wrote is part
-// of the test's output.
-func (n *Network) Serve(t testing.TB, ready, program string, arguments ...string) {
+// of the test's output. The server is killed at the test's end, or by kill.
+func (n *Network) Serve(t testing.TB, ready, program string, arguments ...string) (kill func()) {
 	t.Helper()
-	n.startServer(t, n.server, ready, program, arguments...)
+	return startServer(t, n.Command(context.Background(), program, arguments...), ready)
 }
 
-func (n *Network) startServer(t testing.TB, host *namespace, ready, program string, arguments ...string) {
+// AddServerIP gives the boot server's host one more address, and returns how to take it
+// away: then nobody answers there, or says that it is gone.
+func (n *Network) AddServerIP(t testing.TB, address string) (remove func()) {
 	t.Helper()
-	log := newConsole()
-	command := host.command(context.Background(), program, arguments...)
+	n.server.run(t, "ip", "address", "add", address+"/24", "dev", Bridge)
+	return func() { n.server.run(t, "ip", "address", "delete", address+"/24", "dev", Bridge) }
+}
+
+// StartServer starts a server on this machine, as Network.Serve does on its host.
+func StartServer(t testing.TB, ready, program string, arguments ...string) (kill func()) {
+	t.Helper()
+	return startServer(t, exec.CommandContext(context.Background(), program, arguments...), ready)
+}
+
+func startServer(t testing.TB, command *exec.Cmd, ready string) (kill func()) {
+	t.Helper()
+	name, log := strings.Join(command.Args, " "), newConsole()
 	command.Stdout, command.Stderr = log, log
 	stop, ended, err := startProcess(command)
 	if err != nil {
@@ -82,12 +95,13 @@ func (n *Network) startServer(t testing.TB, host *namespace, ready, program stri
 	t.Cleanup(func() {
 		stop()
 		if t.Failed() {
-			t.Logf("what %s wrote:\n%s", filepath.Base(program), log)
+			t.Logf("what %s wrote:\n%s", name, log)
 		}
 	})
 	if err := log.wait(t.Context(), ended, ready); err != nil {
-		t.Fatalf("start %s: %v", filepath.Base(program), err)
+		t.Fatalf("start %s: %v", name, err)
 	}
+	return stop
 }
 
 // StartDHCP starts the DHCP server, dnsmasq, with these lines added to its
@@ -112,8 +126,8 @@ func (n *Network) StartDHCP(t testing.TB, lines ...string) {
 	if err := os.WriteFile(configuration, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n.startServer(t, n.gateway, "sockets bound exclusively to interface lan",
-		Tool(t, "boot", "dnsmasq"), "--no-daemon", "--conf-file="+configuration)
+	startServer(t, n.gateway.command(context.Background(), Tool(t, "boot", "dnsmasq"), "--no-daemon", "--conf-file="+configuration),
+		"sockets bound exclusively to interface lan")
 }
 
 // A namespace is a network namespace that lives as long as the process that holds it.

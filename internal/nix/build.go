@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"every.channel/runner-images/internal/artifact"
 )
 
@@ -57,6 +59,9 @@ func (n Nix) Build(ctx context.Context, request Request) ([]Result, error) {
 	targets, err := n.evaluate(ctx, request)
 	if err != nil {
 		return nil, err
+	}
+	if request.Events != nil {
+		request.Events(Event{Kind: Evaluated})
 	}
 	if err := checkDisk(targets, request); err != nil {
 		return nil, err
@@ -137,18 +142,22 @@ func (n Nix) buildCommand(ctx context.Context, request Request, s *stream, optio
 // link makes the links of the images.
 func (n Nix) link(ctx context.Context, targets []target, folder string) ([]Result, error) {
 	results := make([]Result, len(targets))
+	group, ctx := errgroup.WithContext(ctx)
 	for i, t := range targets {
 		results[i] = Result{Image: t.image, Derivation: t.derivation, Output: t.output}
 		if folder == "" {
 			continue
 		}
 		results[i].Link = filepath.Join(folder, t.image.Name)
-		// Nix makes the link, so that it knows of it as a GC root.
-		if _, err := n.output(ctx, "", "build", "--out-link", results[i].Link, "--", t.output); err != nil {
-			return nil, fmt.Errorf("link %s to what was built: %w", results[i].Link, err)
-		}
+		group.Go(func() error {
+			// Nix makes the link, so that it knows of it as a GC root.
+			if _, err := n.output(ctx, "", "build", "--out-link", results[i].Link, "--", t.output); err != nil {
+				return fmt.Errorf("link %s to what was built: %w", results[i].Link, err)
+			}
+			return nil
+		})
 	}
-	return results, nil
+	return results, group.Wait()
 }
 
 // builtHere returns the derivations of the targets and of the store paths that
@@ -156,14 +165,14 @@ func (n Nix) link(ctx context.Context, targets []target, folder string) ([]Resul
 func (n Nix) builtHere(ctx context.Context, v version, targets []target) ([]target, error) {
 	var found []target
 	for _, t := range targets {
-		output, err := n.pathInfo(ctx, v, t.output)
+		output, err := n.pathInfo(ctx, v, false, t.output)
 		if err != nil {
 			return nil, err
 		}
 		// The references are in the order in which Nix sorts them, which the order of
 		// what is built again follows.
 		paths := append([]string{t.output}, output[t.output].References...)
-		known, err := n.pathInfo(ctx, v, paths...)
+		known, err := n.pathInfo(ctx, v, false, paths...)
 		if err != nil {
 			return nil, err
 		}

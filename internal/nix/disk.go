@@ -46,15 +46,24 @@ func checkDisk(targets []target, request Request) error {
 		paths = append(paths, request.LinkDir)
 	}
 	for _, path := range paths {
-		free, err := freeSpace(path)
-		if err != nil {
-			return fmt.Errorf("free space of %s: %w", path, err)
-		}
-		if free < wanted {
-			return &DiskError{Path: path, Free: free, Wanted: wanted}
+		if _, err := CheckDisk(path, wanted); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// CheckDisk returns the bytes that this user may still write to the disk that a path
+// is on, or will be. Less than wanted is a *DiskError.
+func CheckDisk(path string, wanted int64) (free int64, err error) {
+	free, err = freeSpace(path)
+	if err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", path, err)
+	}
+	if free < wanted {
+		return free, &DiskError{Path: path, Free: free, Wanted: wanted}
+	}
+	return free, nil
 }
 
 // freeSpace returns the bytes that this user may still write to the disk that

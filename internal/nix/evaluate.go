@@ -186,7 +186,7 @@ var (
 	notToBuild  = regexp.MustCompile(`flake output attribute '(.*)' (is not a derivation|to be a derivation or path but found (.*))`)
 	lastQuoted  = regexp.MustCompile(`'([^']*)'[^']*$`)
 	untracked   = regexp.MustCompile(`not tracked by Git|-source/(.*/)?flake\.nix'`)
-	noDaemon    = regexp.MustCompile(`^cannot connect to socket at '(.*?)': (.*)`)
+	noDaemon    = regexp.MustCompile(`(?:^|: )cannot connect to socket at '(.*?)': (.*)`)
 	remoteFlake = regexp.MustCompile(`cannot find flake '|Git repository .* does not exist|does not appear to be a git repository|^path '.*' does not exist$`)
 )
 
@@ -207,12 +207,20 @@ func (s *stream) problem(request Request, failure error) Problem {
 		p.Kind, p.Reason = NoAttribute, reason
 		return p
 	}
-	if match := noDaemon.FindStringSubmatch(last.text); match != nil {
-		p.Reason = fmt.Sprintf("the Nix daemon does not answer at %s (%s): start it with `systemctl start nix-daemon`", match[1], match[2])
+	if reason := daemonProblem(last.text); reason != "" {
+		p.Reason = reason
 		return p
 	}
 	p.Kind, p.Reason = s.flakeProblem(request, last)
 	return p
+}
+
+// daemonProblem explains that the daemon does not answer. It returns "" for another error.
+func daemonProblem(text string) (reason string) {
+	if match := noDaemon.FindStringSubmatch(text); match != nil {
+		reason = fmt.Sprintf("the Nix daemon does not answer at %s (%s): start it with `systemctl start nix-daemon`", match[1], match[2])
+	}
+	return reason
 }
 
 // attributeProblem explains that an attribute does not exist or cannot be built. It
@@ -245,7 +253,7 @@ func (s *stream) flakeProblem(request Request, e nixError) (kind ProblemKind, re
 	folder, local := localFlake(request.Dir, flake)
 	text := e.text
 	if local && untracked.MatchString(text) {
-		return NoFlake, fmt.Sprintf("there is no flake %q for Nix: in a git repository it sees only what git tracks, so `git add` the flake.nix in %s", flake, folder)
+		return NoFlake, untrackedFlake(flake, folder)
 	}
 	// For an input that is locked and cannot be fetched, Nix reports only that it is
 	// missing.
@@ -272,6 +280,10 @@ func (s *stream) flakeProblem(request Request, e nixError) (kind ProblemKind, re
 		reason += "\n" + advice
 	}
 	return kind, reason
+}
+
+func untrackedFlake(flake, folder string) string {
+	return fmt.Sprintf("there is no flake %q for Nix: in a git repository it sees only what git tracks, so `git add` the flake.nix in %s", flake, folder)
 }
 
 // saidByGit returns the first error of the git that Nix ran, and git's advice on it.

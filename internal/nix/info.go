@@ -140,21 +140,41 @@ type PathInfo struct {
 	BuiltHere  bool     // by this store's own machine, rather than downloaded
 }
 
-// PathInfo returns what is known of store paths, by path. One that is not in the
-// store is an error.
-func (n Nix) PathInfo(ctx context.Context, paths ...string) (map[string]PathInfo, error) {
+// Closures is what is known of store paths and of all that they refer to, by path.
+type Closures map[string]PathInfo
+
+// Of returns a store path and all that it refers to, directly or not: the store paths
+// without which it is not whole.
+func (c Closures) Of(path string) []string {
+	found, seen := []string{path}, map[string]bool{path: true}
+	for i := 0; i < len(found); i++ {
+		for _, reference := range c[found[i]].References {
+			if !seen[reference] {
+				found, seen[reference] = append(found, reference), true
+			}
+		}
+	}
+	return found
+}
+
+// Closures returns what is known of store paths and of all that they refer to. One that
+// is not in the store is an error.
+func (n Nix) Closures(ctx context.Context, paths ...string) (Closures, error) {
 	v, err := n.version(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return n.pathInfo(ctx, v, paths...)
+	return n.pathInfo(ctx, v, true, paths...)
 }
 
-func (n Nix) pathInfo(ctx context.Context, v version, paths ...string) (map[string]PathInfo, error) {
+func (n Nix) pathInfo(ctx context.Context, v version, recursive bool, paths ...string) (Closures, error) {
 	if len(paths) == 0 {
 		return nil, nil
 	}
 	args := []string{"path-info", "--json"}
+	if recursive {
+		args = append(args, "--recursive")
+	}
 	if !v.before(version{major: 2, minor: 34}) { // since then, it warns if no format is given
 		args = append(args, "--json-format", "1")
 	}
@@ -166,28 +186,21 @@ func (n Nix) pathInfo(ctx context.Context, v version, paths ...string) (map[stri
 	if err != nil {
 		return nil, fmt.Errorf("unexpected output of nix path-info --json: %w", err)
 	}
-	infos := map[string]PathInfo{}
-	for _, path := range paths {
-		info := known[path]
-		if info == nil || info.NARHash == "" {
-			return nil, fmt.Errorf("%s is not in the store", path)
+	infos := Closures{}
+	for path, info := range known {
+		if info != nil && info.NARHash != "" {
+			infos[path] = PathInfo{
+				Path: path, NARHash: info.NARHash, NARSize: info.NARSize,
+				References: info.References, Deriver: info.Deriver, BuiltHere: info.Ultimate,
+			}
 		}
-		infos[path] = PathInfo{
-			Path: path, NARHash: info.NARHash, NARSize: info.NARSize,
-			References: info.References, Deriver: info.Deriver, BuiltHere: info.Ultimate,
+	}
+	for _, path := range paths {
+		if _, found := infos[path]; !found {
+			return nil, fmt.Errorf("%s is not in the store", path)
 		}
 	}
 	return infos, nil
-}
-
-// Closure returns a store path and all that it refers to, directly or not: the store
-// paths without which it is not whole.
-func (n Nix) Closure(ctx context.Context, path string) ([]string, error) {
-	output, err := n.output(ctx, "", "path-info", "--recursive", "--", path)
-	if err != nil {
-		return nil, err
-	}
-	return strings.Split(strings.TrimSpace(string(output)), "\n"), nil
 }
 
 // StoreDir returns the folder of the store: as Nix says, or where it does not answer, as

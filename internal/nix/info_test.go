@@ -68,9 +68,9 @@ func TestPathInfoAndLog(t *testing.T) {
 	results, err := b.Build(t.Context(), b.request(isoX86, netbootX86))
 	require.NoError(t, err)
 
-	infos, err := b.PathInfo(t.Context(), results[1].Output, results[0].Output)
+	infos, err := b.Closures(t.Context(), results[1].Output, results[0].Output)
 	require.NoError(t, err)
-	require.Len(t, infos, 2)
+	assert.Len(t, infos, 6, "the two, what the bundle links to, and the system that its script names")
 	for _, result := range results {
 		info := infos[result.Output]
 		assert.Equal(t, result.Output, info.Path)
@@ -82,9 +82,9 @@ func TestPathInfoAndLog(t *testing.T) {
 	assert.Len(t, infos[results[1].Output].References, 4, "kernel, initrd, script, and itself")
 
 	missing := filepath.Join(b.folder, "store", strings.Repeat("0", 32)+"-missing")
-	_, err = b.PathInfo(t.Context(), results[0].Output, missing)
-	require.EqualError(t, err, missing+" is not in the store")
-	none, err := b.PathInfo(t.Context())
+	_, err = b.Closures(t.Context(), results[0].Output, missing)
+	require.ErrorContains(t, err, missing)
+	none, err := b.Closures(t.Context())
 	require.NoError(t, err)
 	assert.Empty(t, none)
 
@@ -102,7 +102,7 @@ func TestCopyFillsABinaryCache(t *testing.T) {
 	request := b.request(netbootX86)
 	results, err := b.Build(t.Context(), request)
 	require.NoError(t, err)
-	built, err := b.PathInfo(t.Context(), results[0].Output)
+	built, err := b.Closures(t.Context(), results[0].Output)
 	require.NoError(t, err)
 
 	cache := "file://" + filepath.Join(t.TempDir(), "cache") + "?compression=none"
@@ -137,7 +137,7 @@ func TestCopyFillsABinaryCache(t *testing.T) {
 		}
 	}
 	assert.Regexp(t, `(?m)^copying .* of 5 done$`, strings.Join(copying, "\n"))
-	downloaded, err := b.PathInfo(t.Context(), results[0].Output)
+	downloaded, err := b.Closures(t.Context(), results[0].Output)
 	require.NoError(t, err)
 	assert.False(t, downloaded[results[0].Output].BuiltHere)
 	assert.Equal(t, built[results[0].Output].NARHash, downloaded[results[0].Output].NARHash)
@@ -160,13 +160,12 @@ func TestClosureAndStoreDir(t *testing.T) {
 	built, err := b.Build(t.Context(), b.request(netbootX86))
 	require.NoError(t, err)
 	require.Len(t, built, 1)
-	closure, err := b.Closure(t.Context(), built[0].Output)
+	closures, err := b.Closures(t.Context(), built[0].Output)
 	require.NoError(t, err)
-	assert.Contains(t, closure, built[0].Output)
-	info, err := b.PathInfo(t.Context(), built[0].Output)
-	require.NoError(t, err)
-	assert.Subset(t, closure, info[built[0].Output].References)
-	_, err = b.Closure(t.Context(), built[0].Output+"-absent")
+	closure := closures.Of(built[0].Output)
+	assert.Equal(t, built[0].Output, closure[0])
+	assert.ElementsMatch(t, strings.Fields(b.run(t, "path-info", "--recursive", built[0].Output)), closure)
+	_, err = b.Closures(t.Context(), built[0].Output+"-absent")
 	require.Error(t, err)
 
 	store, err := b.StoreDir(t.Context())

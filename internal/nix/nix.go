@@ -68,6 +68,22 @@ func (n Nix) version(ctx context.Context) (version, error) {
 	return parseVersion(strings.TrimSpace(string(output)))
 }
 
+// Check returns why Nix cannot build, although it is installed: its daemon does not
+// answer, or it has no flakes.
+func (n Nix) Check(ctx context.Context) error {
+	if _, err := n.output(ctx, "", "store", "ping"); err != nil {
+		if reason := daemonProblem(err.Error()); reason != "" {
+			return errors.New(reason)
+		}
+		return err
+	}
+	has, err := n.output(ctx, "", "eval", "--json", "--expr", "builtins ? getFlake")
+	if err == nil && strings.TrimSpace(string(has)) != "true" {
+		err = errors.New("this Nix has no flakes, even if it is asked for them with --extra-experimental-features")
+	}
+	return err
+}
+
 // A version is that of Nix.
 type version struct {
 	major, minor int

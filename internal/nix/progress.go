@@ -17,6 +17,7 @@ type EventKind string
 // The kinds of events.
 const (
 	Evaluating EventKind = "evaluating" // an installable is being evaluated: Text is it
+	Evaluated  EventKind = "evaluated"  // all have been, and Nix goes on to build
 	Started    EventKind = "started"    // the build of a derivation started
 	Line       EventKind = "line"       // a builder wrote a line: Text
 	Ended      EventKind = "ended"      // the build of a derivation ended, whether it succeeded or not

@@ -57,7 +57,7 @@ func Inputs() []Input {
 		{Name: Images, Description: "Images to build in place of the four above, one line per image: its name and its installable"},
 		{Name: Flake, Default: ".", Description: "Flake that holds the images"},
 		{Name: NixArgs, Description: "Extra arguments to nix build, split as a shell would (--builders ..., --option ...)"},
-		{Name: OutputDir, Default: "dist", Description: "Folder for the packaged files"},
+		{Name: OutputDir, Description: "Folder for the packaged files. Default: dist, with links in place of copies where the release has them"},
 		{Name: MirrorHosts, Default: "codeberg.org", Description: "Hosts that only mirror the repository: a run there says so, does nothing and succeeds"},
 		{Name: Prerelease, Default: "false", Boolean: true, Description: "Mark the release as a prerelease"},
 		{Name: ForgeURL, Description: "Address of the Forgejo or Gitea server, or file:///folder. Default: the server of the run"},

@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/url"
@@ -51,6 +52,7 @@ type Plan struct {
 
 	NixArgs       []string `json:"-"`
 	OutputDir     string   `json:"-"`
+	KeepsFiles    bool     `json:"-"` // in OutputDir, for somebody who has asked for them
 	Prerelease    bool     `json:"-"`
 	ForgeURL      string   `json:"-"`
 	Repository    string   `json:"-"`
@@ -151,12 +153,13 @@ func (r *reader) release(c Context) Plan {
 	p := Plan{
 		ReleaseTag:    r.releaseTag(c),
 		Publish:       r.boolean(PublishRelease),
-		OutputDir:     r.value(OutputDir),
+		OutputDir:     cmp.Or(r.value(OutputDir), "dist"),
 		Prerelease:    r.boolean(Prerelease),
 		Commit:        c.SHA,
 		CAFile:        r.value(CAFile),
 		VerifyUploads: r.oneOf(VerifyUploads, "size", "sha256"),
 	}
+	p.KeepsFiles = r.value(OutputDir) != "" || !p.Publish
 	p.ForgeURL, p.Repository = r.destination(c, p.Publish)
 	if len(c.Tags) > 1 && p.ReleaseTag != "" {
 		p.Notes = append(p.Notes, fmt.Sprintf("this commit has the tags %s; the release is %s", strings.Join(c.Tags, " and "), p.ReleaseTag))

@@ -385,6 +385,26 @@ func TestNoImage(t *testing.T) {
 	assert.EqualError(t, err, `images "# nothing": no image is selected; set one of the build_... inputs to true, or list images`)
 }
 
+// Files are kept for whoever has asked for them: for the folder, or for nothing else.
+func TestKeepsFiles(t *testing.T) {
+	for _, c := range []struct {
+		given map[string]string
+		dir   string
+		keeps bool
+	}{
+		{nil, "dist", false},
+		{map[string]string{plan.OutputDir: "  "}, "dist", false},
+		{map[string]string{plan.OutputDir: "dist"}, "dist", true},
+		{map[string]string{plan.OutputDir: "out"}, "out", true},
+		{map[string]string{plan.PublishRelease: "false"}, "dist", true},
+	} {
+		p, err := plan.Make(c.given, push)
+		require.NoError(t, err)
+		assert.Equal(t, c.dir, p.OutputDir, c.given)
+		assert.Equal(t, c.keeps, p.KeepsFiles, c.given)
+	}
+}
+
 func TestForFiles(t *testing.T) {
 	c := push
 	c.ServerURL = "https://codeberg.org"

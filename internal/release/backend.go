@@ -40,7 +40,8 @@ type Transaction interface {
 	Create(ctx context.Context, draft Draft) (Release, error)
 
 	// Lease waits until no other run changes the release. The returned context
-	// ends when the lease is lost.
+	// ends when the lease is lost. The error wraps ErrNotFound if the release has gone
+	// meanwhile.
 	Lease(ctx context.Context) (context.Context, Lease, error)
 
 	// Upload adds content beside the release's assets. Nothing has the upload's
@@ -65,6 +66,10 @@ type Transaction interface {
 type Lease interface {
 	// Hold makes sure of the lease before a step that others can see.
 	Hold(ctx context.Context) error
+
+	// Discard removes the release, which is a draft, unless another run waits for the
+	// lease.
+	Discard(ctx context.Context) error
 
 	// End gives the lease to the next run, also if the context has ended.
 	End(ctx context.Context)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"unicode"
@@ -20,6 +21,10 @@ type File struct {
 	Path   string
 	Size   int64  // bytes
 	SHA256 string // lower-case hexadecimal; left empty, Update finds it while it uploads
+
+	// Info, if set, is the file at the path as it was when its checksum was made: one that
+	// has changed since is not published. Update looks itself if it is nil.
+	Info os.FileInfo
 
 	// Content, if not nil, is the file, which is small and has no path. Update
 	// finds its size and checksum.

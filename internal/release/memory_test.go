@@ -172,11 +172,25 @@ func (t *memoryTransaction) Lease(ctx context.Context) (context.Context, release
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
+	if _, err := t.Release(ctx, t.tag); err != nil {
+		<-t.lease
+		return nil, nil, err
+	}
 	ctx, t.lose = context.WithCancelCause(ctx)
 	return ctx, t, nil
 }
 
 func (t *memoryTransaction) Hold(context.Context) error { return nil }
+
+func (t *memoryTransaction) Discard(context.Context) error {
+	if err := t.verb("discard"); err != nil {
+		return err
+	}
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.found = nil
+	return nil
+}
 
 func (t *memoryTransaction) End(context.Context) {
 	t.lose(context.Canceled)
@@ -189,6 +203,7 @@ func (t *memoryTransaction) Upload(ctx context.Context, upload release.Upload) (
 	}
 	if t.lost != nil {
 		t.lose(t.lost)
+		<-ctx.Done()
 		return release.Asset{}, ctx.Err()
 	}
 	body, err := upload.Open()

@@ -19,6 +19,10 @@
 // there, and calls it again whenever that has changed: so what depends on the
 // release (provenance that is merged, what may be signed) is decided there, once.
 //
+// Store.UpdateAhead is Update for files that become whole one after the other. Before
+// these steps it takes step 3, and what that needs of step 2, for each file that is
+// whole, and it takes the uploads back if the release is never composed.
+//
 //  1. Find the release and compose. If everything is as it should be, stop here:
 //     nothing has been written.
 //  2. Create the release as a draft if it is not there. Take the lease: one run
@@ -43,6 +47,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,6 +95,11 @@ type Store struct {
 
 	// Log, if set, is given a sentence about what users may want to know.
 	Log func(message string)
+}
+
+func (s *Store) parallel() int {
+	const atOnce = 4
+	return cmp.Or(s.Parallel, atOnce)
 }
 
 // VerifyUploads is how an upload is checked.

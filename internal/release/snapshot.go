@@ -71,6 +71,11 @@ type seenFile struct {
 	sha256 string
 }
 
+// fileKey is one file of a release: one on this machine may be several.
+type fileKey struct{ name, path string }
+
+func (f File) key() fileKey { return fileKey{f.Name, f.Path} }
+
 // state is a release as the backend has it at one moment.
 type state struct {
 	Release
@@ -137,10 +142,10 @@ func (u *update) resolve(ctx context.Context, now state, file *File) error {
 	if file.Path == "" {
 		return nil
 	}
-	seen := u.files[file.Path]
+	seen := u.files[file.key()]
 	if seen == nil {
 		seen = &seenFile{sha256: file.SHA256}
-		u.files[file.Path] = seen
+		u.files[file.key()] = seen
 	}
 	if file.SHA256 == "" {
 		file.SHA256 = seen.sha256
@@ -151,9 +156,12 @@ func (u *update) resolve(ctx context.Context, now state, file *File) error {
 	if seen.info != nil || file.SHA256 == "" && !mayBe {
 		return nil
 	}
-	info, err := os.Stat(file.Path)
-	if err != nil {
-		return fmt.Errorf("publish %s: %w", file.Name, err)
+	info := file.Info
+	if info == nil {
+		var err error
+		if info, err = os.Stat(file.Path); err != nil {
+			return fmt.Errorf("publish %s: %w", file.Name, err)
+		}
 	}
 	if file.SHA256 == "" {
 		u.content.status("hash %s, to compare it with the release's", file.Name)

@@ -2,7 +2,6 @@ package release
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,18 +26,26 @@ const changesOfOthers = 3
 // release yet, and again under the lease and whenever another hand has changed
 // the release. Its context ends when the lease is lost.
 func (s *Store) Update(ctx context.Context, tag string, compose func(ctx context.Context, there Snapshot) (Content, error)) (Published, error) {
-	if err := CheckTag(tag); err != nil {
-		return Published{}, fmt.Errorf("release_tag %q: %w", tag, err)
-	}
-	transaction, err := s.Backend.Begin(tag)
+	u, err := s.begin(tag, compose)
 	if err != nil {
 		return Published{}, err
 	}
-	u := &update{
-		store: s, Transaction: transaction, tag: tag, compose: compose,
-		files: map[string]*seenFile{}, small: map[string][]byte{}, stored: map[string]string{}, taken: map[Asset]bool{},
+	return u.run(ctx, nil)
+}
+
+func (s *Store) begin(tag string, compose func(ctx context.Context, there Snapshot) (Content, error)) (*update, error) {
+	if err := CheckTag(tag); err != nil {
+		return nil, fmt.Errorf("release_tag %q: %w", tag, err)
 	}
-	return u.run(ctx)
+	transaction, err := s.Backend.Begin(tag)
+	if err != nil {
+		return nil, err
+	}
+	return &update{
+		store: s, Transaction: transaction, tag: tag, compose: compose,
+		slots: make(chan struct{}, s.parallel()), ahead: ahead{begun: map[string]string{}},
+		files: map[fileKey]*seenFile{}, small: map[string][]byte{}, stored: map[string]string{}, taken: map[Asset]bool{},
+	}, nil
 }
 
 // update is one run of Update.
@@ -49,11 +56,17 @@ type update struct {
 	compose func(ctx context.Context, there Snapshot) (Content, error)
 	content Content // what compose has returned last
 
-	lease  Lease                // nil on the first look
-	files  map[string]*seenFile // by path
-	small  map[string][]byte    // contents of small assets that are known, by ID
-	stored map[string]string    // checksums of assets that were read back, by ID
-	taken  map[Asset]bool       // small uploads of a run that died which this one has put into their place
+	ahead ahead
+	slots chan struct{} // of uploads ahead that run at once
+
+	lease    Lease           // nil on the first look
+	held     context.Context // ends when the lease is lost
+	composed bool            // under the lease
+
+	files  map[fileKey]*seenFile
+	small  map[string][]byte // contents of small assets that are known, by ID
+	stored map[string]string // checksums of assets that were read back, by ID
+	taken  map[Asset]bool    // small uploads of a run that died which this one has put into their place
 	result Published
 }
 
@@ -62,22 +75,61 @@ type composeError struct{ error }
 
 func (e composeError) Unwrap() error { return e.error }
 
-func (u *update) run(ctx context.Context) (Published, error) {
-	done, err := u.firstLook(ctx)
-	if done || err != nil {
-		return u.result, err
+// run publishes what compose returns, after the uploads of makeAhead if that is set.
+func (u *update) run(ctx context.Context, makeAhead func() error) (Published, error) {
+	defer func() {
+		if u.lease != nil {
+			u.lease.End(ctx)
+		}
+	}()
+	if makeAhead != nil {
+		if err := makeAhead(); err != nil {
+			u.takeBack(ctx)
+			return Published{}, err
+		}
 	}
-	u.content.status("wait for the lease of the release")
-	held, lease, err := u.Lease(ctx)
-	if err != nil {
-		return Published{}, err
+	if u.lease == nil {
+		if done, err := u.firstLook(ctx); done || err != nil {
+			return u.result, err
+		}
+		if err := u.takeLease(ctx); err != nil {
+			return Published{}, err
+		}
 	}
-	defer lease.End(ctx)
-	u.lease = lease
-	if err := u.converge(held); err != nil {
-		return Published{}, cause(held, err)
+	if err := u.converge(u.held); err != nil {
+		u.takeBack(ctx)
+		return Published{}, cause(u.held, err)
 	}
 	return u.result, nil
+}
+
+// takeLease takes the lease of the release. The run that had it may have taken its
+// draft away: then this one makes another.
+func (u *update) takeLease(ctx context.Context) error {
+	u.content.status("wait for the lease of the release")
+	for attempt := 0; ; attempt++ {
+		held, lease, err := u.Lease(ctx)
+		if err == nil {
+			u.held, u.lease = held, lease
+			return nil
+		}
+		if !errors.Is(err, ErrNotFound) || attempt == changesOfOthers {
+			return err
+		}
+		if err := u.create(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// create makes the release as a draft.
+func (u *update) create(ctx context.Context) error {
+	if err := u.Check(ctx, u.draft()); err != nil {
+		return err
+	}
+	_, err := u.Create(ctx, u.draft())
+	u.ahead.created = err == nil || ctx.Err() != nil // the backend may have made it all the same
+	return err
 }
 
 // cause returns why a context has ended, if that is why err came: a lost lease,
@@ -97,11 +149,7 @@ func (u *update) firstLook(ctx context.Context) (done bool, err error) {
 		if _, err := u.look(ctx, Release{}); err != nil {
 			return false, err
 		}
-		if err := u.Check(ctx, u.draft()); err != nil {
-			return false, err
-		}
-		_, err := u.Create(ctx, u.draft())
-		return false, err
+		return false, u.create(ctx)
 	}
 	if err != nil {
 		return false, err
@@ -183,6 +231,7 @@ func (u *update) converge(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		u.composed = true
 		if done, err := u.complete(ctx, now); done || err != nil {
 			return err
 		}
@@ -309,7 +358,8 @@ func (u *update) bring(ctx context.Context, now state) error {
 // A move is what has to happen behind an asset's name.
 type move struct {
 	Switch
-	file *File // to upload, if it is not there in any form
+	file *File     // to upload, if it is not there in any form
+	seen *seenFile // what is known of it; nil if it is in memory
 }
 
 // plan compares what is there with what should be. Names that need nothing are
@@ -323,6 +373,9 @@ func (u *update) plan(ctx context.Context, now state) ([]*move, error) {
 		}
 		if move != nil {
 			moves = append(moves, move)
+			if move.file != nil || move.Upload.Name != "" {
+				u.note(move.Name, len(now.byName[move.Name]) > 0)
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(now.byName)) {
@@ -365,9 +418,8 @@ func (u *update) planFile(ctx context.Context, now state, file *File) (*move, er
 	if uploaded != nil {
 		next.Upload = *uploaded
 	} else {
-		next.file = file
+		next.file, next.seen = file, u.files[file.key()]
 	}
-	u.note(file.Name, len(same) > 0)
 	return next, nil
 }
 
@@ -393,6 +445,9 @@ func (u *update) find(ctx context.Context, now state, file File, assets []Asset)
 		}
 		if asset.Name == temporaryName(file.Name, file.SHA256) && u.store.VerifyUploads != VerifySHA256 {
 			return &asset, nil
+		}
+		if u.ahead.begun[asset.Name] == file.SHA256 {
+			return &asset, nil // this run has hashed what it sent
 		}
 		if sum, ok := now.sums[asset.Name]; ok && len(assets) == 1 && sum != file.SHA256 {
 			continue
@@ -459,9 +514,8 @@ func (u *update) uploadAll(ctx context.Context, moves []*move) error {
 }
 
 func (u *update) group(ctx context.Context) (*errgroup.Group, context.Context) {
-	const atOnce = 4
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(cmp.Or(u.store.Parallel, atOnce))
+	group.SetLimit(u.store.parallel())
 	return group, ctx
 }
 
@@ -473,7 +527,7 @@ func (u *update) uploadFile(ctx context.Context, move *move) error {
 		return err
 	}
 	file := *move.file
-	before := u.files[file.Path].info
+	before := move.seen.info
 	if before == nil {
 		var err error
 		if before, err = os.Stat(file.Path); err != nil {
@@ -494,7 +548,7 @@ func (u *update) uploadFile(ctx context.Context, move *move) error {
 		err := <-hashed
 		return move.file.SHA256, err
 	})
-	uploaded, err := u.Upload(ctx, u.fileUpload(file, sum))
+	uploaded, err := u.Upload(ctx, u.fileUpload(file, before, sum))
 	if err != nil {
 		stop()
 		_, _ = sum() // which nobody needs now
@@ -508,7 +562,7 @@ func (u *update) uploadFile(ctx context.Context, move *move) error {
 		return errors.Join(err, u.Remove(ctx, uploaded))
 	}
 	move.Upload = uploaded
-	u.files[file.Path].info, u.files[file.Path].sha256 = before, move.file.SHA256
+	move.seen.info, move.seen.sha256 = before, move.file.SHA256
 	return nil
 }
 

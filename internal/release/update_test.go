@@ -124,7 +124,16 @@ func TestUpdateAfterADeadRun(t *testing.T) {
 	t.Parallel()
 	a, b, c := file("a.iso", "a"), file("b.iso", "b"), file("c.iso", "c")
 	newA, newD := file("a.iso", "x"), file("d.iso", "d")
-	for _, replacing := range []bool{false, true} {
+	for i := range 4 {
+		replacing, ahead := i/2 == 1, i%2 == 1
+		publish := func(m *memory) error {
+			if ahead {
+				_, err := updateAhead(t.Context(), m, contentOf(newA, newD))
+				return err
+			}
+			_, err := update(t, m, contentOf(newA, newD))
+			return err
+		}
 		for n := 1; ; n++ {
 			m := newMemory(t)
 			whole := []release.File{newA, newD}
@@ -133,8 +142,8 @@ func TestUpdateAfterADeadRun(t *testing.T) {
 				require.NoError(t, err)
 				whole = append(whole, b, c)
 			}
-			m.before = dieAt(n)
-			_, err := update(t, m, contentOf(newA, newD))
+			m.before = dieAt(n) // before what it would take back, too
+			err := publish(m)
 			if err == nil {
 				require.Greater(t, n, 11)
 				break
@@ -147,11 +156,10 @@ func TestUpdateAfterADeadRun(t *testing.T) {
 					left[string(m.bytes[asset.ID])] = true
 				}
 			}
-			_, err = update(t, m, contentOf(newA, newD))
-			require.NoError(t, err, "died before verb %d", n)
+			require.NoError(t, publish(m), "died before verb %d", n)
 			requireRelease(t, m, whole...)
 			for _, file := range []release.File{newA, newD} {
-				assert.Equal(t, !left[string(file.Content)], strings.Contains(strings.Join(m.verbs, "\n"), "upload "+file.Name+"\n"),
+				assert.Equal(t, !left[string(file.Content)], slices.Contains(m.verbs, "upload "+file.Name),
 					"died before verb %d: what was uploaded is not uploaded again", n)
 			}
 		}

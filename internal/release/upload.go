@@ -10,17 +10,17 @@ import (
 	"os"
 )
 
-// fileUpload is the upload of a file, of which the checksum may become known
-// only meanwhile.
-func (u *update) fileUpload(file File, sha256 func() (string, error)) Upload {
+// fileUpload is the upload of a file as it was before, of which the checksum may
+// become known only meanwhile.
+func (u *update) fileUpload(file File, before os.FileInfo, sha256 func() (string, error)) Upload {
 	return Upload{
 		Name: temporaryName(file.Name, file.SHA256), Asset: file.Name, Size: file.Size, SHA256: sha256,
-		Open:     func() (io.ReadCloser, error) { return openFile(file) },
+		Open:     func() (io.ReadCloser, error) { return openFile(file, before) },
 		Progress: func(done int64) { u.content.progress(file, done) },
 	}
 }
 
-func openFile(file File) (io.ReadCloser, error) {
+func openFile(file File, before os.FileInfo) (io.ReadCloser, error) {
 	content, err := os.Open(file.Path)
 	if err != nil {
 		return nil, err
@@ -28,6 +28,9 @@ func openFile(file File) (io.ReadCloser, error) {
 	info, err := content.Stat()
 	if err == nil && info.Size() != file.Size {
 		err = fmt.Errorf("%s has %d bytes now and had %d when its checksum was made: package it again", file.Path, info.Size(), file.Size)
+	}
+	if err == nil {
+		err = same(file.Path, before, info)
 	}
 	if err != nil {
 		return nil, errors.Join(err, content.Close())
@@ -53,6 +56,10 @@ func unchanged(path string, before os.FileInfo) error {
 	if err != nil {
 		return err
 	}
+	return same(path, before, now)
+}
+
+func same(path string, before, now os.FileInfo) error {
 	if !os.SameFile(before, now) || now.Size() != before.Size() || !now.ModTime().Equal(before.ModTime()) {
 		return fmt.Errorf("%s has been written to while it was being published: let nothing do that, and run again", path)
 	}

@@ -50,11 +50,16 @@ func (s *status) String() string {
 }
 
 type item struct {
+	verb, name  string
 	done, total int64
 	started     time.Time
 	shown       time.Time
 	finished    bool
 	bar         *mpb.Bar
+}
+
+func (it *item) String() string {
+	return fmt.Sprintf("%s %s: %s of %s (%d%%)", it.verb, it.name, size.Text(it.done), size.Text(it.total), percent(it.done, it.total))
 }
 
 // Progress begins to show the progress of an operation, for example "upload".
@@ -107,15 +112,22 @@ func (p *Progress) Status(format string, args ...any) {
 
 // Bytes sets how many bytes of an item are done, of how many. An item begins with 0
 // bytes done and is finished when all are.
-func (p *Progress) Bytes(name string, done, total int64) {
+func (p *Progress) Bytes(name string, done, total int64) { p.BytesOf(p.verb, name, done, total) }
+
+// BytesOf is Bytes for an operation that goes on beside the one that is shown.
+func (p *Progress) BytesOf(verb, name string, done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	it := p.items[name]
+	key := name
+	if verb != p.verb {
+		key = verb + " " + name
+	}
+	it := p.items[key]
 	if it == nil {
-		it = &item{started: time.Now(), shown: time.Now()}
-		p.items[name] = it
+		it = &item{verb: verb, name: name, started: time.Now(), shown: time.Now()}
+		p.items[key] = it
 		if p.bars != nil {
-			it.bar = p.bar(name, total)
+			it.bar = p.bar(key, total)
 		}
 	}
 	// A file that is sent once more begins at zero again.
@@ -125,10 +137,10 @@ func (p *Progress) Bytes(name string, done, total int64) {
 		it.bar.SetCurrent(done)
 	case done == total && !it.finished:
 		it.finished = true
-		p.print("%s %s: %s in %s", p.verb, name, size.Text(total), age(it.started))
+		p.print("%s %s: %s in %s", verb, name, size.Text(total), age(it.started))
 	case time.Since(it.shown) >= p.report.interval:
 		it.shown = time.Now()
-		p.print("%s %s: %s of %s (%d%%)", p.verb, name, size.Text(done), size.Text(total), percent(done, total))
+		p.print("%s", it)
 	}
 }
 
@@ -181,8 +193,7 @@ func (p *Progress) tick() {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		it := p.items[name]
-		p.print("%s %s: %s of %s (%d%%)", p.verb, name, size.Text(it.done), size.Text(it.total), percent(it.done, it.total))
+		p.print("%s", p.items[name])
 	}
 }
 

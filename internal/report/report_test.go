@@ -126,9 +126,10 @@ func TestProgressIsCalm(t *testing.T) {
 		})
 	}
 	senders.Wait()
+	p.BytesOf("package", "a.iso", 5, 5) // beside the upload of the same name
 	p.Status("waiting")
 	p.Close()
-	assert.ElementsMatch(t, []string{"upload a.iso: 1000.0 MiB in 0s", "upload b.tar.gz: 1000.0 MiB in 0s"},
+	assert.ElementsMatch(t, []string{"upload a.iso: 1000.0 MiB in 0s", "upload b.tar.gz: 1000.0 MiB in 0s", "package a.iso: 5 B in 0s"},
 		strings.Split(strings.TrimSpace(log.String()), "\n"))
 }
 

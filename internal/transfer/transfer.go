@@ -1,5 +1,5 @@
 // Package transfer wraps the readers of long copies: one ends with a context, one
-// reports its progress.
+// reports its progress, one is read ahead of its use and hashed beside it.
 package transfer
 
 import (

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -102,11 +103,23 @@ func (s folderSource) Open(_ context.Context, name string) (io.ReadCloser, error
 func (s folderSource) Whole() bool { return false }
 
 // readSmall returns the content of a file that a release has beside its images.
-func readSmall(ctx context.Context, source Source, name string) ([]byte, error) {
-	file, err := source.Open(ctx, name)
+func (r Request) readSmall(ctx context.Context, name string) ([]byte, error) {
+	file, err := r.open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return release.ReadSmall(name, file)
+	content, err := release.ReadSmall(name, file)
+	if err == nil {
+		r.small[name] = content
+	}
+	return content, err
+}
+
+// open opens a file of the source that has not been read yet.
+func (r Request) open(ctx context.Context, name string) (io.ReadCloser, error) {
+	if content, ok := r.small[name]; ok {
+		return io.NopCloser(bytes.NewReader(content)), nil
+	}
+	return r.Source.Open(ctx, name)
 }

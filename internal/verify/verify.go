@@ -62,6 +62,10 @@ type Request struct {
 
 	// Progress, if set, is called with what is being done, in words.
 	Progress func(message string)
+
+	// small are the files that have been read whole: what is verified, what it says, and
+	// what is compared with the list are the same bytes.
+	small map[string][]byte
 }
 
 // An Image is something that this machine can try to build.
@@ -88,6 +92,7 @@ type Rebuilt struct {
 // comparison found is in the report; see its Err.
 func Verify(ctx context.Context, r Request) (Report, error) {
 	settled := time.After(r.Settle)
+	r.small = map[string][]byte{}
 	before, err := r.proofs(ctx)
 	if err != nil {
 		return Report{}, err
@@ -102,6 +107,7 @@ func Verify(ctx context.Context, r Request) (Report, error) {
 		return report, err
 	case <-settled:
 	}
+	r.small = map[string][]byte{} // a second look
 	if after, lookErr := r.proofs(ctx); lookErr == nil && after != before {
 		return Report{}, fmt.Errorf("release %s: %w", oneLine(r.Tag), ErrChanged)
 	}
@@ -111,7 +117,7 @@ func Verify(ctx context.Context, r Request) (Report, error) {
 // proofs returns SHA256SUMS.txt and its signature, which publications change.
 func (r Request) proofs(ctx context.Context) (proofs [2]string, err error) {
 	for i, name := range []string{checksum.FileName, trust.SignatureFileName} {
-		content, err := readSmall(ctx, r.Source, name)
+		content, err := r.readSmall(ctx, name)
 		if err != nil && !errors.Is(err, release.ErrNotFound) {
 			return proofs, err
 		}
@@ -180,7 +186,7 @@ func (r Request) read(ctx context.Context) (published, error) {
 			return p, fmt.Errorf("the release has more than one %s, and downloads may give any", name)
 		}
 	}
-	sums, err := readSmall(ctx, r.Source, checksum.FileName)
+	sums, err := r.readSmall(ctx, checksum.FileName)
 	switch {
 	case errors.Is(err, release.ErrNotFound) && !r.Source.Whole() && r.Signers == nil && r.Rebuild != nil:
 		p.notes = append(p.notes, "there is no "+checksum.FileName+"; the files are compared with the rebuilt ones only")
@@ -190,7 +196,7 @@ func (r Request) read(ctx context.Context) (published, error) {
 	if p.sums, err = checksum.Parse(bytes.NewReader(sums)); err != nil {
 		return p, err
 	}
-	content, err := readSmall(ctx, r.Source, trust.ProvenanceFileName)
+	content, err := r.readSmall(ctx, trust.ProvenanceFileName)
 	if errors.Is(err, release.ErrNotFound) {
 		p.notes = append(p.notes, "there is no "+trust.ProvenanceFileName+": what the release was built from is not recorded")
 	} else if err != nil {
@@ -223,7 +229,7 @@ func (r Request) readBuilds(ctx context.Context, p *published, sums, provenance 
 		p.builds, notes = builds, append(notes, others...)
 	} else {
 		proof, err := Prove(ctx, p.tag, sums, func(name string) ([]byte, error) {
-			return readSmall(ctx, r.Source, name)
+			return r.readSmall(ctx, name)
 		}, r.Signers, r.Now)
 		if err != nil {
 			return fmt.Errorf("release %s: %w", p.tag, err)
@@ -459,7 +465,7 @@ func (a *Asset) judgeAlone(r Request, listed bool, counterpart Rebuilt) {
 }
 
 func (r Request) compareWith(ctx context.Context, name, rebuiltPath string) (comparison, error) {
-	published, err := r.Source.Open(ctx, name)
+	published, err := r.open(ctx, name)
 	if err != nil {
 		return comparison{}, err
 	}
@@ -487,7 +493,7 @@ func (r Request) differences(ctx context.Context, name, rebuiltPath string, c co
 		whole.Reason = "other content"
 		return []Difference{whole}, nil
 	}
-	published, err := r.Source.Open(ctx, name)
+	published, err := r.open(ctx, name)
 	if err != nil {
 		return nil, err
 	}

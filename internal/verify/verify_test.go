@@ -236,6 +236,30 @@ func TestAReleaseThatChangesMeanwhile(t *testing.T) {
 	require.NoError(t, report.Err(), "what was verified was the same")
 }
 
+// counting is a source that counts how often its files are opened.
+type counting struct {
+	whole
+	opened map[string]int
+}
+
+func (c counting) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	c.opened[name]++
+	return c.Source.Open(ctx, name)
+}
+
+func TestEachFileIsReadOnce(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	files := release(t).attested(t, key, tag, flake("1111", "sha256-1")).listed(t).signed(t, key, tag)
+	source := counting{whole{files.source(t)}, map[string]int{}}
+	report := run(t, verify.Request{Source: source, Signers: key.Allowed()})
+	require.NoError(t, report.Err())
+	delete(source.opened, trust.SnapshotFileName) // which is not there
+	assert.Equal(t, map[string]int{
+		bundle: 1, iso: 1, sd: 1, checksum.FileName: 1, trust.SignatureFileName: 1, trust.ProvenanceFileName: 1,
+	}, source.opened)
+}
+
 func TestDownloadOnly(t *testing.T) {
 	t.Parallel()
 	files := release(t).listed(t)

@@ -7,6 +7,8 @@ let
     hostname = null;
     httpPort = 80;
     httpAllowedCIDRs = [ ];
+    filesUrl = null;
+    peers = [ ];
     chainTokenFile = null;
     tftpBootFilename = "ec-ipxe.efi";
     statusAddress = "127.0.0.1:8077";
@@ -81,6 +83,11 @@ let
       "10.20.31.0/24"
     ];
     chainTokenFile = "/var/lib/secrets/chain-token";
+    filesUrl = "http://cache.lan:8080";
+    peers = [
+      "10.20.30.3"
+      "boot3.lan:8080"
+    ];
     statusHostnames = [ "boot-status.lan" ];
     keep = 5;
     proxyDhcp = {
@@ -105,7 +112,13 @@ let
   };
 in
 {
-  serve = full.serve (paths // { ipxeDir = "/ipxe"; });
+  serve = full.serve (
+    paths
+    // {
+      ipxeDir = "/ipxe";
+      machinesFile = "/var/lib/serve/machines.json";
+    }
+  );
   stage = full.stage (paths // { allowedSignersFile = "/etc/allowed_signers"; });
   stageLatest =
     (commands {
@@ -142,6 +155,13 @@ in
   # For tests that run it, which set options of their own.
   scriptFor = overrides: (commands overrides).embeddedScript;
   scriptWithToken = full.embeddedScript;
+  scriptWithPeers =
+    (commands {
+      peers = [
+        "10.20.30.3"
+        "[fd00::3]:8080"
+      ];
+    }).embeddedScript;
 
   node = import ../modules/ec-node/command.nix (node {
     transcode = true;

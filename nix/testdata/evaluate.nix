@@ -97,6 +97,8 @@ let
       "10.20.31.0/24"
     ];
     chainTokenFile = "/var/lib/secrets/chain-token";
+    filesUrl = "http://cache.lan:8080";
+    peers = [ "10.20.30.3" ];
     statusHostnames = [ "boot-status.lan" ];
     keep = 5;
     alertRules = true;
@@ -576,6 +578,8 @@ in
           ];
         })).ec-node.broadcasts;
       interface = (options (netboot { interface = "a long name"; })).netboot.interface;
+      files = (options (netboot { filesUrl = "cache.lan"; })).netboot.filesUrl;
+      peer = (options (netboot { peers = [ "http://boot2.lan" ]; })).netboot.peers;
       size = (options (runner { overlayRoot.size = "lots"; })).runner.overlayRoot.size;
       cidr = (options (netboot { httpAllowedCIDRs = [ "10.20.30.0" ]; })).netboot.httpAllowedCIDRs;
       secret = (options (netboot { chainTokenFile = ./evaluate.nix; })).netboot.chainTokenFile;

@@ -123,6 +123,10 @@ func TestBoot(t *testing.T) {
 	} {
 		t.Run(name+", the first try fails", func(t *testing.T) { t.Parallel(); f.testRetry(t, test.machine, test.bootfile, test.script) })
 	}
+	t.Run("a cache", func(t *testing.T) { t.Parallel(); f.testCache(t, staged) })
+	for name, c := range failovers() {
+		t.Run("a boot server fails, "+name, func(t *testing.T) { t.Parallel(); f.testPeer(t, c) })
+	}
 	t.Run("nothing breaks the loop", func(t *testing.T) { t.Parallel(); f.testLoop(t, staged) })
 	t.Run("rollback", func(t *testing.T) { t.Parallel(); f.testRollback(t) })
 	t.Run("ring", func(t *testing.T) { t.Parallel(); f.testRing(t) })

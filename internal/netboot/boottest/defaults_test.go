@@ -52,6 +52,7 @@ func TestBootByDefaults(t *testing.T) {
 		page, err := status.CombinedOutput()
 		require.NoError(t, err, "%s", page)
 		assert.Contains(t, string(page), "booted")
+		assert.FileExists(t, filepath.Join(folder, "state", "machines.json"))
 	})
 
 	t.Run("the boot file's name", func(t *testing.T) {

@@ -1,10 +1,12 @@
-// Package journal records what the boot server does, for people: a log line for each stage of a boot, numbers for Prometheus, and a
-// table of the machines that were seen.
+// Package journal records what the boot server does, for people: a log line for each
+// stage of a boot, numbers for Prometheus, and a table of the machines that were seen.
 package journal
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +42,7 @@ type Journal struct {
 	unknown sync.Map          // the architectures that UnknownArchitecture has logged
 	begun   map[Boot]struct{} // boots that began, without their rings
 	changed chan struct{}     // closed at the next change
+	changes uint64            // how many there were, counting the journal's beginning
 }
 
 // New returns a journal that writes to log, and whose numbers registry gathers.
@@ -52,14 +55,26 @@ func New(log *slog.Logger, registry *prometheus.Registry) *Journal {
 		table:    newTable(),
 		begun:    map[Boot]struct{}{},
 		changed:  make(chan struct{}),
+		changes:  1,
 	}
 }
 
 // Machines returns the machines that were seen, the last seen first.
 func (j *Journal) Machines() []Machine {
 	j.mu.Lock()
+	machines := j.table.list()
+	j.mu.Unlock()
+	slices.SortFunc(machines, func(a, b Machine) int {
+		return cmp.Or(b.Seen.Compare(a.Seen), a.MAC.Compare(b.MAC), a.Address.Compare(b.Address))
+	})
+	return machines
+}
+
+// full reports whether Machines are not all that were seen.
+func (j *Journal) full() bool {
+	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.table.list()
+	return j.table.full
 }
 
 // Changed returns a channel that is closed when what Machines returns changes.
@@ -83,6 +98,13 @@ func (j *Journal) update(client Client, change func(machine *record, now time.Ti
 func (j *Journal) notify() {
 	close(j.changed)
 	j.changed = make(chan struct{})
+	j.changes++
+}
+
+func (j *Journal) changeCount() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.changes
 }
 
 // Known reports whether a machine at an address has got something from this server: its
@@ -141,24 +163,43 @@ const attemptExpiry = 15 * time.Minute
 // BootStarted records that a client was sent the script of its release. A machine that
 // asks for it again, and has loaded nothing since, has not begun another boot.
 func (j *Journal) BootStarted(client Client, boot Boot) {
-	again := false
-	machine := j.update(client, func(machine *record, now time.Time) {
-		again = machine.Stage == Script && machine.Boot == boot && now.Sub(machine.asked) < attemptExpiry
+	if machine, again := j.sendScript(client, boot, false); !again {
+		j.begin(boot)
+		j.stage("sent the release's script", machine)
+	}
+}
+
+// HandedOver is BootStarted where the kernel and the initrd come from elsewhere: nothing
+// of the boot is seen after its script, unless the machine asks for that again.
+func (j *Journal) HandedOver(client Client, boot Boot) {
+	machine, again := j.sendScript(client, boot, true)
+	if again {
+		j.metrics.askedAgain.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
+		return
+	}
+	j.metrics.handedOver.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
+	j.remember(boot)
+	j.stage("sent the release's script; its files come from elsewhere", machine)
+}
+
+// sendScript records that a client is sent the script of its release, and reports whether
+// it asks again in the same attempt.
+func (j *Journal) sendScript(client Client, boot Boot, elsewhere bool) (machine Machine, again bool) {
+	machine = j.update(client, func(machine *record, now time.Time) {
+		again = machine.Stage == Script && machine.Boot == boot && machine.Elsewhere == elsewhere && now.Sub(machine.asked) < attemptExpiry
 		machine.asked = now
 		if again {
+			machine.Again++
 			return
 		}
 		if machine.Stage >= Script {
 			machine.restart()
 		}
 		machine.startBoot(boot, now)
+		machine.Elsewhere = elsewhere
 		machine.known = true
 	})
-	if again {
-		return
-	}
-	j.begin(boot)
-	j.stage("sent the release's script", machine)
+	return machine, again
 }
 
 // SendLoader records that a file that leads to the release is sent: an iPXE binary,
@@ -186,7 +227,7 @@ func (j *Journal) SendImage(client Client, boot Boot, name string, size int64) *
 	begins := false
 	j.update(client, func(machine *record, now time.Time) {
 		same := machine.Boot.Release == boot.Release && machine.Boot.Architecture == boot.Architecture
-		if begins = !same || machine.Stage == Booted || machine.Stage < Script; begins {
+		if begins = !same || machine.Stage == Booted || machine.Stage < Script || machine.Elsewhere; begins {
 			if machine.Stage >= Script {
 				machine.restart()
 			}
@@ -205,6 +246,15 @@ func (j *Journal) SendImage(client Client, boot Boot, name string, size int64) *
 	return transfer
 }
 
+// SendToCache records that the kernel or the initrd of a release, or a part of it, is sent
+// to a client that is no machine: it keeps it for machines.
+func (j *Journal) SendToCache(client Client, boot Boot, name string, size int64) *Transfer {
+	transfer := j.transfer(HTTP, name, size)
+	transfer.toCache = true
+	transfer.add(&record{Machine: Machine{Address: client.Address, Boot: boot, known: true}}, time.Now())
+	return transfer
+}
+
 // A Transfer is a file on its way to a client.
 type Transfer struct {
 	journal  *Journal
@@ -214,6 +264,7 @@ type Transfer struct {
 	started  time.Time
 	machine  *record
 	fetch    *Fetch
+	toCache  bool // machine is in no table
 }
 
 func (j *Journal) transfer(protocol, name string, size int64) *Transfer {
@@ -229,6 +280,9 @@ func (t *Transfer) add(machine *record, now time.Time) {
 // Sent records that n more bytes were sent.
 func (t *Transfer) Sent(n int64) {
 	t.journal.metrics.bytes.WithLabelValues(t.protocol).Add(float64(n))
+	if t.toCache {
+		t.journal.metrics.cacheBytes.Add(float64(n))
+	}
 	t.journal.mu.Lock()
 	defer t.journal.mu.Unlock()
 	t.fetch.Sent += n
@@ -251,7 +305,12 @@ func (t *Transfer) End(complete bool, err error) {
 		t.journal.stage("transfer broke off", machine, file, slog.String("error", err.Error()))
 		return
 	}
-	t.journal.stage("sent a file", machine, file)
+	switch {
+	case !t.toCache:
+		t.journal.stage("sent a file", machine, file)
+	case complete: // a cache may fetch it in many parts
+		t.journal.stage("a cache has fetched a file to its end", machine, file)
+	}
 	if booted {
 		took := machine.LastBoot.Sub(machine.Began)
 		t.journal.metrics.finished.WithLabelValues(machine.Boot.Release, string(machine.Boot.Architecture)).Inc()

@@ -57,12 +57,12 @@ func (b *lockedBuilder) String() string {
 
 type site struct {
 	*journal.Journal
-	t        *testing.T
+	t        testing.TB
 	log      *lockedBuilder
 	registry *prometheus.Registry
 }
 
-func start(t *testing.T) site {
+func start(t testing.TB) site {
 	log, registry := &lockedBuilder{}, prometheus.NewRegistry()
 	return site{journal.New(slog.New(slog.NewTextHandler(log, nil)), registry), t, log, registry}
 }
@@ -278,12 +278,13 @@ func TestAnAddressIsLeasedAnew(t *testing.T) {
 func TestMadeUpMACs(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	for i := range 5000 {
+	for i := range 25_000 {
 		s.BootStarted(journal.Client{MAC: address48(fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256))}, boot)
 	}
 	machines := s.Machines()
-	assert.Len(t, machines, 4096)
-	assert.Equal(t, "02:00:00:00:13:87", machines[0].MAC.String())
+	assert.LessOrEqual(t, len(machines), 20_480)
+	assert.Greater(t, len(machines), 20_000)
+	assert.Equal(t, "02:00:00:00:61:a7", machines[0].MAC.String())
 }
 
 // TestRefusalsDoNotFillTheLog counts them all, and logs the first of them.
@@ -339,10 +340,63 @@ func TestKnown(t *testing.T) {
 	assert.False(t, s.Known(address), "it has acknowledged nothing yet")
 	s.send(loading, 100)
 	assert.True(t, s.Known(address))
-	for i := range 5000 {
+	for i := range 25_000 {
 		made := address48(fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256))
 		s.Answered(journal.Client{MAC: made}, "ec-ipxe.efi")
 		s.BootStarted(journal.Client{Address: netip.MustParseAddr("10.20.30.66"), MAC: made}, boot)
 	}
 	assert.True(t, s.Known(address), "it is not forgotten for machines that one client makes up")
+}
+
+// TestHandedOver is about machines that load their kernel and initrd elsewhere: nothing
+// that was not seen is shown or counted.
+func TestHandedOver(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	count := func(name string) float64 {
+		families, err := s.registry.Gather()
+		require.NoError(t, err)
+		sum := 0.0
+		for _, family := range families {
+			for _, metric := range family.GetMetric() {
+				if family.GetName() == name {
+					sum += metric.GetCounter().GetValue()
+				}
+			}
+		}
+		return sum
+	}
+	first, second := client(1), client(2)
+	s.HandedOver(first, boot)
+	s.HandedOver(second, boot)
+	assert.True(t, s.Known(first.Address))
+	assert.Equal(t, 2.0, count("netboot_boots_handed_over_total"))
+	assert.Contains(t, s.log.String(), `msg="sent the release's script; its files come from elsewhere" mac=52:54:00:00:00:01`)
+
+	s.HandedOver(first, boot)
+	assert.Equal(t, 2.0, count("netboot_boots_handed_over_total"), "the same attempt")
+	assert.Equal(t, 1.0, count("netboot_boots_asked_again_total"))
+	assert.Equal(t, 1, s.Machines()[0].Again)
+	s.send(s.SendLoader(first, journal.TFTP, "ec-ipxe.efi", 10), 10)
+	s.HandedOver(first, boot)
+	assert.Equal(t, 3.0, count("netboot_boots_handed_over_total"), "its firmware has begun again")
+	assert.Equal(t, 0, s.Machines()[0].Again)
+
+	cache := journal.Client{Address: address}
+	for _, complete := range []bool{false, true} {
+		part := s.SendToCache(cache, boot, state.Initrd, 100)
+		part.Sent(50)
+		part.End(complete, nil)
+	}
+	assert.Equal(t, 100.0, count("netboot_cache_sent_bytes_total"))
+	assert.Len(t, s.Machines(), 2, "a cache is no machine")
+	assert.Equal(t, 1, strings.Count(s.log.String(), `msg="a cache has fetched a file to its end" address=10.20.30.100 release=boot-v1`))
+	s.SendToCache(cache, boot, state.Initrd, 100).End(false, errors.New("connection reset"))
+	assert.Contains(t, s.log.String(), `msg="transfer broke off" address=10.20.30.100`)
+	for _, name := range []string{"netboot_boots_begun_total", "netboot_boots_finished_total"} {
+		assert.Zero(t, count(name), "%s: an alert is about the difference of these", name)
+	}
+
+	s.send(s.SendImage(second, boot, state.Kernel, 10), 10) // the server has begun to have the files itself
+	assert.False(t, s.Machines()[0].Elsewhere)
 }

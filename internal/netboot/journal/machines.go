@@ -2,6 +2,7 @@ package journal
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,6 +23,11 @@ type Machine struct {
 	Began   time.Time
 	Fetched []Fetch // in the order of their start; of many the last ones
 
+	// Elsewhere means that its kernel and initrd come from elsewhere, so that nothing is
+	// seen after its script but that it asks for it Again, so many times.
+	Elsewhere bool
+	Again     int
+
 	Refused string // why its last request for a script was not answered, or empty
 
 	// The last boot that finished; LastBoot is zero if none has.
@@ -41,9 +47,9 @@ func (m Machine) name() string {
 
 // A Boot is what a machine boots.
 type Boot struct {
-	Release      string // the tag
-	Architecture machine.Architecture
-	Ring         string // empty: in no ring
+	Release      string               `json:"release"` // the tag
+	Architecture machine.Architecture `json:"architecture"`
+	Ring         string               `json:"ring,omitempty"` // empty: in no ring
 }
 
 // A Stage is the progress of a boot.
@@ -66,19 +72,22 @@ func (s Stage) String() string {
 
 // A Fetch is a file that a machine fetched in a boot.
 type Fetch struct {
-	Name     string
-	Sent     int64 // bytes
-	Size     int64 // bytes
-	Began    time.Time
-	Ended    time.Time // zero: under way
-	Complete bool      // it was sent to its end
+	Name     string    `json:"name"`
+	Sent     int64     `json:"sent"` // bytes
+	Size     int64     `json:"size"` // bytes
+	Began    time.Time `json:"began"`
+	Ended    time.Time `json:"ended,omitzero"` // zero: under way
+	Complete bool      `json:"complete"`       // it was sent to its end
 }
 
 // maxMachines is how many machines are remembered, so that made-up MACs cost no memory.
-// Beyond it one is forgotten: of those that are not known, or of those whose address
-// another one has by now, as that of a client has that makes up MACs, or of all, the one
-// that was not seen for longest.
-const maxMachines = 4096
+// Beyond it some are forgotten: of those that are not known, or of those whose address
+// another one has by now, as that of a client has that makes up MACs, or of all, the ones
+// that were not seen for longest.
+const maxMachines = 20_480
+
+// forgottenAtOnce is how many they are. Each time all are looked at.
+const forgottenAtOnce = maxMachines / 64
 
 // maxFetches is how many files of a boot are remembered.
 const maxFetches = 32
@@ -97,11 +106,13 @@ type record struct {
 // startBoot records the start of a boot; what was fetched before it belongs to it.
 func (r *record) startBoot(boot Boot, now time.Time) {
 	r.Boot, r.Stage, r.Began, r.Refused = boot, Script, now, ""
+	r.Elsewhere, r.Again = false, 0
 }
 
 // restart removes the boot that was in progress or done.
 func (r *record) restart() {
 	r.Boot, r.Stage, r.Began, r.Refused, r.fetches = Boot{}, Asked, time.Time{}, "", nil
+	r.Elsewhere, r.Again = false, 0
 }
 
 // assumeSame records a new boot as this machine's, although another machine may have
@@ -140,10 +151,11 @@ type table struct {
 	machines  map[*record]struct{}
 	byMAC     map[machine.MAC]*record
 	byAddress map[netip.Addr]*record
+	full      bool // some were forgotten
 }
 
 func newTable() table {
-	return table{map[*record]struct{}{}, map[machine.MAC]*record{}, map[netip.Addr]*record{}}
+	return table{machines: map[*record]struct{}{}, byMAC: map[machine.MAC]*record{}, byAddress: map[netip.Addr]*record{}}
 }
 
 // find returns the machine of a client, a new one if need be. A client that
@@ -193,24 +205,28 @@ func (t *table) makeRoom() {
 	if len(t.machines) < maxMachines {
 		return
 	}
-	var oldest *record
-	for machine := range t.machines {
-		if oldest == nil || t.goesBefore(machine, oldest) {
-			oldest = machine
-		}
+	t.full = true
+	machines := slices.SortedFunc(maps.Keys(t.machines), t.compareWorth)
+	for _, machine := range machines[:forgottenAtOnce] {
+		t.forget(machine)
 	}
-	t.forget(oldest)
 }
 
-// goesBefore reports whether a machine is forgotten before another one.
-func (t *table) goesBefore(a, b *record) bool {
-	if a.known != b.known {
-		return b.known
+// compareWorth orders machines by which of them is forgotten first.
+func (t *table) compareWorth(a, b *record) int {
+	switch lost := t.byAddress[a.Address] != a; {
+	case a.known != b.known:
+		if b.known {
+			return -1
+		}
+		return 1
+	case lost != (t.byAddress[b.Address] != b):
+		if lost {
+			return -1
+		}
+		return 1
 	}
-	if lost := t.byAddress[a.Address] != a; lost != (t.byAddress[b.Address] != b) {
-		return lost
-	}
-	return a.Seen.Before(b.Seen)
+	return a.Seen.Compare(b.Seen)
 }
 
 // get returns the machine of a client that is there, or what the client says of itself.
@@ -233,7 +249,7 @@ func (t *table) forget(machine *record) {
 	}
 }
 
-// list returns copies of all machines, the last seen first.
+// list returns copies of all machines.
 func (t *table) list() []Machine {
 	machines := make([]Machine, 0, len(t.machines))
 	for machine := range t.machines {
@@ -243,8 +259,5 @@ func (t *table) list() []Machine {
 		}
 		machines = append(machines, copied)
 	}
-	slices.SortFunc(machines, func(a, b Machine) int {
-		return cmp.Or(b.Seen.Compare(a.Seen), a.MAC.Compare(b.MAC), a.Address.Compare(b.Address))
-	})
 	return machines
 }

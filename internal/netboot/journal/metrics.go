@@ -24,6 +24,10 @@ type metrics struct {
 	unknown           *prometheus.CounterVec   // by architecture
 	proxyAnswers      *prometheus.CounterVec   // by firmware
 	duration          *prometheus.HistogramVec // by release and architecture
+
+	// Of boots whose kernel and initrd come from elsewhere, by release and architecture.
+	handedOver, askedAgain *prometheus.CounterVec
+	cacheBytes             prometheus.Counter
 }
 
 func newMetrics(registry *prometheus.Registry) metrics {
@@ -40,12 +44,19 @@ func newMetrics(registry *prometheus.Registry) metrics {
 		Help:    "How long finished boots took, from the release's script to the end of its files.",
 		Buckets: []float64{1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800},
 	}, []string{"release", "architecture"})
-	registry.MustRegister(active, duration, collectors.NewGoCollector(),
+	cacheBytes := prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "netboot", Name: "cache_sent_bytes_total",
+		Help: "Bytes of kernels and initrds sent to caches, which netboot_sent_bytes_total has too.",
+	})
+	registry.MustRegister(active, duration, cacheBytes, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return metrics{
 		started:      counter("boots_begun_total", "Boots that began: a machine asked for its release's script or kernel.", "release", "architecture"),
 		finished:     counter("boots_finished_total", "Boots for which the kernel and the initrd were sent to their ends.", "release", "architecture"),
 		bytes:        counter("sent_bytes_total", "Bytes of files and scripts sent.", "protocol"),
+		handedOver:   counter("boots_handed_over_total", "Boots of which only the start is seen, because the kernel and the initrd come from elsewhere.", "release", "architecture"),
+		askedAgain:   counter("boots_asked_again_total", "Scripts sent again within 15 minutes to machines that were handed over: what they load elsewhere may fail.", "release", "architecture"),
+		cacheBytes:   cacheBytes,
 		active:       active,
 		refused:      counter("refused_requests_total", "Requests refused because of the client's network, the chain token, or a limit.", "protocol", "reason"),
 		tftpErrors:   counter("tftp_errors_total", "TFTP requests and transfers that failed.", "reason"),
@@ -85,6 +96,8 @@ func (m metrics) showZeros(boots []Boot) {
 		m.started.WithLabelValues(boot.Release, string(boot.Architecture))
 		m.finished.WithLabelValues(boot.Release, string(boot.Architecture))
 		m.duration.WithLabelValues(boot.Release, string(boot.Architecture))
+		m.handedOver.WithLabelValues(boot.Release, string(boot.Architecture))
+		m.askedAgain.WithLabelValues(boot.Release, string(boot.Architecture))
 	}
 }
 
@@ -122,11 +135,16 @@ func (j *Journal) showZeros(dir *state.Dir) {
 
 // begin counts a boot that begins. The caller must not hold the lock.
 func (j *Journal) begin(boot Boot) {
+	j.remember(boot)
+	j.metrics.started.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
+}
+
+// remember has showZeros show the series of a boot although its release may be pruned.
+func (j *Journal) remember(boot Boot) {
 	boot.Ring = ""
 	j.mu.Lock()
+	defer j.mu.Unlock()
 	j.begun[boot] = struct{}{}
-	j.mu.Unlock()
-	j.metrics.started.WithLabelValues(boot.Release, string(boot.Architecture)).Inc()
 }
 
 // served is what the state folder says of the releases.

@@ -43,18 +43,19 @@ var page = template.Must(template.New("page.html").Funcs(template.FuncMap{
 
 // A statusPage answers the requests of browsers.
 type statusPage struct {
-	ctx     context.Context // ends the live pages
-	state   *state.Dir
-	rings   func() state.Rings
-	journal *Journal
+	ctx      context.Context // ends the live pages
+	state    *state.Dir
+	rings    func() state.Rings
+	filesURL string
+	journal  *Journal
 }
 
 // StatusPage returns a handler for browsers and for Prometheus: a page with the
 // releases, the rings and the machines, which keeps itself up to date until the
 // context ends, and the metrics at /metrics. rings returns the rings that are in
-// force.
-func (j *Journal) StatusPage(ctx context.Context, dir *state.Dir, rings func() state.Rings) http.Handler {
-	p := &statusPage{ctx, dir, rings, j}
+// force, and filesURL is where machines load their kernel and initrd from, or empty.
+func (j *Journal) StatusPage(ctx context.Context, dir *state.Dir, rings func() state.Rings, filesURL string) http.Handler {
+	p := &statusPage{ctx, dir, rings, filesURL, j}
 	j.registry.MustRegister(newestProof{dir}, served{dir})
 	numbers := promhttp.HandlerFor(j.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(j.log.Handler(), slog.LevelError)})
 	mux := http.NewServeMux()

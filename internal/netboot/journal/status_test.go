@@ -15,10 +15,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/chromedp/cdproto/accessibility"
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
@@ -39,10 +39,23 @@ type page struct {
 	t       *testing.T
 	state   *state.Dir
 	journal *journal.Journal
+	handler http.Handler
 	url     string
 }
 
-func startPage(t *testing.T) *page {
+func startPage(t *testing.T) *page { return startPageWith(t, "") }
+
+func startPageWith(t *testing.T, filesURL string) *page {
+	t.Helper()
+	s := newPage(t, filesURL)
+	server := httptest.NewServer(s.handler)
+	t.Cleanup(server.Close)
+	s.url = server.URL
+	return s
+}
+
+// newPage returns a page that no server serves yet.
+func newPage(t *testing.T, filesURL string) *page {
 	t.Helper()
 	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
 	require.NoError(t, err)
@@ -55,10 +68,8 @@ func startPage(t *testing.T) *page {
 		"  - {name: attic, release_tag: boot-v2025.01.01, macs: [\"52:54:00:00:00:0a\"]}\n"))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	server := httptest.NewServer(s.journal.StatusPage(ctx, dir, func() state.Rings { return rings }))
-	t.Cleanup(server.Close)
 	t.Cleanup(cancel)
-	s.url = server.URL
+	s.handler = s.journal.StatusPage(ctx, dir, func() state.Rings { return rings }, filesURL)
 	return s
 }
 
@@ -197,32 +208,6 @@ func TestPageInABrowser(t *testing.T) {
 	}
 	assert.Empty(t, complaints)
 	seen.Unlock()
-
-	for _, look := range []struct {
-		name          string
-		width, height int64
-		scheme        string
-	}{{"desktop", 1280, 900, "light"}, {"phone", 360, 740, "dark"}} {
-		run(chromedp.EmulateViewport(look.width, look.height))
-		_, err := chromedp.Call(tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: look.scheme}},
-		})
-		require.NoError(t, err)
-		overflow, err := chromedp.Run(tab, chromedp.Evaluate[int]("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
-		require.NoError(t, err)
-		background, err := chromedp.Run(tab, chromedp.Evaluate[string]("getComputedStyle(document.body).backgroundColor"))
-		require.NoError(t, err)
-		tooSmall, err := chromedp.Run(tab, chromedp.Evaluate[int](`[...document.querySelectorAll("body *")].filter((e) => e.innerText && parseFloat(getComputedStyle(e).fontSize) < 12).length`))
-		require.NoError(t, err)
-		assert.LessOrEqual(t, overflow, 0, "%s: the page is %d pixels too wide", look.name, overflow)
-		assert.Zero(t, tooSmall, "%s: there is text too small to read", look.name)
-		assert.Equal(t, map[string]string{"light": "rgb(246, 247, 249)", "dark": "rgb(20, 24, 29)"}[look.scheme], background)
-		if folder := os.Getenv("SCREENSHOTS"); folder != "" {
-			picture, err := chromedp.Run(tab, chromedp.FullScreenshot(100))
-			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(folder, look.name+".png"), picture, 0o600))
-		}
-	}
 }
 
 // TestPageIsForScreenReaders reads what Chromium tells them.
@@ -384,16 +369,49 @@ func TestMetricsOfWhatIsServed(t *testing.T) {
 func TestMostMachines(t *testing.T) {
 	t.Parallel()
 	s := startPage(t)
-	for i := range 4096 {
+	const most = 20_480
+	for i := range most + 1 {
 		s.journal.BootStarted(journal.Client{MAC: numbered(i)}, journal.Boot{Release: "boot-v1", Architecture: machine.X86_64})
-		if i == 4094 {
-			assert.Contains(t, get(t, s.url+"/"), "4095 machines seen, ")
+		if i == most-1 {
+			page := get(t, s.url+"/")
+			assert.Contains(t, page, "20480 machines seen, ")
+			assert.Contains(t, page, "<p>500 of 20480 are shown: those that are booting, then those seen last.</p>")
+			assert.Equal(t, 500, strings.Count(page, "data-machine="))
 		}
 	}
-	assert.Contains(t, get(t, s.url+"/"), "4096 machines seen (no more are remembered; those seen last stay), ")
+	assert.Contains(t, get(t, s.url+"/"), "20161 machines seen (no more are remembered; those seen last stay), ", "room for more was made")
 }
 
 func numbered(i int) machine.MAC {
 	mac, _ := machine.MACFrom(net.HardwareAddr{0x52, 0x54, 0, 0, byte(i >> 8), byte(i)})
 	return mac
+}
+
+// TestPageOfFilesFromElsewhere does not say that machines hang of which no more is seen.
+func TestPageOfFilesFromElsewhere(t *testing.T) {
+	t.Parallel()
+	dir, err := state.Create(filepath.Join(t.TempDir(), "netboot"))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, dir.Close()) })
+	synctest.Test(t, func(t *testing.T) {
+		j := journal.New(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		handler := j.StatusPage(t.Context(), dir, func() state.Rings { return state.Rings{} }, "http://cache.lan/boot")
+		current := journal.Boot{Release: "boot-v1", Architecture: machine.X86_64}
+		j.HandedOver(client(1), current)
+		time.Sleep(time.Minute)
+		j.HandedOver(client(1), current)
+		time.Sleep(time.Hour)
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/", nil))
+		page := answer.Body.String()
+		for _, shown := range []string{
+			"1 machine seen, 0 booting now.",
+			`Kernel and initrd come from <span class="source">http://cache.lan/boot</span>: whether a machine has them is not seen here.`,
+			`<span class="stage elsewhere">has the script</span>`, `1 hour ago</time>, asked for it again: 1</span>`, "not seen here",
+		} {
+			assert.Contains(t, page, shown)
+		}
+		assert.NotContains(t, page, "stuck")
+		assert.NotContains(t, page, "then nothing")
+	})
 }

@@ -18,9 +18,12 @@ type view struct {
 	Current  *release // nil: none
 	Releases []release
 	Rings    []ring
-	Machines []machineRow
-	Full     bool // Machines are the most that are remembered
+	Machines []machineRow // at most maxRows
+	Seen     int          // how many machines are remembered
+	Full     bool         // others were forgotten
 	Booting  int
+	FilesURL string // where machines load kernel and initrd from; empty: from here
+	Stuck    int
 	Problem  string // why the releases are not all shown, or empty
 
 	// Proof is when the publisher has last changed a release, as far as that was
@@ -55,9 +58,10 @@ type machineRow struct {
 	Machine
 	Ring   string
 	Now    string // how far it is
-	Kind   string // "booting", "booted", "stuck" or "waiting"
+	Kind   string // "booting", "booted", "stuck" or "elsewhere"
 	Fetch  *fetch // the image that is being sent, if any
 	Files  []fetch
+	Since  string // how long ago its boot began
 	Booted string // how long ago its last boot was
 }
 
@@ -66,12 +70,16 @@ type fetch struct {
 	Percent int
 }
 
+// maxRows is how many machines the page shows, which is sent again and again while it is
+// open.
+const maxRows = 500
+
 // stuckAfter is how long a machine that boots may ask for nothing before the page
 // reports it.
 const stuckAfter = 2 * time.Minute
 
 func (p *statusPage) view(now time.Time) view {
-	var v view
+	v := view{FilesURL: p.filesURL, Full: p.journal.full()}
 	current, err := p.state.Current()
 	releases, releasesErr := p.state.Releases()
 	if err == nil && releasesErr != nil {
@@ -104,12 +112,19 @@ func (p *statusPage) view(now time.Time) view {
 		shown := newMachineRow(m, now)
 		ring, _ := rings.For(m.MAC)
 		shown.Ring = ring.Name
-		if shown.Kind == "booting" {
+		switch shown.Kind {
+		case "booting":
 			v.Booting++
+		case "stuck":
+			v.Stuck++
 		}
 		v.Machines = append(v.Machines, shown)
 	}
-	v.Full = len(v.Machines) == maxMachines
+	v.Seen = len(v.Machines)
+	if v.Seen > maxRows {
+		slices.SortStableFunc(v.Machines, func(a, b machineRow) int { return a.rank() - b.rank() })
+		v.Machines = v.Machines[:maxRows]
+	}
 	// A row stays where it is while its machine boots.
 	slices.SortStableFunc(v.Machines, func(a, b machineRow) int {
 		return cmp.Or(a.MAC.Compare(b.MAC), a.Address.Compare(b.Address))
@@ -134,7 +149,7 @@ func newRelease(r state.Release) release {
 }
 
 func newMachineRow(m Machine, now time.Time) machineRow {
-	shown := machineRow{Machine: m, Now: m.Stage.String(), Kind: "booting"}
+	shown := machineRow{Machine: m, Now: m.Stage.String(), Kind: "booting", Since: formatSince(m.Began, now)}
 	var last *fetch
 	for _, f := range m.Fetched {
 		shown.Files = append(shown.Files, fetch{f, percent(f)})
@@ -149,6 +164,8 @@ func newMachineRow(m Machine, now time.Time) machineRow {
 		shown.Kind, shown.Now = "stuck", "refused: "+m.Refused
 	case m.Stage == Booted:
 		shown.Kind = "booted"
+	case m.Elsewhere:
+		shown.Kind = "elsewhere"
 	case last != nil && !last.Ended.IsZero() && !last.Complete:
 		shown.Kind, shown.Now = "stuck", "broke off: "+last.Name
 	case quiet && shown.Fetch == nil:
@@ -185,6 +202,14 @@ func formatSince(t, now time.Time) string {
 	default:
 		return count(int(ago.Hours()/24), "day")
 	}
+}
+
+// rank says which rows are shown where there are too many, 0 first.
+func (m machineRow) rank() int {
+	if m.Kind == "booting" {
+		return 0
+	}
+	return 1
 }
 
 // Name returns what the machine is called.

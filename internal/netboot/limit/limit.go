@@ -3,7 +3,8 @@
 //
 // The address of who sends a request by UDP may be made up, and a connection may have
 // been opened to occupy it. So what nothing has come of yet gives way, the oldest of the
-// client that has the most first. Clients that are not known share a part of the room,
+// client that has the most first; before that what has done its work already, and is kept
+// for a next request that may never come. Clients that are not known share a part of the room,
 // so that there is always some for machines that have booted from this server before.
 package limit
 
@@ -38,6 +39,7 @@ type Entry struct {
 	client netip.Addr
 	known  bool
 	busy   bool
+	served bool   // it was busy, and is not any more
 	number uint64 // in the order of entering
 	oust   func()
 }
@@ -94,8 +96,11 @@ func (t *Table) enter(entry *Entry) (victim *Entry, ok bool) {
 
 // givesWay reports whether an entry may be removed for a new one.
 func (t *Table) givesWay(entry, forNew *Entry) bool {
-	if entry.busy {
+	switch {
+	case entry.busy:
 		return t.count[entry.client] > t.Fair
+	case entry.served:
+		return true
 	}
 	return !entry.known || t.count[entry.client] > t.count[forNew.client]+1
 }
@@ -114,6 +119,8 @@ func (t *Table) before(a, b *Entry) bool {
 	switch {
 	case a.busy != b.busy:
 		return b.busy
+	case a.served != b.served:
+		return a.served
 	case a.known != b.known:
 		return b.known
 	case t.count[a.client] != t.count[b.client]:
@@ -150,6 +157,7 @@ func (t *Table) remove(entry *Entry) {
 func (e *Entry) SetBusy(busy bool) {
 	e.table.mu.Lock()
 	defer e.table.mu.Unlock()
+	e.served = !busy && (e.busy || e.served)
 	e.busy = busy
 }
 

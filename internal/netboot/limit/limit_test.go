@@ -135,3 +135,26 @@ func TestIPv6(t *testing.T) {
 	}
 	assert.Equal(t, 16, admitted)
 }
+
+// A fleet keeps its connections open when it has its scripts.
+func TestWhatHasDoneItsWorkGivesWay(t *testing.T) {
+	t.Parallel()
+	table := newTable()
+	var ousted []int
+	fresh := enter(table, firstKnown+5000, &ousted)
+	require.NotNil(t, fresh)
+	busy := enter(table, firstKnown+5001, &ousted)
+	busy.SetBusy(true)
+	for _, first := range []int{firstKnown, 1} {
+		for machine := range 200 {
+			entry := enter(table, first+machine, &ousted)
+			require.NotNil(t, entry, "machine %d", first+machine)
+			entry.SetBusy(true)
+			entry.SetBusy(false)
+		}
+	}
+	require.Len(t, ousted, 402-64)
+	assert.Equal(t, []int{firstKnown, firstKnown + 1}, ousted[:2], "the oldest first")
+	assert.NotContains(t, ousted, firstKnown+5000, "its request has not come")
+	assert.NotContains(t, ousted, firstKnown+5001, "it is being answered")
+}

@@ -136,9 +136,9 @@ func ParseBuildarch(buildarch string) (Architecture, error) {
 
 // Firmware is the firmware of a machine. The zero value is not known.
 type Firmware struct {
-	BIOS         bool // else UEFI
-	HTTP         bool // UEFI that boots from HTTP addresses
-	Architecture Architecture
+	BIOS         bool         `json:"bios,omitempty"` // else UEFI
+	HTTP         bool         `json:"http,omitempty"` // UEFI that boots from HTTP addresses
+	Architecture Architecture `json:"architecture"`
 }
 
 // ParsePlatform returns the firmware that iPXE runs on, by its platform
@@ -152,14 +152,6 @@ func ParsePlatform(platform string, architecture Architecture) Firmware {
 		return Firmware{Architecture: architecture}
 	}
 	return Firmware{}
-}
-
-// Platform returns what ParsePlatform reads.
-func (f Firmware) Platform() string {
-	if f.BIOS {
-		return "pcbios"
-	}
-	return "efi"
 }
 
 // String returns a name for people, or "" if the firmware is not known.

@@ -25,8 +25,8 @@ func (x86Only) Program(firmware machine.Firmware) (string, error) {
 	return "ec-ipxe.efi", nil
 }
 
-func (x86Only) Script(mac machine.MAC, _ machine.Firmware) string {
-	return "http://10.77.0.1/netboot.ipxe?mac=" + mac.String()
+func (x86Only) Script(machine.Firmware) string {
+	return "http://10.77.0.1/netboot.ipxe"
 }
 
 // FuzzAnswer gives the server packets of any content. The seeds are what EDK2 and

@@ -64,8 +64,8 @@ type Boot interface {
 	// address for firmware that boots from HTTP. An error means that there is none.
 	Program(machine.Firmware) (string, error)
 
-	// Script returns the address of the script for iPXE on a machine.
-	Script(mac machine.MAC, firmware machine.Firmware) string
+	// Script returns the address of the script for an iPXE that runs on a firmware.
+	Script(machine.Firmware) string
 }
 
 // A Server answers on one network interface.
@@ -235,8 +235,7 @@ func label(file string) string {
 
 func (s *Server) file(request *dhcpv4.DHCPv4, asks machine.Firmware) (string, error) {
 	if isIPXE(request) {
-		mac, _ := machine.MACFrom(request.ClientHWAddr)
-		return s.Boot.Script(mac, asks), nil
+		return s.Boot.Script(asks), nil
 	}
 	return s.Boot.Program(asks)
 }

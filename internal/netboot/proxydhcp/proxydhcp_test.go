@@ -44,8 +44,8 @@ func (boot) Program(firmware machine.Firmware) (string, error) {
 	return "", errors.New("no iPXE for " + firmware.String())
 }
 
-func (boot) Script(mac machine.MAC, firmware machine.Firmware) string {
-	return "http://10.77.0.1/T/netboot.ipxe?mac=" + mac.String() + "&for=" + strings.ReplaceAll(firmware.String(), " ", "-")
+func (boot) Script(firmware machine.Firmware) string {
+	return "http://10.77.0.1/T/netboot.ipxe?for=" + strings.ReplaceAll(firmware.String(), " ", "-")
 }
 
 func newServer(t *testing.T, log *bytes.Buffer) *proxydhcp.Server {
@@ -158,11 +158,11 @@ func TestOnTheWire(t *testing.T) {
 		file   string
 	}{
 		"BIOS":                             {discover(t, bios, iana.INTEL_X86PC), "undionly.kpxe"},
-		"BIOS iPXE by class":               {discover(t, bios, iana.INTEL_X86PC, ipxeClass), "http://10.77.0.1/T/netboot.ipxe?mac=52:54:00:12:34:56&for=BIOS"},
+		"BIOS iPXE by class":               {discover(t, bios, iana.INTEL_X86PC, ipxeClass), "http://10.77.0.1/T/netboot.ipxe?for=BIOS"},
 		"UEFI":                             {discover(t, uefi, iana.EFI_X86_64), "ec-ipxe.efi"},
 		"UEFI that says 9":                 {discover(t, uefi, iana.EFI_BC), "ec-ipxe.efi"},
-		"UEFI iPXE by option":              {discover(t, uefi, iana.EFI_X86_64, ipxeOption), "http://10.77.0.1/T/netboot.ipxe?mac=52:54:00:12:34:56&for=UEFI-x86_64"},
-		"arm64 iPXE by option":             {discover(t, "PXEClient:Arch:00011", iana.EFI_ARM64, ipxeOption), "http://10.77.0.1/T/netboot.ipxe?mac=52:54:00:12:34:56&for=UEFI-aarch64"},
+		"UEFI iPXE by option":              {discover(t, uefi, iana.EFI_X86_64, ipxeOption), "http://10.77.0.1/T/netboot.ipxe?for=UEFI-x86_64"},
+		"arm64 iPXE by option":             {discover(t, "PXEClient:Arch:00011", iana.EFI_ARM64, ipxeOption), "http://10.77.0.1/T/netboot.ipxe?for=UEFI-aarch64"},
 		"UEFI HTTP":                        {discover(t, http, iana.EFI_X86_64_HTTP), "http://10.77.0.1/T/ec-ipxe.efi"},
 		"no architecture is BIOS":          {without93(discover(t, "PXEClient", 0)), "undionly.kpxe"},
 		"no architecture but in the class": {without93(discover(t, uefi, 0)), "ec-ipxe.efi"},

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"every.channel/runner-images/internal/netboot/machine"
@@ -15,30 +16,56 @@ import (
 type bundleID struct {
 	tag          string
 	architecture machine.Architecture
-	digest       string // the first digits of the bundle's SHA-256
+	sha256       string // of the tarball
 }
 
 func bundleOf(release state.Release, architecture machine.Architecture) bundleID {
-	const digits = 12
-	sum := release.Bundles[architecture].SHA256
-	return bundleID{release.Tag, architecture, sum[:min(digits, len(sum))]}
+	return bundleID{release.Tag, architecture, release.Bundles[architecture].SHA256}
 }
 
-// parseBundleID reads TAG/ARCHITECTURE/DIGEST, and returns the parts that follow.
-func parseBundleID(parts []string) (bundleID, []string, error) {
-	if len(parts) < 3 {
-		return bundleID{}, nil, errors.New("the path names no release, architecture and sum")
+// A fileID names the kernel or the initrd of a release by its content, so that what is at
+// its address never changes: caches may keep it forever.
+type fileID struct {
+	tag          string
+	architecture machine.Architecture
+	sha256       string // of the file
+	name         string
+}
+
+func fileOf(release state.Release, architecture machine.Architecture, name string) fileID {
+	return fileID{release.Tag, architecture, release.Bundles[architecture].Files[name].SHA256, name}
+}
+
+// parseFileID reads TAG/ARCHITECTURE/SHA256/NAME, or the same with a machine's MAC before
+// the name. An error wraps fs.ErrNotExist.
+func parseFileID(parts []string) (file fileID, mac machine.MAC, err error) {
+	switch len(parts) {
+	case 4:
+	case 5:
+		if mac, err = machine.ParseMAC(parts[3]); err != nil {
+			return fileID{}, mac, notFound{err}
+		}
+	default:
+		return fileID{}, mac, notFound{errors.New("the path names no release, architecture, sum and file")}
+	}
+	name := parts[len(parts)-1]
+	if name != state.Kernel && name != state.Initrd {
+		return fileID{}, mac, fs.ErrNotExist
 	}
 	tag, err := unescapeTag(parts[0])
 	if err != nil {
-		return bundleID{}, nil, err
+		return fileID{}, mac, notFound{err}
 	}
-	return bundleID{tag, machine.Architecture(parts[1]), parts[2]}, parts[3:], nil
+	return fileID{tag, machine.Architecture(parts[1]), parts[2], name}, mac, nil
 }
 
-// path returns TAG/ARCHITECTURE/DIGEST/.
-func (b bundleID) path() string {
-	return strings.Join([]string{escapeTag(b.tag), string(b.architecture), b.digest}, "/") + "/"
+// path returns TAG/ARCHITECTURE/SHA256/NAME, with the MAC before the name if there is one.
+func (f fileID) path(mac machine.MAC) string {
+	parts := []string{escapeTag(f.tag), string(f.architecture), f.sha256}
+	if mac.IsValid() {
+		parts = append(parts, mac.Hyphenated())
+	}
+	return strings.Join(append(parts, f.name), "/")
 }
 
 // escapeTag writes a tag as one part of a path that iPXE does not change: iPXE turns

@@ -1,6 +1,8 @@
 package serve
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -25,9 +27,11 @@ import (
 // outside of the folders or beyond the chain token, and with no error of the server's.
 func FuzzRequest(f *testing.F) {
 	const outside, inside = "this is outside", "this is inside"
+	const content = "#!ipxe\n# " + inside + "\nkernel kernel\ninitrd initrd\nboot\n"
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
 	for _, path := range []string{
 		"/T/netboot.ipxe?mac=52-54-00-12-34-56&arch=x86_64&platform=efi", "/T/netboot.ipxe?mac=&arch=arm64", "/T/kernel", "/T/initrd?arch=i386",
-		"/T/r/boot~2Fv1/x86_64/aaaaaaaaaaaa/kernel", "/T/r/boot~2Fv1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd", "/T/r/../r/~/x/y/z",
+		"/T/r/boot~2Fv1/x86_64/" + sum + "/kernel", "/T/r/boot~2Fv1/x86_64/" + sum + "/52-54-00-12-34-56/initrd", "/T/r/../r/~/x/y/z",
 		"/T/autoexec.ipxe", "/T/ipxe.efi", "/ipxe.efi", "/healthz", "/T/../secret", "/T/link", "//T//", "/T/..%2fsecret", "/T/%00", "/kernel", "/T", "", "//",
 	} {
 		f.Add(path)
@@ -45,7 +49,7 @@ func FuzzRequest(f *testing.F) {
 	require.NoError(f, err)
 	require.NoError(f, incoming.Bundle(machine.X86_64, "bundle", strings.Repeat("a", 64)))
 	for _, name := range state.FileNames() {
-		require.NoError(f, incoming.Write(f.Context(), machine.X86_64, name, strings.NewReader("#!ipxe\n# "+inside+"\nkernel kernel\ninitrd initrd\nboot\n")))
+		require.NoError(f, incoming.Write(f.Context(), machine.X86_64, name, strings.NewReader(content)))
 	}
 	_, err = incoming.Commit()
 	require.NoError(f, err)
@@ -56,6 +60,7 @@ func FuzzRequest(f *testing.F) {
 		token:   func() chainToken { return chainToken{"T"} },
 		rings:   func() state.Rings { return state.Rings{} },
 		scripts: func(netip.Addr) []string { return []string{"http://10.20.30.2/T/netboot.ipxe"} },
+		peers:   func() []string { return []string{"http://10.20.30.3/T/netboot.ipxe"} },
 		asked:   func(netip.Addr) {},
 	}
 	f.Cleanup(func() {

@@ -33,8 +33,8 @@ func (s *site) boots(from string) {
 	s.t.Helper()
 	for _, file := range [][2]string{
 		{"/netboot.ipxe?mac=52-54-00-12-34-56&arch=x86_64&platform=efi", "kernel r/boot-v1/"},
-		{"/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel", "boot-v1 x86_64 kernel"},
-		{"/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd", "boot-v1 x86_64 initrd"},
+		{at("boot-v1", "x86_64", "kernel", "52-54-00-12-34-56"), "boot-v1 x86_64 kernel"},
+		{at("boot-v1", "x86_64", "initrd", "52-54-00-12-34-56"), "boot-v1 x86_64 initrd"},
 	} {
 		response := s.do(from, "GET", file[0])
 		assert.Equal(s.t, http.StatusOK, response.StatusCode, file[0])
@@ -66,11 +66,12 @@ func TestMadeUpTFTPRequests(t *testing.T) {
 	assert.Contains(t, s.metrics(), `netboot_refused_requests_total{protocol="tftp",reason="limit"}`)
 }
 
-// Four neighbours have all the connections that they may, and send half a request.
+// Twelve neighbours have all the connections that they may, which are all that there are,
+// and send half a request.
 func TestSlowConnections(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(c *serve.Config) { c.DrainLimit = time.Millisecond }, "boot-v1")
-	for n := range 4 {
+	for n := range 12 {
 		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: neighbour(n)}}
 		for range 256 {
 			conn, err := dialer.DialContext(t.Context(), "tcp", s.server.HTTPAddr().String())
@@ -114,7 +115,7 @@ func TestMadeUpDHCPPackets(t *testing.T) {
 		_, _, err = pxe.ReadFrom(make([]byte, 1500))
 		require.NoError(t, err)
 	}
-	const packets = 5000 // more than the machines that are remembered
+	const packets = 5000 // each of another machine
 	for n := range packets {
 		ask(net.HardwareAddr{2, 0, 0, 0, byte(n >> 8), byte(n)})
 	}

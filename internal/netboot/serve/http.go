@@ -28,13 +28,14 @@ import (
 //
 //	netboot.ipxe                                  the script of the client's release
 //	kernel, initrd                                of the current release
-//	r/TAG/ARCHITECTURE/DIGEST/{kernel,initrd}     of that release
-//	r/TAG/ARCHITECTURE/DIGEST/MAC/{kernel,initrd} the same, for that machine
+//	r/TAG/ARCHITECTURE/SHA256/{kernel,initrd}     of that release, with that sum
+//	r/TAG/ARCHITECTURE/SHA256/MAC/{kernel,initrd} the same, for that machine
 //	autoexec.ipxe                                 leads to netboot.ipxe
 //	FILE                                          from the folder of iPXE binaries
 //
-// The script that iPXE gets names the kernel and the initrd by their release, so
-// that a machine boots one release whatever is switched meanwhile.
+// The script that iPXE gets names the kernel and the initrd by their release and their
+// content, so that a machine boots one release whatever is switched meanwhile. With
+// --files-url it names them below that address, where a cache fetches them from here.
 const (
 	healthz  = "healthz"
 	releases = "r" // the first part of the paths of a certain release's files
@@ -56,6 +57,13 @@ type handler struct {
 	// scripts returns the addresses of netboot.ipxe, the best first, for a client
 	// that reached this server at local.
 	scripts func(local netip.Addr) []string
+
+	// peers returns the addresses of netboot.ipxe on other boot servers.
+	peers func() []string
+
+	// filesURL is where machines find what is below r/ here, without a slash at its end;
+	// empty: here.
+	filesURL string
 
 	// asked is called when a client asks for netboot.ipxe.
 	asked func(client netip.Addr)
@@ -210,18 +218,32 @@ func (a *answer) script() error {
 	if err := a.leases.grant(bundle, snapshot); err != nil {
 		return err
 	}
-	script = ipxe.FreeImages(ipxe.Bind(script, a.folder(bundle)))
+	script = ipxe.FreeImages(ipxe.Bind(script, func(name string) string {
+		return a.address(fileOf(snapshot.Release, architecture, name))
+	}))
 	if plainTag.MatchString(bundle.tag) {
 		script = ipxe.AddParameter(script, ipxe.TagParameter+"="+bundle.tag)
 	}
+	if a.filesURL != "" || len(a.peers()) > 0 {
+		script = ipxe.LimitSilence(script, mostSilence)
+	}
 	if !query.Has(ipxe.QueryMAC) {
-		return a.small(string(ipxe.Identify(state.Script, script)))
+		return a.small(string(ipxe.Identify(script, append([]string{state.Script}, a.peers()...)...)))
 	}
 	if a.r.Method == http.MethodGet {
-		a.journal.BootStarted(a.client, journal.Boot{Release: bundle.tag, Architecture: architecture, Ring: ring})
+		boot := journal.Boot{Release: bundle.tag, Architecture: architecture, Ring: ring}
+		if a.filesURL == "" {
+			a.journal.BootStarted(a.client, boot)
+		} else {
+			a.journal.HandedOver(a.client, boot)
+		}
 	}
 	return a.small(string(script))
 }
+
+// mostSilence is how long a machine that could go on elsewhere waits for more of a file.
+// A cache that has to fetch the whole file first must be faster than that.
+const mostSilence = 30 * time.Second
 
 // plainTag matches tags that a script can contain as they are.
 var plainTag = regexp.MustCompile(`^[A-Za-z0-9._/+-]+$`)
@@ -257,13 +279,13 @@ func read(snapshot *state.Snapshot, architecture machine.Architecture, name stri
 	return io.ReadAll(file)
 }
 
-// folder returns the folder of a bundle's files, relative to the script's.
-func (a *answer) folder(bundle bundleID) string {
-	folder := releases + "/" + bundle.path()
-	if a.client.MAC.IsValid() {
-		folder += a.client.MAC.Hyphenated() + "/"
+// address returns where the client finds a file: relative to the script, and with its
+// MAC, by which its progress is seen; or elsewhere, where the address is the same for all.
+func (a *answer) address(file fileID) string {
+	if a.filesURL == "" {
+		return releases + "/" + file.path(a.client.MAC)
 	}
-	return folder
+	return a.filesURL + a.token().path() + releases + "/" + file.path(machine.MAC{})
 }
 
 // current answers with a file of the current release.
@@ -282,41 +304,44 @@ func (a *answer) current(name string) error {
 		return err
 	}
 	defer file.Close()
-	return a.image(file, snapshot.Release, architecture, name)
+	a.w.Header().Set("Cache-Control", "no-cache") // another release's, some day
+	return a.image(file, snapshot.Release, fileOf(snapshot.Release, architecture, name), a.journal.SendImage)
 }
 
-// released answers with a file of the bundle that the path names.
+// released answers with the file that the path names. Errors are not for caches: the
+// release may be staged in a while.
 func (a *answer) released(parts []string) error {
-	bundle, rest, err := parseBundleID(parts)
+	id, mac, err := parseFileID(parts)
 	if err != nil {
-		return notFound{err}
+		return err
 	}
-	if len(rest) == 2 {
-		if a.client.MAC, err = machine.ParseMAC(rest[0]); err != nil {
-			return notFound{err}
-		}
-		rest = rest[1:]
-	}
-	if len(rest) != 1 || (rest[0] != state.Kernel && rest[0] != state.Initrd) {
-		return fs.ErrNotExist
-	}
-	file, release, err := a.leases.open(a.state, bundle, rest[0])
+	a.client.MAC = mac
+	file, release, err := a.leases.open(a.state, id)
 	if err != nil {
 		return notFound{err}
 	}
 	defer file.Close()
-	return a.image(file, release, bundle.architecture, rest[0])
+	a.w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	if a.filesURL != "" && !mac.IsValid() {
+		return a.image(file, release, id, a.journal.SendToCache)
+	}
+	return a.image(file, release, id, a.journal.SendImage)
 }
 
-// image sends a kernel or an initrd.
-func (a *answer) image(file *os.File, release state.Release, architecture machine.Architecture, name string) error {
-	a.w.Header().Set("ETag", `"`+release.Bundles[architecture].Files[name].SHA256+`"`)
-	boot := journal.Boot{Release: release.Tag, Architecture: architecture}
+// image sends a kernel or an initrd, and records that by record. Its sum alone says which
+// version it is: when it was written differs from one boot server to another.
+func (a *answer) image(file *os.File, release state.Release, id fileID, record func(journal.Client, journal.Boot, string, int64) *journal.Transfer) error {
+	want := release.Bundles[id.architecture].Files[id.name].Size
+	if info, err := file.Stat(); err != nil || info.Size() != want {
+		return errors.Join(err, fmt.Errorf("%s is not of %d bytes, as it was when release %s was staged; stage it again", file.Name(), want, id.tag))
+	}
+	a.w.Header().Set("ETag", `"`+id.sha256+`"`)
+	boot := journal.Boot{Release: id.tag, Architecture: id.architecture}
 	if ring, ok := a.ring(); ok && ring.Tag == release.Tag {
 		boot.Ring = ring.Name
 	}
-	return a.send(file, func(size int64) *journal.Transfer {
-		return a.journal.SendImage(a.client, boot, name, size)
+	return a.send(file, time.Time{}, func(size int64) *journal.Transfer {
+		return record(a.client, boot, id.name, size)
 	})
 }
 
@@ -335,7 +360,12 @@ func (a *answer) loader(name string) error {
 		return fmt.Errorf("%q: %w", labelOf(clean), err)
 	}
 	defer file.Close()
-	return a.send(file, func(size int64) *journal.Transfer {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	a.w.Header().Set("Cache-Control", "no-cache")
+	return a.send(file, info.ModTime(), func(size int64) *journal.Transfer {
 		return a.journal.SendLoader(a.client, journal.HTTP, clean, size)
 	})
 }
@@ -368,19 +398,20 @@ func (a *answer) small(text string) error {
 	return nil
 }
 
-// send sends a file, or the part of it that was asked for.
-func (a *answer) send(file *os.File, start func(size int64) *journal.Transfer) error {
+// send sends a file, or the part of it that was asked for. modified is zero where the
+// ETag says all.
+func (a *answer) send(file *os.File, modified time.Time, start func(size int64) *journal.Transfer) error {
 	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
 	a.w.Header().Set("Content-Type", "application/octet-stream")
 	if a.r.Method == http.MethodHead {
-		http.ServeContent(a.w, a.r, "", info.ModTime(), file)
+		http.ServeContent(a.w, a.r, "", modified, file)
 		return nil
 	}
 	w := &fileResponse{ResponseWriter: a.w, file: file, size: info.Size(), start: start}
-	http.ServeContent(w, a.r, "", info.ModTime(), file)
+	http.ServeContent(w, a.r, "", modified, file)
 	w.end()
 	return nil
 }
@@ -419,5 +450,6 @@ func (a *answer) fail(err error) {
 func refuse(w http.ResponseWriter, status int, text string) {
 	extend(w)
 	w.Header().Del("ETag")
+	w.Header().Set("Cache-Control", "no-store")
 	http.Error(w, text, status)
 }

@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/serve"
@@ -99,13 +102,13 @@ func TestHTTP(t *testing.T) {
 	post := s.do("127.0.0.1", "POST", "/initrd")
 	assert.Equal(t, http.StatusMethodNotAllowed, post.StatusCode)
 	assert.Equal(t, "GET, HEAD", post.Header.Get("Allow"))
-	for _, path := range []string{
-		"/", "/absent", "/r", "/r/", "/r/boot-v1/x86_64/aaaaaaaaaaaa/", "/r/boot-v1/x86_64/aaaaaaaaaaaa/release.json",
-		"/r/boot-v1/x86_64/bbbbbbbbbbbb/kernel", "/r/boot-v2/x86_64/aaaaaaaaaaaa/kernel", "/r/boot-v1/aarch64/aaaaaaaaaaaa/kernel",
-		"/r/boot~zz/x86_64/aaaaaaaaaaaa/kernel", "/r/..~2F../x86_64/aaaaaaaaaaaa/kernel", "/r/boot-v1/x86_64/aaaaaaaaaaaa/not-a-mac/kernel",
+	for _, asked := range []string{
+		"/", "/absent", "/r", "/r/", path.Dir(at("boot-v1", "x86_64", "kernel")) + "/", path.Dir(at("boot-v1", "x86_64", "kernel")) + "/release.json",
+		atSum("boot-v1", "x86_64", "another kernel", "kernel"), atSum("boot-v1", "x86_64", "boot-v1 x86_64 initrd", "kernel"), at("boot-v2", "x86_64", "kernel"), at("boot-v1", "aarch64", "kernel"),
+		at("boot~zz", "x86_64", "kernel"), at("../..", "x86_64", "kernel"), at("boot-v1", "x86_64", "kernel", "not-a-mac"),
 		"/../rings.yaml", "/%2e%2e/rings.yaml", "/releases/boot-v1/release.json", "/kernel?arch=arm64", "/netboot.ipxe?mac=&arch=riscv64",
 	} {
-		assert.Equal(t, http.StatusNotFound, s.do("127.0.0.1", "GET", path).StatusCode, path)
+		assert.Equal(t, http.StatusNotFound, s.do("127.0.0.1", "GET", asked).StatusCode, asked)
 	}
 	large := s.do("127.0.0.1", "GET", "/healthz", "X-Large", strings.Repeat("x", 20_000))
 	assert.Equal(t, http.StatusRequestHeaderFieldsTooLarge, large.StatusCode)
@@ -154,7 +157,7 @@ func TestChainToken(t *testing.T) {
 	// guarded checks that all is there with the token in force, and only with it.
 	guarded := func(token string, not ...string) {
 		t.Helper()
-		paths := []string{"/netboot.ipxe", "/netboot.ipxe?mac=52:54:00:12:34:56", "/kernel", "/initrd", "/r/boot-v1/x86_64/aaaaaaaaaaaa/kernel", "/autoexec.ipxe", "/own.ipxe", "/ec-ipxe.efi"}
+		paths := []string{"/netboot.ipxe", "/netboot.ipxe?mac=52:54:00:12:34:56", "/kernel", "/initrd", at("boot-v1", "x86_64", "kernel"), "/autoexec.ipxe", "/own.ipxe", "/ec-ipxe.efi"}
 		for _, path := range paths {
 			for _, slashes := range []string{"/", "//", "///"} {
 				status, _ := s.get(slashes + token + strings.TrimSuffix(slashes, "/") + path)
@@ -273,8 +276,8 @@ func TestArchitectures(t *testing.T) {
 	s.switchTo("boot-v1")
 	for buildarch, want := range map[string]string{"i386": "x86_64", "x86_64": "x86_64", "arm64": "aarch64"} {
 		script := s.mustGet("/netboot.ipxe?mac=&arch=" + buildarch)
-		assert.Contains(t, script, "kernel r/boot-v1/"+want+"/aaaaaaaaaaaa/kernel ")
-		assert.Equal(t, "boot-v1 "+want+" kernel", s.mustGet("/r/boot-v1/"+want+"/aaaaaaaaaaaa/kernel"))
+		assert.Contains(t, script, "kernel "+at("boot-v1", want, "kernel")[1:]+" ")
+		assert.Equal(t, "boot-v1 "+want+" kernel", s.mustGet(at("boot-v1", want, "kernel")))
 		assert.Equal(t, "boot-v1 "+want+" initrd", s.mustGet("/initrd?arch="+buildarch))
 	}
 }
@@ -284,20 +287,20 @@ func TestArchitectures(t *testing.T) {
 func TestReleaseGoesWhileAMachineBoots(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, "boot-v1", "boot-v2")
-	began := "/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/"
+	began := func(name string) string { return at("boot-v1", "x86_64", name, "52-54-00-12-34-56") }
 	s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56")
-	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet(began+"kernel"))
+	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet(began("kernel")))
 
 	s.sum = strings.Repeat("b", 64)
 	s.stageFiles("boot-v1", map[string]string{state.Initrd: "another initrd"}, machine.X86_64)
-	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet(began+"initrd"))
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet(began("initrd")))
 	assert.Equal(t, "another initrd", s.mustGet("/initrd"))
-	assert.Contains(t, s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:57"), "initrd r/boot-v1/x86_64/bbbbbbbbbbbb/52-54-00-12-34-57/initrd")
+	assert.Contains(t, s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:57"), "initrd "+atSum("boot-v1", "x86_64", "another initrd", "initrd", "52-54-00-12-34-57")[1:]+"\n")
 
 	s.switchTo("boot-v2")
 	_, err := s.state.Prune(1, state.Rings{})
 	require.NoError(t, err)
-	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet(began+"initrd"))
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet(began("initrd")))
 }
 
 // TestStopWhileAMachineLoads lets it finish its release, within the limit.
@@ -429,13 +432,13 @@ func TestProxyDHCP(t *testing.T) {
 	assert.Equal(t, "ec-ipxe.efi", asks("PXEClient", iana.EFI_X86_64))
 	assert.Equal(t, site+"/T/ec-ipxe.efi", asks("HTTPClient", iana.EFI_X86_64_HTTP))
 	script := asks("PXEClient", iana.INTEL_X86PC, ipxe)
-	assert.Equal(t, site+"/T/netboot.ipxe?arch=x86_64&mac=52-54-00-12-34-56&platform=pcbios", script)
-	assert.Contains(t, s.mustGet(strings.TrimPrefix(script, site)), "kernel r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel ")
-	assert.Contains(t, asks("PXEClient", iana.EFI_ARM64, ipxe), "arch=aarch64&mac=52-54-00-12-34-56&platform=efi")
+	assert.Equal(t, site+"/T/netboot.ipxe?arch=x86_64", script)
+	assert.Contains(t, s.mustGet(strings.TrimPrefix(script, site)), "chain --autofree netboot.ipxe?mac=${netX/mac:hexhyp}&")
+	assert.Equal(t, site+"/T/netboot.ipxe?arch=aarch64", asks("PXEClient", iana.EFI_ARM64, ipxe))
 
 	require.NoError(t, os.WriteFile(file, []byte(long), 0o600))
 	require.NoError(t, s.server.Reload())
-	assert.Equal(t, site+"/"+long+"/netboot.ipxe", asks("PXEClient", iana.INTEL_X86PC, ipxe), "with its query the address is too long for a packet's field")
+	assert.Equal(t, site+"/"+long+"/netboot.ipxe?arch=x86_64", asks("PXEClient", iana.INTEL_X86PC, ipxe))
 }
 
 func TestConfigurationThatCannotBe(t *testing.T) {
@@ -536,7 +539,7 @@ func TestSlashes(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, "boot-v1")
 	s.putLoader("ec-ipxe.efi", []byte("iPXE"))
-	for _, path := range []string{"//netboot.ipxe", "///kernel", "//healthz", "//ec-ipxe.efi", "//autoexec.ipxe", "/r//boot-v1/x86_64//aaaaaaaaaaaa/kernel"} {
+	for _, path := range []string{"//netboot.ipxe", "///kernel", "//healthz", "//ec-ipxe.efi", "//autoexec.ipxe", strings.ReplaceAll(at("boot-v1", "x86_64", "kernel"), "/x86_64/", "//x86_64//")} {
 		s.mustGet(path)
 	}
 	for _, path := range []string{"/netboot.ipxe/", "//", "//../state/rings.yaml", "/kernel//"} {
@@ -649,4 +652,45 @@ func TestMissingBootFilesAreSaid(t *testing.T) {
 			assert.Equal(t, there == "" || there == "ec-ipxe.efi", strings.Contains(log, "--ipxe-dir has no undionly.kpxe, the boot file for BIOS"), "%v, %s", fromSystemd, there)
 		}
 	}
+}
+
+// TestAFleetComesUpAtOnce of more machines than there are connections. Each keeps its
+// connection open when it has its script, as iPXE does. The second time the server knows
+// them all.
+func TestAFleetComesUpAtOnce(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, "boot-v1")
+	const machines, atOnce = 3500, 50
+	for range 2 {
+		var mu sync.Mutex
+		var open []net.Conn
+		asking, ctx := errgroup.WithContext(t.Context())
+		asking.SetLimit(atOnce)
+		for n := range machines {
+			asking.Go(func() error {
+				dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 3, byte(n>>8), byte(n))}}
+				conn, err := dialer.DialContext(ctx, "tcp", s.server.HTTPAddr().String())
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				open = append(open, conn)
+				mu.Unlock()
+				if _, err := fmt.Fprintf(conn, "GET /netboot.ipxe?mac=02-00-00-03-%02x-%02x HTTP/1.1\r\nHost: boot\r\n\r\n", n>>8, n&0xff); err != nil {
+					return err
+				}
+				response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					return fmt.Errorf("machine %d: %w", n, err)
+				}
+				_, err = io.Copy(io.Discard, response.Body)
+				return err
+			})
+		}
+		assert.NoError(t, asking.Wait())
+		for _, conn := range open {
+			assert.NoError(t, conn.Close())
+		}
+	}
+	assert.Contains(t, s.statusPage(), "3500 machines seen, ")
 }

@@ -65,24 +65,27 @@ func (l *leases) close() {
 	}
 }
 
-// open opens a file of a bundle that a machine boots, and renews its lease, or of one
+// open opens a file of a release that a machine boots, and renews its lease, or of one
 // that is staged.
-func (l *leases) open(dir *state.Dir, bundle bundleID, name string) (*os.File, state.Release, error) {
+func (l *leases) open(dir *state.Dir, file fileID) (*os.File, state.Release, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if granted, ok := l.byBundle[bundle]; ok {
-		granted.expiry.Reset(leaseExpiry)
-		file, err := granted.snapshot.Open(bundle.architecture, name)
-		return file, granted.snapshot.Release, err
+	for _, granted := range l.byBundle {
+		release := granted.snapshot.Release
+		if fileOf(release, file.architecture, file.name) == file {
+			granted.expiry.Reset(leaseExpiry)
+			opened, err := granted.snapshot.Open(file.architecture, file.name)
+			return opened, release, err
+		}
 	}
-	snapshot, err := dir.OpenRelease(bundle.tag)
+	snapshot, err := dir.OpenRelease(file.tag)
 	if err != nil {
 		return nil, state.Release{}, err
 	}
 	defer func() { _ = snapshot.Close() }() // it is only read
-	if bundleOf(snapshot.Release, bundle.architecture) != bundle {
-		return nil, state.Release{}, fmt.Errorf("release %s has been staged anew: %w", bundle.tag, fs.ErrNotExist)
+	if fileOf(snapshot.Release, file.architecture, file.name) != file {
+		return nil, state.Release{}, fmt.Errorf("release %s has no %s/%s of this sum, or not any more: %w", file.tag, file.architecture, file.name, fs.ErrNotExist)
 	}
-	file, err := snapshot.Open(bundle.architecture, name)
-	return file, snapshot.Release, err
+	opened, err := snapshot.Open(file.architecture, file.name)
+	return opened, snapshot.Release, err
 }

@@ -18,15 +18,14 @@ func (s *Server) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var sockets net.ListenConfig
 	given := s.config.Listeners
 	if err := given.check(); err != nil {
 		return errors.Join(err, given.close())
 	}
 	s.listeners = given
 	if given.HTTP == nil {
-		if s.listeners.HTTP, err = sockets.Listen(ctx, "tcp", hostPort(address, s.config.HTTPPort)); err != nil {
-			return listenError("http", err, s.config.HTTPPort, 8080)
+		if s.listeners.HTTP, err = s.listenHTTP(ctx, address); err != nil {
+			return err
 		}
 	}
 	s.close = append(s.close, s.listeners.HTTP)
@@ -34,24 +33,48 @@ func (s *Server) listen(ctx context.Context) error {
 		return fmt.Errorf("listen for HTTP: %w", err)
 	}
 	if given.Status == nil {
-		if s.listeners.Status, err = sockets.Listen(ctx, "tcp", s.config.StatusAddress); err != nil {
-			return &OptionError{"status-address", s.config.StatusAddress, err.Error() + "; use for example 127.0.0.1:0, which takes a free port"}
+		if s.listeners.Status, err = s.listenStatus(ctx); err != nil {
+			return err
 		}
 	}
 	s.close = append(s.close, s.listeners.Status)
 	if given.TFTP == nil {
-		if s.listeners.TFTP, err = sockets.ListenPacket(ctx, "udp", hostPort(address, s.config.TFTPPort)); err != nil {
-			return listenError("tftp", err, s.config.TFTPPort, 6969)
+		if s.listeners.TFTP, err = s.listenTFTP(ctx, address); err != nil {
+			return err
 		}
 	}
 	s.close = append(s.close, s.listeners.TFTP)
 	return nil
 }
 
+func (s *Server) listenHTTP(ctx context.Context, address netip.Addr) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", hostPort(address, s.config.HTTPPort))
+	if err != nil {
+		return nil, listenError("http", err, s.config.HTTPPort, 8080)
+	}
+	return listener, nil
+}
+
+func (s *Server) listenTFTP(ctx context.Context, address netip.Addr) (net.PacketConn, error) {
+	socket, err := new(net.ListenConfig).ListenPacket(ctx, "udp", hostPort(address, s.config.TFTPPort))
+	if err != nil {
+		return nil, listenError("tftp", err, s.config.TFTPPort, 6969)
+	}
+	return socket, nil
+}
+
+func (s *Server) listenStatus(ctx context.Context) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.config.StatusAddress)
+	if err != nil {
+		return nil, &OptionError{"status-address", s.config.StatusAddress, err.Error() + "; use for example 127.0.0.1:0, which takes a free port"}
+	}
+	return listener, nil
+}
+
 // check refuses sockets of another kind than machines need.
 func (l Listeners) check() error {
 	if l.HTTP != nil {
-		if _, ok := l.HTTP.Addr().(*net.TCPAddr); !ok {
+		if _, ok := l.HTTP.(*net.TCPListener); !ok {
 			return wrongKind("HTTP", l.HTTP.Addr(), "TCP", "ListenStream")
 		}
 	}

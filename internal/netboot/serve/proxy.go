@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -91,18 +90,9 @@ func (s *Server) programs(firmware machine.Firmware) []string {
 	return []string{s.config.TFTPBootFilename, "ipxe.efi", "snponly.efi"}
 }
 
-// Script returns the address of the script for iPXE on a machine, with the machine's
-// description where there is room for it.
-func (b boot) Script(mac machine.MAC, firmware machine.Firmware) string {
-	query := url.Values{
-		ipxe.QueryMAC:          {mac.Hyphenated()},
-		ipxe.QueryArchitecture: {string(firmware.Architecture)},
-		ipxe.QueryPlatform:     {firmware.Platform()},
-	}
-	const most = 127 // bytes of a boot file's name in the fixed part of a DHCP packet
-	address := b.server.byIP(b.address, state.Script)
-	if asked := address + "?" + query.Encode(); len(asked) <= most {
-		return asked
-	}
-	return address
+// Script returns the address of the script by which iPXE describes its machine and tries
+// again what fails. It fits into the 127 bytes that a DHCP packet's field for the boot
+// file has.
+func (b boot) Script(firmware machine.Firmware) string {
+	return b.server.byIP(b.address, state.Script) + "?" + ipxe.QueryArchitecture + "=" + string(firmware.Architecture)
 }

@@ -47,12 +47,24 @@ type Config struct {
 	HTTPPort  int
 	TFTPPort  int
 
+	// Peers are other boot servers, a host and perhaps a port each, that stage the same
+	// releases and have the same chain token: machines go on there when this one fails.
+	Peers []string
+
+	// FilesURL is where machines load kernels and initrds from, for example a cache that
+	// fetches them from here; empty: from here.
+	FilesURL string
+
 	IPXEDir          string // iPXE binaries and scripts; empty: none
 	TFTPBootFilename string // the iPXE binary for UEFI on x86_64
 
 	HTTPAllowedCIDRs []string // networks that may boot; none: all may
 	ChainTokenFile   string   // reread by Reload; empty: no token
 	RingsFile        string   // reread by Reload; empty: rings.yaml in the state folder, which need not be there
+
+	// MachinesFile keeps the table of machines over a restart; empty: machines.json in the
+	// state folder. Where it cannot be written the log says so.
+	MachinesFile string
 
 	ProxyDHCP       bool
 	ProxyDHCPSubnet string // in CIDR notation; empty: the interface's
@@ -115,21 +127,23 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	if config.FilesURL != "" {
+		if s.config.FilesURL, err = parseFilesURL(config.FilesURL); err != nil {
+			return nil, err
+		}
+	}
 	if s.networks, err = parseNetworks(config.HTTPAllowedCIDRs); err != nil {
 		return nil, &OptionError{"http-allowed-cidr", strings.Join(config.HTTPAllowedCIDRs, ", "), err.Error()}
 	}
 	if err := s.config.check(); err != nil {
 		return nil, err
 	}
-	if config.StateDir == "" {
-		return nil, &OptionError{"state-dir", "", "is required; use for example /var/lib/netboot"}
-	}
-	if s.state, err = state.Open(config.StateDir); err != nil {
-		return nil, &OptionError{"state-dir", config.StateDir, err.Error() + "; runner-images netboot stage makes it"}
+	if err := s.openState(); err != nil {
+		return nil, err
 	}
 	s.close = append(s.close, s.state)
-	if s.loaders, err = openLoaders(config.IPXEDir); err != nil {
-		return nil, &OptionError{"ipxe-dir", config.IPXEDir, err.Error()}
+	if err := s.openLoaders(); err != nil {
+		return nil, err
 	}
 	s.close = append(s.close, s.loaders)
 	if err := s.Reload(); err != nil {
@@ -143,6 +157,9 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		}, func() float64 { return 1 }))
 	}
 	s.journal = journal.New(s.log, s.registry)
+	if err := s.journal.Restore(s.config.MachinesFile); err != nil {
+		s.log.Warn("cannot read the table of machines; it begins empty", "error", err)
+	}
 	if err := s.listen(ctx); err != nil {
 		return nil, err
 	}
@@ -152,6 +169,23 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		}
 	}
 	return s, nil
+}
+
+func (s *Server) openState() (err error) {
+	if s.config.StateDir == "" {
+		return &OptionError{"state-dir", "", "is required; use for example /var/lib/netboot"}
+	}
+	if s.state, err = state.Open(s.config.StateDir); err != nil {
+		return &OptionError{"state-dir", s.config.StateDir, err.Error() + "; runner-images netboot stage makes it"}
+	}
+	return nil
+}
+
+func (s *Server) openLoaders() (err error) {
+	if s.loaders, err = openLoaders(s.config.IPXEDir); err != nil {
+		return &OptionError{"ipxe-dir", s.config.IPXEDir, err.Error()}
+	}
+	return nil
 }
 
 func (c Config) withDefaults() Config {
@@ -170,6 +204,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.StatusAddress == "" {
 		c.StatusAddress = DefaultStatusAddress
+	}
+	if c.MachinesFile == "" {
+		c.MachinesFile = filepath.Join(c.StateDir, "machines.json")
 	}
 	if c.DrainLimit == 0 {
 		c.DrainLimit = DefaultDrainLimit
@@ -197,6 +234,11 @@ func (c Config) check() error {
 	for _, name := range c.StatusHostnames {
 		if !hostname.MatchString(name) {
 			return &OptionError{"status-hostname", name, "is no name of a host; use for example boot-status.lan, without a port"}
+		}
+	}
+	for _, peer := range c.Peers {
+		if !isHostPort(peer) {
+			return &OptionError{"peer", peer, "is no host; use for example 10.20.30.3 or boot2.lan:8080, without http://"}
 		}
 	}
 	if _, err := netip.ParseAddr(c.Hostname); err != nil && c.Hostname != "" && !hostname.MatchString(c.Hostname) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -88,20 +90,39 @@ func start(t *testing.T, configure func(*serve.Config), tags ...string) *site {
 		configure(&config)
 	}
 	s.config = config
-	s.server, err = serve.New(t.Context(), config)
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error, 1)
-	go func() { ended <- s.server.Run(ctx) }()
-	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	s.run()
 	t.Cleanup(func() { assert.NoError(t, s.stop()) })
 	return s
+}
+
+// run starts the server.
+func (s *site) run() {
+	s.t.Helper()
+	server, err := serve.New(s.t.Context(), s.config)
+	require.NoError(s.t, err)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	s.server = server
+	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
 }
 
 // stage stages a release whose kernel and initrd say what they are of.
 func (s *site) stage(tag string, architectures ...machine.Architecture) {
 	s.t.Helper()
 	s.stageFiles(tag, map[string]string{}, architectures...)
+}
+
+// at returns the path of a file that stage has staged.
+func at(tag, architecture, name string, mac ...string) string {
+	return atSum(tag, architecture, tag+" "+architecture+" "+name, name, mac...)
+}
+
+// atSum returns the path of a file with a content.
+func atSum(tag, architecture, content, name string, mac ...string) string {
+	tag = strings.NewReplacer("/", "~2F", "+", "~2B").Replace(tag)
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
+	return "/" + strings.Join(slices.Concat([]string{"r", tag, architecture, sum}, mac, []string{name}), "/")
 }
 
 func (s *site) stageFiles(tag string, files map[string]string, architectures ...machine.Architecture) {
@@ -177,20 +198,21 @@ func (s *site) tftp(name string) (string, error) {
 func TestTheFirstScriptHasIPXESayWhatItRunsOn(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, "boot-v1")
+	const again = "chain --autofree netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||\n"
 	assert.Equal(t, "#!ipxe\n"+
 		"imgfree\n"+
-		"chain --replace --autofree netboot.ipxe?mac=${netX/mac:hexhyp}&arch=${buildarch}&platform=${platform} ||\n"+
+		again+"echo Trying again in 5 seconds\nsleep 5\nimgfree\n"+again+"echo The boot server does not answer\nsleep 5\nexit 1\n"+
 		"#!ipxe\nimgfree\n# a release\n"+
-		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/kernel runner-images.release_tag=boot-v1 init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
-		"initrd r/boot-v1/x86_64/aaaaaaaaaaaa/initrd\n"+
+		"kernel "+at("boot-v1", "x86_64", "kernel")[1:]+" runner-images.release_tag=boot-v1 init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
+		"initrd "+at("boot-v1", "x86_64", "initrd")[1:]+"\n"+
 		"boot\n", s.mustGet("/netboot.ipxe"))
 	script := s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56&arch=i386&platform=pcbios")
 	assert.Equal(t, "#!ipxe\nimgfree\n# a release\n"+
-		"kernel r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel runner-images.release_tag=boot-v1 init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
-		"initrd r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd\n"+
+		"kernel "+at("boot-v1", "x86_64", "kernel", "52-54-00-12-34-56")[1:]+" runner-images.release_tag=boot-v1 init=/nix/store/x-nixos/init initrd=initrd loglevel=4\n"+
+		"initrd "+at("boot-v1", "x86_64", "initrd", "52-54-00-12-34-56")[1:]+"\n"+
 		"boot\n", script)
-	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet("/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/kernel"))
-	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet("/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd"))
+	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet(at("boot-v1", "x86_64", "kernel", "52-54-00-12-34-56")))
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet(at("boot-v1", "x86_64", "initrd", "52-54-00-12-34-56")))
 	assert.Equal(t, "boot-v1 x86_64 kernel", s.mustGet("/kernel"))
 	assert.Contains(t, s.log.String(), "msg=booted mac=52:54:00:12:34:56 address=127.0.0.1 firmware=BIOS release=boot-v1 architecture=x86_64")
 }
@@ -200,9 +222,9 @@ func TestAMachineFinishesTheReleaseItBeganWith(t *testing.T) {
 	s := start(t, nil, "boot-v1", "feature/x+y")
 	s.mustGet("/netboot.ipxe?mac=52:54:00:12:34:56&arch=x86_64")
 	s.switchTo("feature/x+y")
-	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet("/r/boot-v1/x86_64/aaaaaaaaaaaa/52-54-00-12-34-56/initrd"))
-	assert.Contains(t, s.mustGet("/netboot.ipxe?mac="), "kernel r/feature~2Fx~2By/x86_64/aaaaaaaaaaaa/kernel ")
-	assert.Equal(t, "feature/x+y x86_64 kernel", s.mustGet("/r/feature~2Fx~2By/x86_64/aaaaaaaaaaaa/kernel"))
+	assert.Equal(t, "boot-v1 x86_64 initrd", s.mustGet(at("boot-v1", "x86_64", "initrd", "52-54-00-12-34-56")))
+	assert.Contains(t, s.mustGet("/netboot.ipxe?mac="), "kernel "+at("feature/x+y", "x86_64", "kernel")[1:]+" ")
+	assert.Equal(t, "feature/x+y x86_64 kernel", s.mustGet(at("feature/x+y", "x86_64", "kernel")))
 	assert.Equal(t, "feature/x+y x86_64 kernel", s.mustGet("/kernel"))
 }
 

@@ -71,6 +71,7 @@ func (t *transaction) Create(ctx context.Context, wanted release.Draft) (release
 		Tag: t.tag, Commit: wanted.Commit, Title: wanted.Title, Prerelease: wanted.Prerelease, Created: time.Now().UTC().Round(0),
 	}
 	if err := writeDescription(ctx, path, about); err != nil {
+		_ = os.Remove(path) // which is empty, unless it was there before
 		return release.Release{}, err
 	}
 	return t.Find(ctx)
@@ -82,7 +83,10 @@ func (t *transaction) Lease(ctx context.Context) (context.Context, release.Lease
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := t.removeHalfWritten(); err != nil {
+	if _, err = t.Find(ctx); err == nil {
+		err = t.removeHalfWritten()
+	}
+	if err != nil {
 		lock.End(ctx)
 		return nil, nil, err
 	}
@@ -98,13 +102,26 @@ func (t *transaction) lock(ctx context.Context) (*lock, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return &lock{file}, nil
+	return &lock{t, file}, nil
 }
 
-type lock struct{ file *os.File }
+// lock is the right to change a release.
+type lock struct {
+	*transaction
+	file *os.File
+}
 
 func (l *lock) Hold(context.Context) error { return nil }
-func (l *lock) End(context.Context)        { _ = l.file.Close() }
+
+// Discard removes the draft's folder. A run that waits for the lock finds no release.
+func (l *lock) Discard(context.Context) error {
+	if err := os.RemoveAll(l.hidden(l.tag, "draft")); err != nil {
+		return err
+	}
+	return disk.SyncFolder(l.root)
+}
+
+func (l *lock) End(context.Context) { _ = l.file.Close() }
 
 // removeHalfWritten deletes what runs that died were writing.
 func (t *transaction) removeHalfWritten() error {

@@ -101,6 +101,15 @@ func (r *reader) download(name string) string {
 // of a publication, first of a new release, then of one that adds and replaces.
 func TestReaderNeverSeesHalf(t *testing.T) {
 	t.Parallel()
+	for _, ahead := range []bool{false, true} {
+		t.Run(fmt.Sprintf("ahead=%v", ahead), func(t *testing.T) {
+			t.Parallel()
+			requireReaderNeverSeesHalf(t, ahead)
+		})
+	}
+}
+
+func requireReaderNeverSeesHalf(t *testing.T, ahead bool) {
 	config := newRepository(t, false)
 	var mutex sync.Mutex
 	looks := 0
@@ -120,7 +129,7 @@ func TestReaderNeverSeesHalf(t *testing.T) {
 	for _, file := range files {
 		watcher.complete = append(watcher.complete, file.Name)
 	}
-	p := publication{Tag: "boot-v1", Commit: "main", Files: files, Notes: notes, Sign: func(sums []byte) (map[string][]byte, error) {
+	p := publication{Tag: "boot-v1", Commit: "main", Files: files, Notes: notes, Ahead: ahead, Sign: func(sums []byte) (map[string][]byte, error) {
 		return map[string][]byte{checksum.FileName + ".sig": append([]byte("signed "), sums...)}, nil
 	}}
 	_, err := publish(t.Context(), store, p)
@@ -176,6 +185,13 @@ func TestSameBytesAgainWriteNothing(t *testing.T) {
 	assert.Equal(t, []string{"hash a.tar.gz, to compare it with the release's"}, said)
 	assert.Empty(t, gate.writes()[before:])
 
+	ahead := p
+	ahead.Ahead = true
+	published, err = publish(t.Context(), store, ahead)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"a.tar.gz", "b.iso"}, published.Unchanged)
+	assert.Empty(t, gate.writes()[before:])
+
 	// Other notes alone are an edit, and no upload.
 	p.Notes = func([]release.File) string { return "another text" }
 	published, err = publish(t.Context(), store, p)
@@ -188,8 +204,9 @@ func TestSameBytesAgainWriteNothing(t *testing.T) {
 // Invariant 5, with the same bytes and with others.
 func TestRunsAtOnce(t *testing.T) {
 	t.Parallel()
-	for _, same := range []bool{true, false} {
-		t.Run(fmt.Sprintf("same=%v", same), func(t *testing.T) {
+	for i := range 4 {
+		same, ahead := i/2 == 0, i%2 == 1
+		t.Run(fmt.Sprintf("same=%v, ahead=%v", same, ahead), func(t *testing.T) {
 			t.Parallel()
 			config := newRepository(t, false)
 			watcher := &reader{server: config.URL, repository: config.Repository, tag: "boot-v1", complete: []string{"a.tar.gz", "b.iso"}}
@@ -213,7 +230,7 @@ func TestRunsAtOnce(t *testing.T) {
 				}
 				sets[i] = []release.File{newFile(t, "a.tar.gz", content(seed, 1<<20)), newFile(t, "b.iso", content(seed+100, 1000))}
 				group.Go(func() error {
-					_, err := publish(t.Context(), open(t, config), publication{Tag: "boot-v1", Commit: "main", Files: sets[i], Notes: notes})
+					_, err := publish(t.Context(), open(t, config), publication{Tag: "boot-v1", Commit: "main", Files: sets[i], Notes: notes, Ahead: ahead})
 					return err
 				})
 			}

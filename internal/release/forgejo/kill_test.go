@@ -33,6 +33,7 @@ type childRun struct {
 	Files                          []release.File
 
 	FakeClock bool // waits take no time
+	Ahead     bool
 
 	// KillAt makes the process kill itself at a moment of a publication into a
 	// folder: progress, notes or sign.
@@ -60,7 +61,7 @@ func runChild(text string) error {
 		}
 	}
 	_, err = publish(context.Background(), store, publication{
-		Tag: run.Tag, Commit: "main", Files: run.Files,
+		Tag: run.Tag, Commit: "main", Files: run.Files, Ahead: run.Ahead,
 		Progress: func(string, int64, int64) { kill("progress") },
 		Notes: func(files []release.File) string {
 			kill("notes")
@@ -145,11 +146,12 @@ func assetsOf(t *testing.T, config forgejo.Config, tag string) (draft bool, asse
 func TestKilledAfterEachRequest(t *testing.T) {
 	t.Parallel()
 	const lanes = 2 // at once, each with every second request
-	for i := range 3 * lanes {
-		kind, lane := []string{"new", "replacing", "checksums unknown"}[i%3], i/3
+	kinds := []string{"new", "replacing", "checksums unknown", "new, ahead", "replacing, ahead"}
+	for i := range len(kinds) * lanes {
+		kind, lane := kinds[i%len(kinds)], i/len(kinds)
 		t.Run(fmt.Sprintf("%s/%d", kind, lane), func(t *testing.T) {
 			t.Parallel()
-			replacing := kind == "replacing"
+			replacing, ahead := strings.HasPrefix(kind, "replacing"), strings.HasSuffix(kind, "ahead")
 			config := newRepository(t, false)
 			server := config.URL
 			old := []release.File{newFile(t, "a.tar.gz", content(1, 5000)), newFile(t, "b.iso", content(2, 700)), newFile(t, "c.img.zst", content(3, 10))}
@@ -171,7 +173,7 @@ func TestKilledAfterEachRequest(t *testing.T) {
 					config.URL = url
 					clock := &fakeClock{time: time.Now()}
 					store := open(t, config.WithClock(clock.now, clock.wait))
-					_, err := publish(t.Context(), store, publication{Tag: tag, Commit: "main", Files: files, Notes: notes, Check: checkSigned(files), Sign: sign})
+					_, err := publish(t.Context(), store, publication{Tag: tag, Commit: "main", Files: files, Notes: notes, Check: checkSigned(files), Sign: sign, Ahead: ahead})
 					return store, err
 				}
 				if replacing {
@@ -180,7 +182,7 @@ func TestKilledAfterEachRequest(t *testing.T) {
 				}
 
 				gate := newGate(t, server)
-				run := child(t, childRun{URL: gate.URL, Repository: config.Repository, Token: config.Token, Tag: tag, Files: given})
+				run := child(t, childRun{URL: gate.URL, Repository: config.Repository, Token: config.Token, Tag: tag, Files: given, Ahead: ahead})
 				started, dead := make(chan struct{}), make(chan struct{})
 				gate.set(func(call int, _ *http.Response) error {
 					if call < n {
@@ -244,18 +246,19 @@ func notesOf(files []release.File) string {
 // A folder is whole whenever the run that writes it is killed.
 func TestKilledWhileWritingAFolder(t *testing.T) {
 	t.Parallel()
-	for _, moment := range []string{"progress", "sign", "notes"} {
-		t.Run(moment, func(t *testing.T) {
+	for i := range 6 {
+		moment, ahead := []string{"progress", "sign", "notes"}[i/2], i%2 == 1
+		t.Run(fmt.Sprintf("%s/ahead=%v", moment, ahead), func(t *testing.T) {
 			t.Parallel()
 			folder := t.TempDir()
 			store := open(t, forgejo.Config{URL: "file://" + folder})
 			old := []release.File{newFile(t, "a.tar.gz", content(1, 5<<20)), newFile(t, "b.iso", content(2, 70))}
 			files := []release.File{newFile(t, "a.tar.gz", content(3, 5<<20)), newFile(t, "c.iso", content(4, 70))}
 			kill := func(files []release.File) {
-				err := child(t, childRun{URL: "file://" + folder, Tag: "boot-v1", Files: files, KillAt: moment}).Run()
+				err := child(t, childRun{URL: "file://" + folder, Tag: "boot-v1", Files: files, KillAt: moment, Ahead: ahead}).Run()
 				require.ErrorContains(t, err, "signal: killed")
 			}
-			p := publication{Tag: "boot-v1", Commit: "main", Notes: notes, Check: checkSigned(files), Sign: sign}
+			p := publication{Tag: "boot-v1", Commit: "main", Notes: notes, Check: checkSigned(files), Sign: sign, Ahead: ahead}
 
 			kill(old)
 			_, err := store.Release(t.Context(), "boot-v1")

@@ -64,6 +64,9 @@ func (t *transaction) Lease(ctx context.Context) (context.Context, release.Lease
 	}
 	if err := l.queue(ctx); err != nil {
 		l.giveBack(ctx)
+		if errors.Is(err, release.ErrNotFound) {
+			t.id = 0 // the release has gone; there may be another one for the tag
+		}
 		return nil, nil, err
 	}
 	ctx, l.cancel = context.WithCancelCause(ctx)
@@ -225,6 +228,27 @@ func (l *lease) Hold(ctx context.Context) error {
 	err := l.retry(ctx, func() error { return l.renew(ctx) })
 	if errors.Is(err, release.ErrNotFound) {
 		return errLeaseLost
+	}
+	return err
+}
+
+// Discard deletes the draft, unless there is the ticket of another run.
+func (l *lease) Discard(ctx context.Context) error {
+	found, err := l.releaseByID(ctx)
+	if err != nil {
+		return err
+	}
+	for _, attachment := range found.Attachments {
+		if isTicket(attachment) && attachment.ID != l.ticket {
+			return nil // that one goes on from what is there
+		}
+	}
+	err = l.do(ctx, request{"delete the draft of the release " + l.tag, "", func(api api) error {
+		_, err := api.DeleteRelease(api.owner, api.name, l.id)
+		return err
+	}})
+	if errors.Is(err, release.ErrNotFound) {
+		return nil // an attempt whose answer was lost, or another hand
 	}
 	return err
 }

@@ -7,9 +7,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/lab"
@@ -89,10 +92,12 @@ type publication struct {
 	Sign       func(sums []byte) (map[string][]byte, error)
 	Progress   func(name string, done, total int64)
 	Status     func(what string)
+
+	Ahead bool // uploads the files side by side before they are composed
 }
 
 func publish(ctx context.Context, store *release.Store, p publication) (release.Published, error) {
-	return store.Update(ctx, p.Tag, func(ctx context.Context, there release.Snapshot) (release.Content, error) {
+	compose := func(ctx context.Context, there release.Snapshot) (release.Content, error) {
 		if p.Check != nil {
 			if err := p.Check(ctx, there); err != nil {
 				return release.Content{}, err
@@ -102,7 +107,21 @@ func publish(ctx context.Context, store *release.Store, p publication) (release.
 			Commit: p.Commit, Title: p.Title, Prerelease: p.Prerelease, KeepOld: p.KeepOld,
 			Files: p.Files, Notes: p.Notes, Sign: p.Sign, Progress: p.Progress, Status: p.Status,
 		}, nil
-	})
+	}
+	if !p.Ahead {
+		return store.Update(ctx, p.Tag, compose)
+	}
+	known := release.Content{Commit: p.Commit, Title: p.Title, Prerelease: p.Prerelease, Progress: p.Progress, Status: p.Status}
+	return store.UpdateAhead(ctx, p.Tag, known, func(ctx context.Context, upload release.UploadAhead) error {
+		group, ctx := errgroup.WithContext(ctx)
+		for _, file := range p.Files {
+			group.Go(func() error {
+				_, err := upload(ctx, file)
+				return err
+			})
+		}
+		return group.Wait()
+	}, compose)
 }
 
 // temporaryName is what docs/PUBLISHING.md tells of the name of an upload.
@@ -209,14 +228,15 @@ func TestPublish(t *testing.T) {
 		"forgejo 15":    func(t *testing.T) forgejo.Config { return as(lab.Forgejo15)(t, newRepository(t, false)) },
 		"folder":        func(t *testing.T) forgejo.Config { return forgejo.Config{URL: "file://" + t.TempDir()} },
 	}
-	for name, configure := range stores {
-		t.Run(name, func(t *testing.T) {
+	for i := range 2 * len(stores) {
+		name, ahead := slices.Sorted(maps.Keys(stores))[i/2], i%2 == 1
+		t.Run(fmt.Sprintf("%s/ahead=%v", name, ahead), func(t *testing.T) {
 			t.Parallel()
-			config := configure(t)
+			config := stores[name](t)
 			store := open(t, config)
 			bundle := newFile(t, "ec-runner-x86_64-netboot-boot-v1.tar.gz", content(1, 3<<20))
 			image := newFile(t, "ec-runner-x86_64-iso-boot-v1.iso", content(2, 100))
-			p := publication{Tag: "boot-v1", Commit: "main", Files: []release.File{bundle, image}, Notes: notes}
+			p := publication{Tag: "boot-v1", Commit: "main", Files: []release.File{bundle, image}, Notes: notes, Ahead: ahead}
 
 			_, err := store.Release(t.Context(), "boot-v1")
 			require.ErrorIs(t, err, release.ErrNotFound)

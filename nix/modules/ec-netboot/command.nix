@@ -36,6 +36,7 @@ in
     {
       stateDir,
       ipxeDir,
+      machinesFile,
       ringsFile,
     }:
     [
@@ -43,6 +44,8 @@ in
       "serve"
       "--state-dir"
       stateDir
+      "--machines-file"
+      machinesFile
       "--listen-ip"
       cfg.listenIP
       "--interface"
@@ -57,6 +60,8 @@ in
       "--tftp-boot-filename"
       cfg.tftpBootFilename
     ]
+    ++ flag "files-url" cfg.filesUrl
+    ++ builtins.concatMap (flag "peer") cfg.peers
     ++ builtins.concatMap (flag "http-allowed-cidr") cfg.httpAllowedCIDRs
     ++ flag "rings" ringsFile
     ++ switch "proxy-dhcp" cfg.proxyDhcp.enable
@@ -182,6 +187,15 @@ in
       # As the server's own scripts say what machine asks.
       identity = "?mac=\${netX/mac:hexhyp}&arch=\${buildarch}&platform=\${platform}";
       port = if cfg.httpPort == 80 then "" else ":${toString cfg.httpPort}";
+      # An address of a peer by HTTP has a port perhaps, and one by TFTP has none.
+      byHTTP = host: ''
+        chain --autofree http://${host}/netboot.ipxe${identity} ||
+        imgfree
+      '';
+      byTFTP = host: ''
+        chain --autofree tftp://${host}/autoexec.ipxe ||
+      '';
+      withoutPort = peer: builtins.head (builtins.match "([^]:]+|[[][^]]+[]])(:[0-9]+)?" peer);
     in
     ''
       #!ipxe
@@ -193,15 +207,14 @@ in
     ''
     + (
       if cfg.chainTokenFile == null then
-        ''
-          chain --autofree http://${cfg.listenIP}${port}/netboot.ipxe${identity} ||
-          imgfree
-        ''
+        builtins.concatStringsSep "" (map byHTTP ([ "${cfg.listenIP}${port}" ] ++ cfg.peers))
       else
         ""
     )
+    + builtins.concatStringsSep "imgfree\n" (
+      map byTFTP ([ cfg.listenIP ] ++ map withoutPort cfg.peers)
+    )
     + ''
-      chain --autofree tftp://${cfg.listenIP}/autoexec.ipxe ||
       :wait
       inc tries
       iseq ''${tries} 30 && exit 1 ||

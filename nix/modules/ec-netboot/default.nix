@@ -97,6 +97,9 @@ let
   # nothing lets it write there. The folder's owner is who stages.
   server = "${name}-serve";
 
+  # Its own place to write to, for the table of machines.
+  serverDir = "/var/lib/${server}";
+
   isLoopback = builtins.match "(127[.].*|[[]::1[]]|localhost):[0-9]+" cfg.statusAddress != null;
   # With a host's name in it, the server opens the socket itself.
   statusSocket = builtins.match "([0-9.]*|[[].*[]]):[0-9]+" cfg.statusAddress != null;
@@ -206,6 +209,28 @@ in
         load by HTTP. It is handed over as a credential, so that it may be readable
         by root only. For a new token restart every-channel-netboot.service, which
         lets transfers end first.
+      '';
+    };
+
+    filesUrl = mkOption {
+      type = types.nullOr (types.strMatching "https?://[^?#@ ]+");
+      default = null;
+      example = "http://cache.lan:8080";
+      description = ''
+        Where machines load kernels and initrds from, in place of this server: an HTTP
+        cache that fetches them from here, or a copy of them. What this server sees of a
+        boot then ends with its script. docs/NUC_UNIFI_NETBOOT.md has a cache's
+        configuration. An address with https needs an {option}`ipxe.file` that has TLS.
+      '';
+    };
+
+    peers = mkOption {
+      type = types.listOf (types.strMatching "([A-Za-z0-9._-]+|[[][0-9A-Fa-f:]+[]])(:[0-9]{1,5})?");
+      default = [ ];
+      example = [ "10.20.30.3" ];
+      description = ''
+        Other boot servers, each a host and perhaps a port, that stage the same releases
+        and have the same chain token. A machine goes on there when this server fails.
       '';
     };
 
@@ -547,6 +572,8 @@ in
         User = server;
         Group = name;
         UMask = "0077";
+        StateDirectory = server;
+        StateDirectoryMode = "0700";
         Sockets = map (socket: "${name}-${socket}.socket") (lib.attrNames sockets);
         # What is read from the disk counts too, and is given back first: a small limit
         # would have each machine's initrd read from the disk again.
@@ -560,6 +587,7 @@ in
             [ program ]
             ++ commands.serve {
               inherit stateDir ipxeDir;
+              machinesFile = "${serverDir}/machines.json";
               ringsFile = ringsPath;
             }
           )

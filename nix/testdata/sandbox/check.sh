@@ -33,12 +33,17 @@ report "metrics: $(fetch http://127.0.0.1:8077/metrics | bb grep -c '^# TYPE')"
 report "autoexec: $(cd /run && bb tftp -g -r autoexec.ipxe -l autoexec 10.20.30.2 && bb grep -c a-secret-word autoexec)"
 report "ipxe: $(cd /run && bb tftp -g -r ec-ipxe.efi -l ipxe 10.20.30.2 && bb cat ipxe)"
 
+machines=/var/lib/every-channel-netboot-serve/machines.json
+report "machines: $(bb stat -c '%u %g %a' /var/lib/every-channel-netboot-serve "$machines" | bb tr '\n' ' ')"
+
 before=$(pid)
 systemctl reload every-channel-netboot.service
 report "reload: $? $([ "$before" = "$(pid)" ] && echo same process)"
 systemctl restart every-channel-netboot.service
 report "staged: $(journalctl --no-pager --output=cat --unit every-channel-netboot-stage.service | bb grep -c '^Starting ')"
 systemctl stop every-channel-netboot.service
+report "machines after restart: $(fetch http://127.0.0.1:8077/ | bb grep -c 'data-machine=')"
+report "machines kept: $(bb grep -c '"machines":\[{"address":"10.20.30.2"' "$machines")"
 report "stop: $(systemctl show --property Result --value every-channel-netboot.service)"
 fetch http://10.20.30.2/healthz >/dev/null # does not start it again
 report "stopped: $(systemctl is-active every-channel-netboot.service)"

@@ -8,8 +8,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -161,49 +163,27 @@ func (b *bench) bootFleet(ctx context.Context) error {
 		}
 		want[name] = hash.Sum32()
 	}
-	// get returns the sum of what is at an address.
-	get := func(ctx context.Context, client *http.Client, path string) (sum uint32, text string, err error) {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ourAddress+"/"+path, nil)
-		if err != nil {
-			return 0, "", err
-		}
-		response, err := client.Do(request)
-		if err != nil {
-			return 0, "", err
-		}
-		defer response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			return 0, "", fmt.Errorf("%s: %s", path, response.Status)
-		}
-		var script strings.Builder
-		hash := crc32.NewIEEE()
-		to := io.Writer(hash)
-		if strings.Contains(path, "ipxe") {
-			to = &script
-		}
-		_, err = io.Copy(to, response.Body)
-		return hash.Sum32(), script.String(), err
-	}
 	boot := func(ctx context.Context, number int) error {
 		client := &http.Client{Transport: &http.Transport{}}
 		defer client.CloseIdleConnections()
 		mac := fmt.Sprintf("02-00-00-00-%02x-%02x", number/256, number%256)
-		for _, path := range []string{"netboot.ipxe", "netboot.ipxe?mac=" + mac + "&arch=x86_64&platform=efi"} {
-			_, script, err := get(ctx, client, path)
-			if err != nil {
-				return err
-			}
-			if !strings.Contains(script, "kernel r/"+release+"/") {
-				return fmt.Errorf("%s: %s", path, script)
-			}
+		const first = "http://" + ourAddress + "/netboot.ipxe"
+		if err := fetch(ctx, client, first, io.Discard); err != nil {
+			return err
 		}
-		folder := "r/" + release + "/x86_64/" + strings.Repeat("0", 12) + "/" + mac + "/"
-		for _, name := range []string{"kernel", "initrd"} {
-			sum, _, err := get(ctx, client, folder+name)
-			if err != nil {
+		addresses, err := scriptAddresses(ctx, first+"?mac="+mac+"&arch=x86_64&platform=efi")
+		if err != nil {
+			return err
+		}
+		for name, sum := range want {
+			if !strings.Contains(addresses[name], "/r/"+release+"/") {
+				return fmt.Errorf("the %s is at %q", name, addresses[name])
+			}
+			hash := crc32.NewIEEE()
+			if err := fetch(ctx, client, addresses[name], hash); err != nil {
 				return err
 			}
-			if sum != want[name] {
+			if hash.Sum32() != sum {
 				return fmt.Errorf("%s is not what it should be", name)
 			}
 		}
@@ -229,4 +209,43 @@ func (b *bench) bootFleet(ctx context.Context) error {
 	b.limit(fmt.Sprintf("%d machines at once: failed, none", fleetSize), fmt.Sprint(failed.Load()), failed.Load() == 0)
 	fmt.Printf("%d machines loaded script, kernel and initrd in %.1f s\n", fleetSize, time.Since(begin).Seconds())
 	return nil
+}
+
+// fetch writes what is at an address.
+func fetch(ctx context.Context, client *http.Client, address string, to io.Writer) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", address, response.Status)
+	}
+	_, err = io.Copy(to, response.Body)
+	return err
+}
+
+// scriptAddresses returns where the script at an address has the kernel and the initrd.
+func scriptAddresses(ctx context.Context, address string) (map[string]string, error) {
+	var script strings.Builder
+	if err := fetch(ctx, http.DefaultClient, address, &script); err != nil {
+		return nil, err
+	}
+	base, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	addresses := map[string]string{}
+	for _, line := range regexp.MustCompile(`(?m)^(kernel|initrd) (?:--timeout \d+ )?(\S+)`).FindAllStringSubmatch(script.String(), -1) {
+		file, err := base.Parse(line[2])
+		if err != nil {
+			return nil, err
+		}
+		addresses[line[1]] = file.String()
+	}
+	return addresses, nil
 }

@@ -40,6 +40,8 @@ const (
 	leastBlockByBlock = 0.9
 
 	mostMemory = 64 << 20 // bytes
+
+	allParts = "http,tftp,fleet,scripts,cache"
 )
 
 func main() {
@@ -47,9 +49,10 @@ func main() {
 	flag.StringVar(&b.folder, "folder", "", "a folder to work in")
 	flag.StringVar(&b.server, "server", "", "the program runner-images")
 	flag.StringVar(&b.nginx, "nginx", "", "the program nginx")
+	flag.StringVar(&b.cache, "cache", "", "the configuration of nginx as a cache")
 	flag.StringVar(&b.dnsmasq, "dnsmasq", "", "the program dnsmasq")
 	flag.IntVar(&b.turns, "turns", 20, "how often each is measured")
-	flag.StringVar(&b.parts, "parts", "http,tftp,fleet", "what to measure")
+	flag.StringVar(&b.parts, "parts", allParts, "what to measure")
 	flag.Parse()
 	if err := b.run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "fleet:", err)
@@ -58,7 +61,7 @@ func main() {
 }
 
 type bench struct {
-	folder, server, nginx, dnsmasq, parts string
+	folder, server, nginx, cache, dnsmasq, parts string
 
 	turns  int
 	missed []string // limits
@@ -71,11 +74,13 @@ func (b *bench) run(ctx context.Context) error {
 	if err := b.stage(ctx); err != nil {
 		return err
 	}
-	parts := map[string]func(context.Context) error{"http": b.compareHTTP, "tftp": b.compareTFTP, "fleet": b.bootFleet}
+	parts := map[string]func(context.Context) error{
+		"http": b.compareHTTP, "tftp": b.compareTFTP, "fleet": b.bootFleet, "scripts": b.askForScripts, "cache": b.loadThroughCache,
+	}
 	for name := range strings.SplitSeq(b.parts, ",") {
 		part, ok := parts[name]
 		if !ok {
-			return fmt.Errorf("there is no part %q; known are http, tftp and fleet", name)
+			return fmt.Errorf("there is no part %q; known are %s", name, allParts)
 		}
 		if err := part(ctx); err != nil {
 			return err

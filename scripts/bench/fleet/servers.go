@@ -48,14 +48,20 @@ func (b *bench) start(ctx context.Context, address, program string, arguments ..
 	return server, nil
 }
 
-func (b *bench) startOurs(ctx context.Context) (*exec.Cmd, error) {
-	return b.start(ctx, ourAddress+":80", b.server, "netboot", "serve",
-		"--state-dir", b.stateDir(), "--ipxe-dir", b.ipxeDir(), "--listen-ip", ourAddress)
+func (b *bench) startOurs(ctx context.Context, more ...string) (*exec.Cmd, error) {
+	return b.start(ctx, ourAddress+":80", b.server, append([]string{
+		"netboot", "serve", "--state-dir", b.stateDir(), "--ipxe-dir", b.ipxeDir(), "--listen-ip", ourAddress,
+	}, more...)...)
 }
 
 // startNginx starts nginx as its documentation has it for large files.
 func (b *bench) startNginx(ctx context.Context) (*exec.Cmd, error) {
-	folder := filepath.Join(b.folder, "nginx")
+	return b.startNginxWith(ctx, nginxAddress+":80", filepath.Join(b.folder, "nginx"),
+		fmt.Sprintf("access_log off; server { listen %s:80; root %s; }", nginxAddress, filepath.Join(b.stateDir(), "releases", tag, "x86_64")))
+}
+
+// startNginxWith starts nginx with these servers at an address.
+func (b *bench) startNginxWith(ctx context.Context, address, folder, servers string) (*exec.Cmd, error) {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err
 	}
@@ -68,18 +74,17 @@ pid %[1]s/pid;
 error_log stderr;
 events { worker_connections 4096; }
 http {
-  access_log off;
   sendfile on;
   tcp_nopush on;
   default_type application/octet-stream;
   client_body_temp_path %[1]s/1; proxy_temp_path %[1]s/2; fastcgi_temp_path %[1]s/3; uwsgi_temp_path %[1]s/4; scgi_temp_path %[1]s/5;
-  server { listen %[2]s:80; root %[3]s; }
+  %[2]s
 }
-`, folder, nginxAddress, filepath.Join(b.stateDir(), "releases", tag, "x86_64"))
+`, folder, servers)
 	if err := os.WriteFile(configuration, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	return b.start(ctx, nginxAddress+":80", b.nginx, "-p", folder, "-c", configuration, "-e", "stderr")
+	return b.start(ctx, address, b.nginx, "-p", folder, "-c", configuration, "-e", "stderr")
 }
 
 func (b *bench) startDnsmasq(ctx context.Context) (*exec.Cmd, error) {

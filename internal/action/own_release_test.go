@@ -1,0 +1,175 @@
+package action
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"every.channel/runner-images/internal/lab"
+)
+
+// ownVersion is that of the project in these tests.
+const ownVersion = "0.0.1-test"
+
+// ownProject copies this project, as one that is about to be released.
+func ownProject(t *testing.T) (folder string) {
+	t.Helper()
+	folder = projectFiles(t)
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "cmd/runner-images/VERSION"), []byte(ownVersion+"\n"), 0o644))
+	return folder
+}
+
+// release runs scripts/release in a folder.
+func runRelease(t *testing.T, folder string, environment []string, arguments ...string) (string, error) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "scripts/release", arguments...)
+	command.Dir = folder
+	command.Env = append(os.Environ(), environment...)
+	out, err := command.CombinedOutput()
+	return string(out), err
+}
+
+// TestReleaseIsReproducible builds the binary in two folders, the second time from
+// nothing: without what Go has built before, and in the environment of somebody who
+// builds other things.
+func TestReleaseIsReproducible(t *testing.T) {
+	t.Parallel()
+	var lists []string
+	for _, environment := range [][]string{
+		nil,
+		{"GOCACHE=" + t.TempDir(), "HOME=" + t.TempDir(), "GOFLAGS=-ldflags=-X=main.x=y", "GOAMD64=v3", "GOOS=windows", "CGO_ENABLED=1", "LC_ALL=C", "TZ=Asia/Tokyo"},
+	} {
+		if environment != nil {
+			environment = append(goEnvironment(t), environment...)
+		}
+		folder := ownProject(t)
+		out, err := runRelease(t, folder, environment, "digests", "linux-amd64")
+		require.NoError(t, err, out)
+		lists = append(lists, string(read(t, filepath.Join(folder, "scripts/release.sha256"))))
+	}
+	assert.Regexp(t, `^[0-9a-f]{64}  runner-images-0.0.1-test-linux-amd64\n$`, lists[0])
+	assert.Equal(t, lists[0], lists[1])
+}
+
+// TestReleaseOfThisProject runs .forgejo/workflows/release.yml on a real forge as it is,
+// but for its container, which the runner of the test does not make, and for the commits
+// of public actions, for which there are stand-ins.
+func TestReleaseOfThisProject(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.t = t
+	s.pushAction("setup-go", "v5")
+	folder := ownProject(t)
+	path := filepath.Join(folder, ".forgejo/workflows/release.yml")
+	text := strings.Replace(string(read(t, path)), "runs-on: docker\n    container:\n      image: node:22-bookworm\n", "runs-on: bare\n", 1)
+	require.Contains(t, text, "runs-on: bare")
+	text = pinned.ReplaceAllStringFunc(text, func(used string) string {
+		name := pinned.FindStringSubmatch(used)[1]
+		require.NotEmpty(t, s.actions[name], name)
+		return "uses: actions/" + name + "@" + s.actions[name] + " # v"
+	})
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+	out, err := runRelease(t, folder, nil, "digests")
+	require.NoError(t, err, out)
+
+	s.repository = s.CreateRepository(t, "runner-images", false)
+	key := filepath.Join(t.TempDir(), "key")
+	sh(t, "", "ssh-keygen -q -t ed25519 -N '' -C '' -f "+key)
+	secret := map[string]string{"data": string(read(t, key))}
+	require.Equal(t, http.StatusCreated, s.API(t, http.MethodPut, "/repos/"+s.repository+"/actions/secrets/SIGNING_KEY", secret, nil))
+	s.Push(t, s.repository, folder)
+	before := len(s.tasks())
+	s.Push(t, s.repository, folder, "v"+ownVersion)
+	require.Equal(t, "success", s.run(before))
+
+	release := s.release("v" + ownVersion)
+	assert.False(t, release.Draft)
+	want := []string{"SHA256SUMS.txt", "SHA256SUMS.txt.sig"}
+	for _, target := range []string{"linux-amd64", "linux-arm64", "darwin-arm64", "darwin-amd64"} {
+		name := "runner-images-" + ownVersion + "-" + target
+		want = append(want, name+".tar.gz", name+".cdx.json")
+	}
+	assert.Subset(t, release.names(), want)
+	downloaded := s.download(release)
+	sh(t, downloaded, `echo "release@every.channel $(cat `+key+`.pub)" > allowed_signers
+		ssh-keygen -Y verify -f allowed_signers -I release@every.channel -n runner-images/v`+ownVersion+`@every.channel -s SHA256SUMS.txt.sig < SHA256SUMS.txt`)
+	assert.NotContains(t, s.log(), "PRIVATE KEY")
+
+	// The binaries are those of the list in the tagged commit.
+	for line := range strings.Lines(string(read(t, filepath.Join(folder, "scripts/release.sha256")))) {
+		fields := strings.Fields(line)
+		require.Len(t, fields, 2)
+		sh(t, downloaded, `tar -xzf `+fields[1]+`.tar.gz && cd `+fields[1]+`
+			echo "`+fields[0]+`  runner-images" | sha256sum --check --strict
+			test -s LICENSE -a -s README.md -a -s completions/runner-images.bash -a -s completions/_runner-images -a -s completions/runner-images.fish
+			grep -q 'runner-images `+ownVersion+`' man/man1/runner-images-deploy.1`)
+		var bom struct {
+			BOMFormat string
+			Metadata  struct {
+				Component struct{ Name, Version string }
+			}
+			Components []struct{ Name, Version string }
+		}
+		require.NoError(t, json.Unmarshal(read(t, filepath.Join(downloaded, fields[1]+".cdx.json")), &bom))
+		assert.Equal(t, "CycloneDX", bom.BOMFormat)
+		assert.Equal(t, "v"+ownVersion, bom.Metadata.Component.Version)
+		versions := map[string]string{}
+		for _, component := range bom.Components {
+			versions[component.Name] = component.Version
+		}
+		cobra := regexp.MustCompile(`github.com/spf13/cobra (\S+)`).FindStringSubmatch(string(read(t, filepath.Join(lab.Root(t), "go.mod"))))
+		assert.Equal(t, cobra[1], versions["github.com/spf13/cobra"])
+		assert.Contains(t, versions, "std")
+	}
+	assert.Equal(t, "runner-images "+ownVersion+"\n", sh(t, downloaded, "runner-images-"+ownVersion+"-linux-amd64/runner-images version"))
+
+	// A repository that uses the action by this tag builds nothing to start it.
+	action := s.URL + "/" + s.repository + "@v" + ownVersion
+	s.repository = s.CreateRepository(t, "kiosk", false)
+	images := t.TempDir()
+	require.NoError(t, os.CopyFS(images, os.DirFS(filepath.Join(lab.Root(t), "testdata/flake"))))
+	require.NoError(t, os.MkdirAll(filepath.Join(images, ".forgejo/workflows"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(images, ".forgejo/workflows/images.yml"), []byte(`
+on:
+  push:
+    branches: [main]
+jobs:
+  images:
+    runs-on: bare
+    steps:
+      - uses: actions/checkout@v4
+      - uses: `+action+`
+        with:
+          release_tag: images
+`), 0o644))
+	s.Push(t, s.repository, images)
+	require.Equal(t, "success", s.run(0))
+	log := s.log()
+	assert.Contains(t, log, "runner-images: version "+ownVersion+" is ")
+	assert.NotContains(t, log, "building version")
+	assert.NotContains(t, log, "not taking")
+
+	// What a maintainer may have forgotten.
+	out, err = runRelease(t, folder, []string{"INPUT_SIGNING_KEY="}, "publish", downloaded)
+	require.Error(t, err)
+	assert.Contains(t, out, "there is no signing key, and releases are signed")
+	out, err = runRelease(t, folder, []string{"GITHUB_REF_TYPE=tag", "GITHUB_REF_NAME=v9.9.9"}, "build", "dist")
+	require.Error(t, err)
+	assert.Contains(t, out, "the tag is v9.9.9, and cmd/runner-images/VERSION is "+ownVersion)
+	sh(t, folder, `sed -i '1s/^./x/' scripts/release.sha256`)
+	out, err = runRelease(t, folder, nil, "build", "dist")
+	require.Error(t, err)
+	assert.Contains(t, out, "these binaries are not those of scripts/release.sha256: run scripts/release digests")
+	assert.NoDirExists(t, filepath.Join(folder, "dist"))
+	out, err = runRelease(t, folder, nil, "build", "scripts")
+	require.Error(t, err)
+	assert.Contains(t, out, "scripts is there already; give a new folder")
+}
