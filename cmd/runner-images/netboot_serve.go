@@ -90,8 +90,11 @@ func (o *serveOptions) parse() (serve.Config, error) {
 		}
 		config.ListenIP = address
 	}
-	for _, port := range []*int{&config.HTTPPort, &config.TFTPPort} {
-		if *port == 0 {
+	for flag, port := range map[string]*int{"http-port": &config.HTTPPort, "tftp-port": &config.TFTPPort} {
+		switch {
+		case *port < 0: // one of which means something else there
+			return config, &serve.OptionError{Option: flag, Value: fmt.Sprint(*port), Why: "is no port; use one up to 65535, or 0, which takes a free one"}
+		case *port == 0:
 			*port = serve.AnyPort
 		}
 	}

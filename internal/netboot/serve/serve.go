@@ -225,6 +225,12 @@ func (c Config) check() error {
 			return &OptionError{option, strconv.Itoa(port), "is no port; use one up to 65535, or 0, which takes a free one"}
 		}
 	}
+	if !filepath.IsLocal(c.TFTPBootFilename) {
+		return &OptionError{"tftp-boot-filename", c.TFTPBootFilename, "is no name of a file in --ipxe-dir; use for example " + DefaultTFTPBootFilename}
+	}
+	if c.ProxyDHCPSubnet != "" && !c.ProxyDHCP {
+		return &OptionError{"proxy-dhcp-subnet", c.ProxyDHCPSubnet, "is for --proxy-dhcp; give both or neither"}
+	}
 	for _, name := range c.StatusHostnames {
 		if !hostname.MatchString(name) {
 			return &OptionError{"status-hostname", name, "is no name of a host; use for example boot-status.lan, without a port"}
