@@ -16,7 +16,7 @@ import (
 // that says how it was started.
 func TestUnitsOfTheDefaults(t *testing.T) {
 	t.Parallel()
-	program := staticProgram(t)
+	program := lab.StaticProgram(t)
 
 	root := systemdTree(t)
 	result, packaged := t.TempDir(), t.TempDir()

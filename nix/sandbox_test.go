@@ -68,17 +68,6 @@ func replaceCommands(unit, command string) string {
 	return strings.Join(lines, "\n")
 }
 
-// staticProgram builds the command so that it runs without the libraries of this machine.
-func staticProgram(t *testing.T) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "runner-images")
-	build := exec.Command("go", "build", "-tags", "netgo,osusergo", "-o", program, "../cmd/runner-images")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	output, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", output)
-	return program
-}
-
 // bootServerUsers are those of the module, and root.
 const bootServerUsers = "root:x:0:0::/root:/bin/sh\n" +
 	"every-channel-netboot:x:990:990::/:/bin/false\n" +
@@ -88,7 +77,7 @@ const bootServerUsers = "root:x:0:0::/root:/bin/sh\n" +
 // systemd, with the state folder as the one user of version 0.1.0 left it.
 func TestBootServerInItsSandbox(t *testing.T) {
 	t.Parallel()
-	program := staticProgram(t)
+	program := lab.StaticProgram(t)
 
 	result, packaged := t.TempDir(), t.TempDir()
 	writeTree(t, result, map[string]string{

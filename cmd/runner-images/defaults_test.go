@@ -29,6 +29,7 @@ func TestDefaultsHaveTheirRows(t *testing.T) {
 	flagDefaults(newRoot(report.New(report.Options{})), defaults)
 	workflowDefaults(t, root, defaults)
 	optionDefaults(t, root, defaults)
+	debianDefaults(t, root, defaults)
 	variables(t, root, defaults)
 	tests := testNames(t, root)
 
@@ -121,6 +122,17 @@ func optionDefaults(t *testing.T, root string, defaults map[string]string) {
 		if match := value.FindStringSubmatch(text); match != nil {
 			defaults[name] = strings.Join(strings.Fields(match[1]+match[2]), " ")
 		}
+	}
+}
+
+// debianDefaults adds what the Debian package's configuration sets.
+func debianDefaults(t *testing.T, root string, defaults map[string]string) {
+	t.Helper()
+	setting := regexp.MustCompile(`(?m)^([A-Z_]+)="(.*)"$`)
+	settings := setting.FindAllStringSubmatch(readText(t, root, "scripts/debian/root/etc/default/runner-images-netboot"), -1)
+	require.NotEmpty(t, settings)
+	for _, match := range settings {
+		defaults["debian "+match[1]] = match[2]
 	}
 }
 

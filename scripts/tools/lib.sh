@@ -174,3 +174,21 @@ debian_unpack() {
   done
   remove_tree "$apt"
 }
+
+# For debian_unpack of a kernel and busybox: what they depend on, which is every other
+# name than linux-image-NUMBER and busybox-static.
+# shellcheck disable=SC2034 # used by the scripts that source this one
+no_dependencies='([^lb]|l[^i]|li[^n]|linux-[^i]|b[^u]).*'
+
+# copy_modules UNPACKED TO MODULE… copies modules of an unpacked kernel, named in the
+# order in which to load them, which is the order given.
+copy_modules() {
+  local unpacked=$1 to=$2 module file number=0
+  shift 2
+  for module; do
+    number=$((number + 1))
+    file=$(find "$unpacked" -name "$module.ko")
+    [[ -n $file ]] || continue # built into this kernel
+    cp "$file" "$to/$(printf %02d "$number")-$module.ko"
+  done
+}

@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"every.channel/runner-images/internal/netboot/machine"
 	"every.channel/runner-images/internal/netboot/serve"
@@ -388,8 +389,8 @@ func TestConnectionsOfOneClient(t *testing.T) {
 // addresses and names of this site.
 func TestProxyDHCP(t *testing.T) {
 	t.Parallel()
-	listen := func() net.PacketConn {
-		conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	listen := func() *net.UDPConn {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 		require.NoError(t, err)
 		return conn
 	}
@@ -401,6 +402,13 @@ func TestProxyDHCP(t *testing.T) {
 		c.ProxyDHCP, c.Interface, c.Hostname, c.ChainTokenFile = true, "lo", "boot.example", file
 		c.Listeners = serve.Listeners{ProxyDHCP: listen(), PXE: pxe}
 	}, "boot-v1")
+	raw, err := pxe.SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(descriptor uintptr) {
+		bound, err := unix.GetsockoptString(int(descriptor), unix.SOL_SOCKET, unix.SO_BINDTODEVICE)
+		require.NoError(t, err)
+		assert.Equal(t, "lo", bound, "a socket that was handed over hears of no other interface")
+	}))
 	s.putLoader("ec-ipxe.efi", []byte("iPXE"))
 	s.putLoader("ipxe.efi", []byte("another iPXE"))
 	s.putLoader("undionly.kpxe", []byte("iPXE"))

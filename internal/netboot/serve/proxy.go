@@ -3,6 +3,7 @@ package serve
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -47,9 +48,14 @@ func (s *Server) listenProxy() error {
 		if *socket.conn == nil {
 			// Broadcasts reach a socket only if it is bound to all addresses.
 			*socket.conn, err = server4.NewIPv4UDPConn(name, &net.UDPAddr{Port: socket.port})
+			if errors.Is(err, fs.ErrPermission) {
+				err = fmt.Errorf("%w; it takes root or the capability CAP_NET_BIND_SERVICE, or sockets that systemd opens: those for proxy-dhcp and pxe (FileDescriptorName= in systemd.socket(5))", err)
+			}
 			if err != nil {
 				return fmt.Errorf("listen for ProxyDHCP on %s: %w", name, err)
 			}
+		} else if err := bindTo(*socket.conn, name); err != nil {
+			return fmt.Errorf("the socket for ProxyDHCP at %s: %w", (*socket.conn).LocalAddr(), err)
 		}
 		s.close = append(s.close, *socket.conn)
 	}
