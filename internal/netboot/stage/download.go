@@ -2,8 +2,11 @@ package stage
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -16,6 +19,7 @@ import (
 	"every.channel/runner-images/internal/checksum"
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/size"
+	"every.channel/runner-images/internal/transfer"
 )
 
 const (
@@ -48,15 +52,12 @@ func (s Stager) download(ctx context.Context, asset release.Asset, sum string) (
 	}
 	resumed := info.Size() > 0
 	for {
-		if err := s.complete(ctx, asset, file); err != nil {
+		got, err := s.complete(ctx, asset, file)
+		if err != nil {
 			if errors.Is(err, syscall.ENOSPC) {
 				err = errors.Join(err, os.Remove(path)) // what is there takes the space of everything else
 			}
 			return nil, fmt.Errorf("download %s: %w", asset.Name, err)
-		}
-		got, _, err := checksum.File(ctx, path)
-		if err != nil {
-			return nil, err
 		}
 		wrong := matches(checksum.Sums{asset.Name: sum}, asset.Name, got)
 		if wrong == nil {
@@ -74,60 +75,72 @@ func (s Stager) download(ctx context.Context, asset release.Asset, sum string) (
 	}
 }
 
-// complete downloads the rest of an asset that a file has a part of.
-func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File) error {
+// complete downloads the rest of an asset that a file has a part of, and returns the
+// SHA-256 of all of it.
+func (s Stager) complete(ctx context.Context, asset release.Asset, file *os.File) (sum string, err error) {
+	hash := sha256.New()
+	have, err := hashPart(ctx, file, hash, asset.Size)
+	if err != nil {
+		return "", err
+	}
 	wait := backoff.NewExponentialBackOff()
-	for failed := 0; ; failed++ {
-		info, err := file.Stat()
-		if err != nil {
-			return err
-		}
-		have := info.Size()
-		if have > asset.Size {
-			if err := file.Truncate(0); err != nil {
-				return err
-			}
-			have = 0
-		}
-		if have == asset.Size {
-			return nil
-		}
+	for failed := 0; have < asset.Size; failed++ {
 		if asset.Size > limits.TotalSize {
-			return fmt.Errorf("it has %s, more than the %s that a bundle may have", size.Text(asset.Size), size.Text(limits.TotalSize))
+			return "", fmt.Errorf("it has %s, more than the %s that a bundle may have", size.Text(asset.Size), size.Text(limits.TotalSize))
 		}
 		if err := hasSpace(s.Dir.Path(), asset.Size-have); err != nil {
-			return err
+			return "", err
 		}
 		if have == 0 {
 			s.notify("downloading %s, %s", asset.Name, size.Text(asset.Size))
 		} else {
 			s.notify("downloading %s, the remaining %s of %s", asset.Name, size.Text(asset.Size-have), size.Text(asset.Size))
 		}
-		written, err := s.fetch(ctx, asset, file, have)
+		written, err := s.fetch(ctx, asset, file, hash, have)
+		have += written
 		var broken *brokenOff
 		switch {
-		case err == nil && written == asset.Size-have:
-			return nil
+		case err == nil && have == asset.Size:
+			continue
 		case err == nil:
-			err = &brokenOff{fmt.Errorf("the server sent %d bytes of %d", have+written, asset.Size)}
+			err = &brokenOff{fmt.Errorf("the server sent %d bytes of %d", have, asset.Size)}
 		case ctx.Err() != nil || !errors.As(err, &broken):
-			return err
+			return "", err
 		}
 		if written > 0 {
 			failed = 0
 			wait.Reset()
 		}
 		if failed+1 == tries {
-			return err
+			return "", err
 		}
 		pause := wait.NextBackOff()
 		s.notify("the download of %s broke off (%v); going on in %s", asset.Name, err, pause.Round(100*time.Millisecond))
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return "", ctx.Err()
 		case <-time.After(pause):
 		}
 	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// hashPart hashes the part of an asset that a file has, and returns its size in bytes. A
+// file that has more than the asset is emptied.
+func hashPart(ctx context.Context, file *os.File, hash hash.Hash, most int64) (have int64, err error) {
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if info.Size() > most {
+		return 0, file.Truncate(0)
+	}
+	part := io.NewSectionReader(file, 0, info.Size())
+	err = transfer.ReadAhead(transfer.WithContext(ctx, part), hash, func(part io.Reader) (err error) {
+		have, err = io.Copy(io.Discard, part)
+		return err
+	})
+	return have, err
 }
 
 // brokenOff is the error of a transfer that can be resumed.
@@ -136,9 +149,9 @@ type brokenOff struct{ error }
 func (b *brokenOff) Unwrap() error { return b.error }
 
 // fetch appends an asset's content from an offset to a file, and returns how many
-// bytes that were. Stores retry the start of a transfer by themselves, and end one
-// that stalls.
-func (s Stager) fetch(ctx context.Context, asset release.Asset, file *os.File, offset int64) (int64, error) {
+// bytes that were; hash is given the same. Stores retry the start of a transfer by
+// themselves, and end one that stalls.
+func (s Stager) fetch(ctx context.Context, asset release.Asset, file *os.File, hash hash.Hash, offset int64) (written int64, err error) {
 	body, err := s.Store.Open(ctx, asset, offset)
 	if err != nil {
 		return 0, err
@@ -146,7 +159,7 @@ func (s Stager) fetch(ctx context.Context, asset release.Asset, file *os.File, o
 	defer body.Close()
 	limited := io.LimitReader(body, asset.Size-offset)
 	done := offset
-	return io.Copy(file, readerFunc(func(p []byte) (int, error) {
+	content := readerFunc(func(p []byte) (int, error) {
 		n, err := limited.Read(p)
 		if done += int64(n); s.Progress != nil {
 			s.Progress(asset.Name, done, asset.Size)
@@ -155,7 +168,14 @@ func (s Stager) fetch(ctx context.Context, asset release.Asset, file *os.File, o
 			err = &brokenOff{err}
 		}
 		return n, err
-	}))
+	})
+	// An error of the file, which has less than was hashed then, is no brokenOff: it ends
+	// the download.
+	err = transfer.ReadAhead(transfer.WithContext(ctx, content), hash, func(content io.Reader) (err error) {
+		written, err = io.Copy(file, content)
+		return err
+	})
+	return written, err
 }
 
 type readerFunc func(p []byte) (int, error)

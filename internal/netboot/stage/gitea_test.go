@@ -1,6 +1,7 @@
 package stage_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,6 +158,28 @@ func TestFromAForge(t *testing.T) {
 	requireCurrent(t, s.dir, "boot-v3")
 	assert.Equal(t, []string{fmt.Sprintf("bytes=%d-", cut)}, line.asked())
 	assert.Empty(t, partial())
+
+	// Cancelled in the middle of a download: nothing changes and nothing reads on, and the
+	// next run does.
+	s.publish("boot-v3.1")
+	line.set(0, false)
+	cancelled, cancel := context.WithCancel(t.Context())
+	var reports atomic.Int64
+	s.changes = func(stager *stage.Stager) {
+		stager.Progress = func(string, int64, int64) { reports.Add(1); cancel() }
+	}
+	before = snapshot(t, s.dir)
+	_, err = s.stager().Release(cancelled, "")
+	s.changes = nil
+	require.ErrorIs(t, err, context.Canceled)
+	ended := reports.Load()
+	assert.Equal(t, before, snapshot(t, s.dir))
+	require.Len(t, partial(), 1)
+	_, err = s.stager().Release(t.Context(), "")
+	require.NoError(t, err)
+	requireCurrent(t, s.dir, "boot-v3.1")
+	assert.Empty(t, partial())
+	assert.Equal(t, ended, reports.Load())
 
 	// What was there of it is not what it should be, as after a power failure:
 	// all of it is downloaded again, once.

@@ -78,7 +78,8 @@ type Stager struct {
 	// Notify, if set, is called with what is being done, a sentence at a time.
 	Notify func(sentence string)
 
-	// Progress, if set, is called with how many bytes of an asset are downloaded.
+	// Progress, if set, is called with how many bytes of an asset are downloaded, by
+	// another goroutine than the stager's, one call at a time.
 	Progress func(name string, done, total int64)
 }
 

@@ -79,8 +79,10 @@ func (in *Incoming) Write(ctx context.Context, architecture machine.Architecture
 		return fmt.Errorf("%s has %s twice", bundle.Asset, name)
 	}
 	sum, size, err := disk.CreateIn(ctx, in.root, path.Join(string(architecture), name), func(w io.Writer) error {
-		_, err := io.Copy(w, transfer.WithContext(ctx, content))
-		return err
+		return transfer.ReadAhead(transfer.WithContext(ctx, content), nil, func(content io.Reader) error {
+			_, err := io.Copy(w, content)
+			return err
+		})
 	})
 	if err != nil {
 		return err
