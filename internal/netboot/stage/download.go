@@ -169,7 +169,9 @@ func (s Stager) fetch(ctx context.Context, asset release.Asset, file *os.File, h
 		}
 		return n, err
 	})
-	err = transfer.ReadAhead(content, hash, func(content io.Reader) (err error) {
+	// An error of the file, which has less than was hashed then, is no brokenOff: it ends
+	// the download.
+	err = transfer.ReadAhead(transfer.WithContext(ctx, content), hash, func(content io.Reader) (err error) {
 		written, err = io.Copy(file, content)
 		return err
 	})

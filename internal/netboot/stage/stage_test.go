@@ -669,6 +669,40 @@ func TestTarballChanges(t *testing.T) {
 	assert.Empty(t, releases)
 }
 
+// A download from a folder, which is no connection that could be closed, ends with the
+// context too. What is there of it is hashed by the next one, and not read again.
+func TestCancelledInADownload(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.publish("boot-v1")
+	ctx, cancel := context.WithCancel(t.Context())
+	var first, total int64
+	s.changes = func(stager *stage.Stager) {
+		stager.Progress = func(_ string, done, all int64) {
+			if first, total = done, all; ctx.Err() == nil {
+				cancel()
+			}
+		}
+	}
+	_, err := s.stager().Release(ctx, "")
+	require.ErrorIs(t, err, context.Canceled)
+	require.Less(t, first, total)
+	partial, err := filepath.Glob(filepath.Join(s.dir.Path(), "downloads", "*.partial"))
+	require.NoError(t, err)
+	require.Len(t, partial, 1)
+	info, err := os.Stat(partial[0])
+	require.NoError(t, err)
+	assert.Equal(t, first, info.Size())
+	_, err = s.dir.Current()
+	require.ErrorIs(t, err, state.ErrNotStaged)
+
+	s.changes = nil
+	_, err = s.stager().Release(t.Context(), "")
+	require.NoError(t, err)
+	requireCurrent(t, s.dir, "boot-v1")
+	assert.Contains(t, strings.Join(s.told, "\n"), "the remaining ")
+}
+
 // signed is a Verify that wants a file of the tag's name. It knows of no order.
 func signed(tag string, _ []byte, file func(string) ([]byte, error)) (stage.Proof, error) {
 	signature, err := file("SHA256SUMS.txt.sig")
