@@ -155,24 +155,34 @@ func visible(err error, hidden string) error {
 	return err
 }
 
-// hashedFile hashes each block in a goroutine of its own while it writes it to
-// the file: either takes about as long as the other.
+// hashedFile hashes in a goroutine of its own while it writes to the file. The hash works
+// on copies, and may be some blocks behind: the two take about as long as each other, but
+// not for each block.
 type hashedFile struct {
 	ctx      context.Context
 	file     *os.File
 	hash     hash.Hash
-	blocks   chan []byte
-	hashed   chan struct{}
+	blocks   chan []byte   // to be hashed
+	free     chan []byte   // were hashed
+	hashed   chan struct{} // closed after the last one
 	size     int64
 	unsynced int64 // of size, how much has been written since the last writeback; negative for no writeback
 }
 
 func newHashedFile(ctx context.Context, file *os.File) *hashedFile {
-	w := &hashedFile{ctx: ctx, file: file, hash: sha256.New(), blocks: make(chan []byte), hashed: make(chan struct{})}
+	const behind = 4 // blocks
+	w := &hashedFile{
+		ctx: ctx, file: file, hash: sha256.New(),
+		blocks: make(chan []byte, behind), free: make(chan []byte, behind), hashed: make(chan struct{}),
+	}
+	for range behind {
+		w.free <- nil // made when it is needed
+	}
 	go func() {
+		defer close(w.hashed)
 		for block := range w.blocks {
 			w.hash.Write(block)
-			w.hashed <- struct{}{}
+			w.free <- block
 		}
 	}()
 	return w
@@ -182,9 +192,8 @@ func (w *hashedFile) Write(block []byte) (int, error) {
 	if err := w.ctx.Err(); err != nil {
 		return 0, err
 	}
-	w.blocks <- block
+	w.blocks <- append((<-w.free)[:0], block...)
 	n, err := w.file.Write(block)
-	<-w.hashed
 	w.size += int64(n)
 	if w.unsynced >= 0 {
 		w.unsynced += int64(n)
@@ -203,13 +212,13 @@ func (w hashedClone) Write(block []byte) (int, error) {
 	if err := w.ctx.Err(); err != nil {
 		return 0, err
 	}
-	w.blocks <- block
-	<-w.hashed
+	w.blocks <- append((<-w.free)[:0], block...)
 	w.size += int64(len(block))
 	return len(block), nil
 }
 
 func (w *hashedFile) finish() (sum string, size int64) {
 	close(w.blocks)
+	<-w.hashed
 	return hex.EncodeToString(w.hash.Sum(nil)), w.size
 }
