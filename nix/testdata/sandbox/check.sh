@@ -41,8 +41,8 @@ systemctl reload every-channel-netboot.service
 report "reload: $? $([ "$before" = "$(pid)" ] && echo same process)"
 systemctl restart every-channel-netboot.service
 report "staged: $(journalctl --no-pager --output=cat --unit every-channel-netboot-stage.service | bb grep -c '^Starting ')"
-systemctl stop every-channel-netboot.service
 report "machines after restart: $(fetch http://127.0.0.1:8077/ | bb grep -c 'data-machine=')"
+systemctl stop every-channel-netboot.service
 report "machines kept: $(bb grep -c '"machines":\[{"address":"10.20.30.2"' "$machines")"
 report "stop: $(systemctl show --property Result --value every-channel-netboot.service)"
 fetch http://10.20.30.2/healthz >/dev/null # does not start it again
