@@ -92,43 +92,12 @@ func TestReleaseOfThisProject(t *testing.T) {
 
 	release := s.release("v" + ownVersion)
 	assert.False(t, release.Draft)
-	want := []string{"SHA256SUMS.txt", "SHA256SUMS.txt.sig"}
-	for _, target := range []string{"linux-amd64", "linux-arm64", "darwin-arm64", "darwin-amd64"} {
-		name := "runner-images-" + ownVersion + "-" + target
-		want = append(want, name+".tar.gz", name+".cdx.json")
-	}
-	assert.Subset(t, release.names(), want)
 	downloaded := s.download(release)
 	sh(t, downloaded, `echo "release@every.channel $(cat `+key+`.pub)" > allowed_signers
-		ssh-keygen -Y verify -f allowed_signers -I release@every.channel -n runner-images/v`+ownVersion+`@every.channel -s SHA256SUMS.txt.sig < SHA256SUMS.txt`)
+		ssh-keygen -Y verify -f allowed_signers -I release@every.channel -n runner-images/v`+ownVersion+`@every.channel -s SHA256SUMS.txt.sig < SHA256SUMS.txt
+		sha256sum --check --strict SHA256SUMS.txt`)
 	assert.NotContains(t, s.log(), "PRIVATE KEY")
-
-	// The binaries are those of the list in the tagged commit.
-	for line := range strings.Lines(string(read(t, filepath.Join(folder, "scripts/release.sha256")))) {
-		fields := strings.Fields(line)
-		require.Len(t, fields, 2)
-		sh(t, downloaded, `tar -xzf `+fields[1]+`.tar.gz && cd `+fields[1]+`
-			echo "`+fields[0]+`  runner-images" | sha256sum --check --strict
-			test -s LICENSE -a -s README.md -a -s completions/runner-images.bash -a -s completions/_runner-images -a -s completions/runner-images.fish
-			grep -q 'runner-images `+ownVersion+`' man/man1/runner-images-deploy.1`)
-		var bom struct {
-			BOMFormat string
-			Metadata  struct {
-				Component struct{ Name, Version string }
-			}
-			Components []struct{ Name, Version string }
-		}
-		require.NoError(t, json.Unmarshal(read(t, filepath.Join(downloaded, fields[1]+".cdx.json")), &bom))
-		assert.Equal(t, "CycloneDX", bom.BOMFormat)
-		assert.Equal(t, "v"+ownVersion, bom.Metadata.Component.Version)
-		versions := map[string]string{}
-		for _, component := range bom.Components {
-			versions[component.Name] = component.Version
-		}
-		cobra := regexp.MustCompile(`github.com/spf13/cobra (\S+)`).FindStringSubmatch(string(read(t, filepath.Join(lab.Root(t), "go.mod"))))
-		assert.Equal(t, cobra[1], versions["github.com/spf13/cobra"])
-		assert.Contains(t, versions, "std")
-	}
+	checkReleased(t, downloaded, strings.Fields(sh(t, downloaded, "awk '{ print $2 }' SHA256SUMS.txt")), listedBinaries(t, folder))
 	assert.Equal(t, "runner-images "+ownVersion+"\n", sh(t, downloaded, "runner-images-"+ownVersion+"-linux-amd64/runner-images version"))
 
 	// A repository that uses the action by this tag builds nothing to start it.
@@ -157,19 +126,109 @@ jobs:
 	assert.NotContains(t, log, "building version")
 	assert.NotContains(t, log, "not taking")
 
-	// What a maintainer may have forgotten.
-	out, err = runRelease(t, folder, []string{"INPUT_SIGNING_KEY="}, "publish", downloaded)
-	require.Error(t, err)
-	assert.Contains(t, out, "there is no signing key, and releases are signed")
-	out, err = runRelease(t, folder, []string{"GITHUB_REF_TYPE=tag", "GITHUB_REF_NAME=v9.9.9"}, "build", "dist")
-	require.Error(t, err)
-	assert.Contains(t, out, "the tag is v9.9.9, and cmd/runner-images/VERSION is "+ownVersion)
+	testForgotten(t, folder, downloaded)
+}
+
+// listedBinaries returns the digests in the file that pins a release, by the names of
+// the binaries.
+func listedBinaries(t *testing.T, folder string) map[string]string {
+	t.Helper()
+	digests := map[string]string{}
+	for line := range strings.Lines(string(read(t, filepath.Join(folder, "scripts/release.sha256")))) {
+		fields := strings.Fields(line)
+		require.Len(t, fields, 2)
+		digests[fields[1]] = fields[0]
+	}
+	return digests
+}
+
+// checkReleased checks that what was downloaded, of which the names in signed are vouched
+// for, has the binaries of the tagged commit's list, and what comes with them.
+func checkReleased(t *testing.T, downloaded string, signed []string, binaries map[string]string) {
+	t.Helper()
+	want := []string{"snapshot.intoto.jsonl"}
+	for _, target := range []string{"linux-amd64", "linux-arm64", "darwin-arm64", "darwin-amd64"} {
+		name := "runner-images-" + ownVersion + "-" + target
+		want = append(want, name+".tar.gz", name+".cdx.json")
+		require.Contains(t, binaries, name)
+		checkTarball(t, downloaded, name, binaries[name])
+		checkBOM(t, filepath.Join(downloaded, name+".cdx.json"))
+		if architecture, ok := strings.CutPrefix(target, "linux-"); ok {
+			deb := "runner-images_" + strings.ReplaceAll(ownVersion, "-", "~") + "-1_" + architecture + ".deb"
+			want = append(want, deb)
+			checkDebianPackage(t, filepath.Join(downloaded, deb), architecture, binaries[name])
+		}
+	}
+	assert.ElementsMatch(t, want, signed)
+}
+
+// checkTarball unpacks a tarball, whose binary is to have the digest.
+func checkTarball(t *testing.T, downloaded, name, digest string) {
+	t.Helper()
+	sh(t, downloaded, `tar -xzf `+name+`.tar.gz && cd `+name+`
+		echo "`+digest+`  runner-images" | sha256sum --check --strict
+		test -s LICENSE -a -s README.md -a -s completions/runner-images.bash -a -s completions/_runner-images -a -s completions/runner-images.fish
+		grep -q '^---- github.com/spf13/cobra@v' LICENSE.modules
+		grep -q 'Copyright 2009 The Go Authors' LICENSE.modules
+		grep -q 'runner-images `+ownVersion+`' man/man1/runner-images-deploy.1`)
+}
+
+// checkBOM checks that a list of what a binary is made of has what go.mod asks for.
+func checkBOM(t *testing.T, path string) {
+	t.Helper()
+	var bom struct {
+		BOMFormat string
+		Metadata  struct {
+			Component struct{ Name, Version string }
+		}
+		Components []struct{ Name, Version string }
+	}
+	require.NoError(t, json.Unmarshal(read(t, path), &bom))
+	assert.Equal(t, "CycloneDX", bom.BOMFormat)
+	assert.Equal(t, "v"+ownVersion, bom.Metadata.Component.Version)
+	versions := map[string]string{}
+	for _, component := range bom.Components {
+		versions[component.Name] = component.Version
+	}
+	cobra := regexp.MustCompile(`github.com/spf13/cobra (\S+)`).FindStringSubmatch(string(read(t, filepath.Join(lab.Root(t), "go.mod"))))
+	assert.Equal(t, cobra[1], versions["github.com/spf13/cobra"])
+	assert.Contains(t, versions, "std")
+}
+
+// checkDebianPackage checks what dpkg-deb says of a package, whose binary is to have the
+// digest. TestDebianPackage installs what the same script makes.
+func checkDebianPackage(t *testing.T, deb, architecture, digest string) {
+	t.Helper()
+	folder := t.TempDir()
+	said := sh(t, folder, `dpkg-deb --field '`+deb+`' Package Version Architecture; dpkg-deb --extract '`+deb+`' .
+		echo "`+digest+`  usr/bin/runner-images" | sha256sum --check --strict --status
+		zcat usr/share/doc/runner-images/modules.gz | grep -q '^---- github.com/spf13/cobra@v'
+		zcat usr/share/man/man1/runner-images-deploy.1.gz | grep -q 'runner-images `+ownVersion+`'`)
+	assert.Equal(t, "Package: runner-images\nVersion: "+strings.ReplaceAll(ownVersion, "-", "~")+"-1\nArchitecture: "+architecture+"\n", said)
+}
+
+// testForgotten runs scripts/release as a maintainer does who has forgotten something.
+func testForgotten(t *testing.T, folder, downloaded string) {
+	t.Helper()
+	// A machine that has all programs of this one, but for Debian's.
+	programs := t.TempDir()
+	for _, other := range filepath.SplitList(os.Getenv("PATH")) {
+		sh(t, programs, `find '`+other+`/' -maxdepth 1 -exec ln -s -t . {} + 2>/dev/null || :`) // a name may be there twice
+	}
+	sh(t, programs, "rm -f dpkg* apt*")
+	for _, c := range []struct{ environment, arguments, want string }{
+		{"INPUT_SIGNING_KEY=", "publish " + downloaded, "there is no signing key, and releases are signed"},
+		{"PATH=" + programs, "build dist", "there is no apt-get here to install dpkg with; install them"},
+		{"GITHUB_REF_TYPE=tag GITHUB_REF_NAME=v9.9.9", "build dist", "the tag is v9.9.9, and cmd/runner-images/VERSION is " + ownVersion},
+		{"", "build scripts", "scripts is there already; give a new folder"},
+	} {
+		out, err := runRelease(t, folder, strings.Fields(c.environment), strings.Fields(c.arguments)...)
+		require.Error(t, err)
+		assert.Contains(t, out, c.want)
+	}
 	sh(t, folder, `sed -i '1s/^./x/' scripts/release.sha256`)
-	out, err = runRelease(t, folder, nil, "build", "dist")
+	out, err := runRelease(t, folder, nil, "build", "dist")
 	require.Error(t, err)
 	assert.Contains(t, out, "these binaries are not those of scripts/release.sha256: run scripts/release digests")
 	assert.NoDirExists(t, filepath.Join(folder, "dist"))
-	out, err = runRelease(t, folder, nil, "build", "scripts")
-	require.Error(t, err)
-	assert.Contains(t, out, "scripts is there already; give a new folder")
 }
