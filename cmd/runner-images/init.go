@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -115,15 +116,19 @@ func imagesOf(ctx context.Context, r *report.Report, flake string) ([]workflow.I
 	}
 	var images []workflow.Image
 	for _, configuration := range configurations {
-		if configuration.Broken {
-			r.Warning("nixosConfigurations.%s cannot be evaluated, and is left out", configuration.Name)
+		switch {
+		case configuration.Broken:
+			r.Warning("nixosConfigurations.%s cannot be evaluated, and is left out", inOneLine(configuration.Name))
+			continue
+		case configuration.System != "" && !system.MatchString(configuration.System):
+			r.Warning("nixosConfigurations.%s is left out: %q, which its hostPlatform has for a system, is none, such as x86_64-linux", inOneLine(configuration.Name), configuration.System)
 			continue
 		}
 		attributes := configuration.Attributes
 		if at := slices.Index(attributes, netbootPart); at >= 0 {
 			attributes = slices.Delete(attributes, at, at+1)
 			if !slices.Contains(attributes, "netboot") {
-				r.Warning("nixosConfigurations.%s boots over the network, but has no config.system.build.netboot, a folder with its kernel, its initrd and netboot.ipxe; nix/configurations/netboot.nix of runner-images makes one", configuration.Name)
+				r.Warning("nixosConfigurations.%s boots over the network, but has no config.system.build.netboot, a folder with its kernel, its initrd and netboot.ipxe; nix/configurations/netboot.nix of runner-images makes one", inOneLine(configuration.Name))
 			}
 		}
 		found, err := plan.ConfigurationImages(configuration.Name, attributes)
@@ -140,6 +145,13 @@ func imagesOf(ctx context.Context, r *report.Report, flake string) ([]workflow.I
 	}
 	return images, nil
 }
+
+// system is what Nix calls a system. The flake may be someone else's, and the workflow
+// says the system in a comment.
+var system = regexp.MustCompile(`^[A-Za-z0-9_]+-[A-Za-z0-9_]+$`)
+
+// inOneLine is the name of a configuration in a sentence.
+func inOneLine(name string) string { return strings.Trim(strconv.Quote(name), `"`) }
 
 // nextSteps says what the workflow needs beside itself.
 func nextSteps(w workflow.Workflow) string {

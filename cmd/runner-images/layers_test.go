@@ -25,7 +25,7 @@ var imports = map[string][]string{
 	"report":   {"redact", "size"},
 	"trust":    {"artifact", "checksum", "redact"},
 	"verify":   {"artifact", "checksum", "ipxe", "release", "transfer", "trust"},
-	"workflow": {"artifact"},
+	"workflow": {"artifact", "redact"},
 	// The boot server's rooms.
 	"netboot/journal":   {"netboot/machine", "netboot/state", "size"},
 	"netboot/proxydhcp": {"netboot/journal", "netboot/machine"},

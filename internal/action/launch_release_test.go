@@ -1,12 +1,15 @@
 package action
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"mime/multipart"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +39,7 @@ const asset = "runner-images-1.2.3-linux-amd64"
 func newReleased(t *testing.T) released {
 	r := released{launcher: newLauncher(t), forge: lab.StartGitea(t)}
 	r.repository = r.forge.CreateRepository(t, "runner-images", false)
-	for _, name := range []string{"curl", "wget", "sha256sum", "tar", "gzip", "uname", "git", "chmod"} {
+	for _, name := range []string{"curl", "wget", "sha256sum", "tar", "gzip", "head", "uname", "git", "chmod"} {
 		program, err := exec.LookPath(name)
 		require.NoError(t, err)
 		r.link(name, program)
@@ -178,4 +181,30 @@ func TestLauncherWithoutTheRelease(t *testing.T) {
 
 	require.NoError(t, os.Remove(filepath.Join(r.path, "tar")))
 	goesOn("the release of version 1.2.3: that takes curl or wget, sha256sum or shasum, tar and gzip")
+}
+
+// TestLauncherEndsAnEndlessRelease has a fake server in place of the forge: one that sends
+// a tarball whose first file, which is not the program, has no end.
+func TestLauncherEndsAnEndlessRelease(t *testing.T) {
+	l := newLauncher(t)
+	for _, name := range []string{"curl", "sha256sum", "tar", "gzip", "head", "uname", "git", "chmod"} {
+		program, err := exec.LookPath(name)
+		require.NoError(t, err)
+		l.link(name, program)
+	}
+	l.install("nix", "echo 'Nix was run'; exit 1")
+	l.write("scripts/release.sha256", strings.Repeat("0", 64)+"  "+asset+"\n")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		compressed, err := gzip.NewWriterLevel(w, gzip.NoCompression)
+		if assert.NoError(t, err) && assert.NoError(t, tar.NewWriter(compressed).WriteHeader(&tar.Header{Name: "another", Size: 1 << 40})) {
+			for block := make([]byte, 1<<20); err == nil; { // until the launcher hangs up
+				_, err = compressed.Write(block)
+			}
+		}
+	}))
+	defer server.Close()
+	sh(t, l.action, "git init --quiet --initial-branch=main; git remote add origin "+server.URL+"/every/runner-images")
+	out, err := l.run()
+	require.Error(t, err)
+	assert.Regexp(t, "^runner-images: not taking "+server.URL+"/every/runner-images/releases/.*\nrunner-images: building version 1.2.3 with Nix\nNix was run\n", out)
 }

@@ -151,6 +151,10 @@ func basisOf(builds []trust.Build) basis {
 
 func version(source trust.Input) string { return cmp.Or(source.Revision, source.NARHash) }
 
+// mostListed is how many sources, and how many images, notes list: provenance may be
+// anybody's, and have more of them than a forge takes in a release's notes.
+const mostListed = 200
+
 // difference is a table of the sources that differ, and the images that do not.
 func difference(p plan.Plan, was, is basis) string {
 	names := slices.Collect(maps.Keys(is.sources))
@@ -163,13 +167,19 @@ func difference(p plan.Plan, was, is basis) string {
 		first := func(name string) int { return slices.Index([]string{theFlake, theRepository}, name) }
 		return cmp.Or(first(b)-first(a), strings.Compare(a, b))
 	})
-	var rows strings.Builder
+	var rows []string
 	for _, name := range names {
-		rows.WriteString(row(p, name, was.sources, is.sources))
+		if row := row(p, name, was.sources, is.sources); row != "" {
+			rows = append(rows, row)
+		}
 	}
 	text := "Nothing that the images are made from.\n"
-	if rows.Len() > 0 {
-		text = "| Source | Then | Now | |\n|---|---|---|---|\n" + rows.String()
+	if len(rows) > 0 {
+		rows, more := listed(rows)
+		text = "| Source | Then | Now | |\n|---|---|---|---|\n" + strings.Join(rows, "")
+		if more > 0 {
+			text += fmt.Sprintf("\nAnd %d more.\n", more)
+		}
 	}
 	var same []string
 	for _, name := range slices.Sorted(maps.Keys(is.images)) {
@@ -178,9 +188,20 @@ func difference(p plan.Plan, was, is basis) string {
 		}
 	}
 	if len(same) > 0 {
-		text += "\nBuilt to the same bytes as then: " + strings.Join(same, ", ") + ".\n"
+		same, more := listed(same)
+		text += "\nBuilt to the same bytes as then: " + strings.Join(same, ", ")
+		if more > 0 {
+			text += fmt.Sprintf(", and %d more", more)
+		}
+		text += ".\n"
 	}
 	return text
+}
+
+// listed returns the first of them, and how many others there are.
+func listed(all []string) (first []string, more int) {
+	first = all[:min(len(all), mostListed)]
+	return first, len(all) - len(first)
 }
 
 // row is the line of the table about one source, or empty if that is the same, or not

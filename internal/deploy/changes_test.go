@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,6 +80,17 @@ Built to the same bytes as then: `+"`kiosk`.\n", differ([]trust.Build{was}, []tr
 		"| data | `sha256-x/y+z=` | | gone |\n| disko | `333333333333` | | gone |\n"+
 		"| nixpkgs | `111111111111` | `222222222222` |  |\n| old | `444444444444` | | gone |\n| tools | `222222222222` | `333333333333` |  |\n",
 		differ([]trust.Build{was}, []trust.Build{evil}))
+
+	// Nor any number of them.
+	var many trust.Build
+	for n := range 300 {
+		many.Flake.Inputs = append(many.Flake.Inputs, trust.Input{Name: fmt.Sprintf("input-%03d", n), Revision: hash("1")})
+		many.Images = append(many.Images, trust.Image{Name: fmt.Sprintf("image-%03d", n), NARHash: "sha256-1"})
+	}
+	text := differ([]trust.Build{many}, []trust.Build{{Images: many.Images}})
+	assert.Equal(t, 200, strings.Count(text, "| gone |\n"))
+	assert.Contains(t, text, "| input-199 | `111111111111` | | gone |\n\nAnd 100 more.\n\nBuilt to the same bytes as then: `image-000`, ")
+	assert.True(t, strings.HasSuffix(text, "`image-199`, and 100 more.\n"), text)
 }
 
 // deployed deploys a release of the line's flake at a revision of nixpkgs, and returns

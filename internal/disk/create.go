@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 )
@@ -150,6 +151,9 @@ func visible(err error, hidden string) error {
 	case errors.As(err, &onFile) && onFile.Path == hidden:
 		return onFile.Err
 	case errors.As(err, &onRename) && filepath.Base(onRename.Old) == filepath.Base(hidden):
+		if errors.Is(onRename.Err, fs.ErrExist) || errors.Is(onRename.Err, syscall.EISDIR) {
+			return fmt.Errorf("a folder has that name, and no file takes its place: move it away (%w)", onRename.Err)
+		}
 		return onRename.Err
 	}
 	return err

@@ -132,7 +132,7 @@ func TestCreateErrorsNameTheFile(t *testing.T) {
 	taken := filepath.Join(dir, "folder")
 	require.NoError(t, os.Mkdir(taken, 0o755))
 	_, _, err = disk.Create(t.Context(), taken, writer(nil))
-	require.EqualError(t, err, "write "+taken+": file exists", "without the name of the hidden file")
+	require.EqualError(t, err, "write "+taken+": a folder has that name, and no file takes its place: move it away (file exists)", "without the name of the hidden file")
 	assert.Equal(t, []string{"folder"}, names(t, dir))
 }
 
@@ -198,7 +198,7 @@ func TestCreateUnsyncedIn(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "taken"), 0o755))
 	_, _, err = disk.CreateUnsyncedIn(t.Context(), root, "taken", writer(nil))
-	require.ErrorContains(t, err, "write "+filepath.Join(dir, "taken")+": ")
+	require.ErrorContains(t, err, "write "+filepath.Join(dir, "taken")+": a folder has that name, and no file takes its place: move it away (")
 	assert.Equal(t, []string{"hello", "taken"}, names(t, dir))
 }
 
@@ -218,6 +218,6 @@ func TestLinkIn(t *testing.T) {
 		assert.Equal(t, "hello", string(content))
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "taken"), 0o755))
-	require.ErrorContains(t, disk.LinkIn(root, "taken", target), "write "+filepath.Join(dir, "taken")+": ")
+	require.ErrorContains(t, disk.LinkIn(root, "taken", target), "write "+filepath.Join(dir, "taken")+": a folder has that name, and no file takes its place: move it away (")
 	assert.Equal(t, []string{"taken", "x.iso"}, names(t, dir))
 }

@@ -7,10 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 
 	"every.channel/runner-images/internal/artifact"
+	"every.channel/runner-images/internal/redact"
 )
 
 // Path is where Forgejo looks for the workflow, in the repository.
@@ -66,7 +68,7 @@ func (w Workflow) Text() string {
 	fmt.Fprintf(&text, "      - uses: %s\n        with:\n", w.Action)
 	fmt.Fprintf(&text, "          signing_key: ${{ secrets.%s }} # without this secret, the release is not signed\n", Secret)
 	if w.Flake != "." {
-		fmt.Fprintf(&text, "          flake: %s\n", w.Flake)
+		fmt.Fprintf(&text, "          flake: %s\n", scalar(w.Flake))
 	}
 	text.WriteString("          images: |\n")
 	active, others := w.bySystem()
@@ -79,6 +81,32 @@ func (w Workflow) Text() string {
 	}
 	_ = table.Flush() // a strings.Builder takes everything
 	return text.String()
+}
+
+// plainScalar is a text that YAML takes as it is, without quotes.
+var plainScalar = regexp.MustCompile(`^[A-Za-z./][A-Za-z0-9._/+:?=&%~-]*$`)
+
+// scalar writes a text of one line as YAML.
+func scalar(text string) string {
+	if plainScalar.MatchString(text) && !strings.HasSuffix(text, ":") {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", "''") + "'"
+}
+
+// check finds what would be more in the file than a word of it: a line of its own, or an
+// expression, which the server would fill in, with a secret perhaps.
+func (w Workflow) check() error {
+	words := []string{w.Action, w.Flake}
+	for _, image := range w.Images {
+		words = append(words, image.Name, image.Installable, image.System)
+	}
+	for _, word := range words {
+		if strings.Contains(word, "${{") || redact.Printable(word) != word || strings.ContainsAny(word, "\n\t") {
+			return fmt.Errorf("%q cannot stand in a workflow: it has ${{ or a character that does not show; rename it", word)
+		}
+	}
+	return nil
 }
 
 // bySystem returns the images that any runner is expected to build, and the others.
@@ -97,8 +125,12 @@ func (w Workflow) bySystem() (active, others []Image) {
 }
 
 // Write writes the workflow into the repository whose top is the folder. It overwrites
-// nothing, and follows no link out of the folder.
+// nothing, follows no link out of the folder, and writes nothing in which a word would be
+// more than that.
 func (w Workflow) Write(folder string) error {
+	if err := w.check(); err != nil {
+		return err
+	}
 	root, err := os.OpenRoot(folder)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,4 +68,35 @@ func TestText(t *testing.T) {
 		assert.ErrorContains(t, w.Write(folder), "is there already, and nothing is overwritten")
 	}
 	assert.Error(t, kiosk.Write(filepath.Join(t.TempDir(), "absent")))
+}
+
+// TestWriteKeepsWordsWords has words that would be more than that in the file: they come
+// from a flake, and from the names of folders.
+func TestWriteKeepsWordsWords(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(w *Workflow){
+		"a line":          func(w *Workflow) { w.Images[1].System = "aarch64-linux\n      - run: reboot" },
+		"an expression":   func(w *Workflow) { w.Images[1].System = "${{ secrets.SIGNING_KEY }}" },
+		"in an attribute": func(w *Workflow) { w.Images[0].Installable = `"${{ github.token }}"` },
+		"in a flake":      func(w *Workflow) { w.Flake = "./${{ github.token }}" },
+		"in an action":    func(w *Workflow) { w.Action = "every/${{ github.token }}@v1" },
+		"not to be seen":  func(w *Workflow) { w.Flake = "./a\x85b" },
+	} {
+		w := kiosk
+		w.Images = slices.Clone(kiosk.Images)
+		change(&w)
+		folder := t.TempDir()
+		require.ErrorContains(t, w.Write(folder), "cannot stand in a workflow", name)
+		assert.NoFileExists(t, filepath.Join(folder, Path), name)
+	}
+	for flake, want := range map[string]string{
+		"./a #b":                "'./a #b'",
+		"./it's: one":           "'./it''s: one'",
+		"path:":                 "'path:'",
+		"github:o/r?dir=images": "github:o/r?dir=images",
+	} {
+		w := kiosk
+		w.Flake = flake
+		assert.Contains(t, w.Text(), "\n          flake: "+want+"\n")
+	}
 }

@@ -93,19 +93,46 @@ func parseSaved(content []byte) ([]*record, error) {
 	case len(content) > mostSaved:
 		return nil, fmt.Errorf("is larger than %d bytes", mostSaved)
 	}
-	var saved savedTable
-	if err := json.Unmarshal(content, &saved); err != nil {
+	if err := json.Unmarshal(content, &struct{}{}); err != nil {
 		return nil, err
 	}
+	// One machine at a time: all that fit into such a file would take gigabytes.
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	var before [5]json.Token // { "format" "netboot machines 1" "machines" [
+	for i := range before {
+		before[i], _ = decoder.Token() // the file is whole
+	}
+	if before[3] != "machines" || before[4] != json.Delim('[') && before[4] != nil {
+		return nil, errForeign
+	}
 	var records []*record
-	for _, m := range saved.Machines[:min(len(saved.Machines), maxMachines)] {
-		r, err := m.record()
+	for before[4] != nil && decoder.More() && len(records) < maxMachines {
+		r, err := parseMachine(decoder)
 		if err != nil {
 			return nil, err
 		}
 		records = append(records, r)
 	}
 	return records, nil
+}
+
+// mostOfMachine is how many bytes of a saved machine are read: more than one has, with
+// maxFetches.
+const mostOfMachine = 256 << 10
+
+func parseMachine(decoder *json.Decoder) (*record, error) {
+	var text json.RawMessage
+	if err := decoder.Decode(&text); err != nil {
+		return nil, err
+	}
+	if len(text) > mostOfMachine {
+		return nil, fmt.Errorf("has a machine of more than %d bytes", mostOfMachine)
+	}
+	var m savedMachine
+	if err := json.Unmarshal(text, &m); err != nil {
+		return nil, err
+	}
+	return m.record()
 }
 
 func (m savedMachine) record() (*record, error) {

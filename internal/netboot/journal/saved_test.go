@@ -192,6 +192,11 @@ func TestTableThatIsNone(t *testing.T) {
 		"no stage":           {ours + `"machines":[{"stage":6}]}`, "there is no stage 6", false},
 		"no stage, negative": {ours + `"machines":[{"stage":-1}]}`, "there is no stage -1", false},
 		"no address":         {ours + `"machines":[{"address":"x"}]}`, "unable to parse IP", false},
+		"other words":        {ours + `"releases":[]}`, "is no table of machines of this version", false},
+		"no list":            {ours + `"machines":{"mac":"x"}}`, "is no table of machines of this version", false},
+		"a giant":            {ours + `"machines":[{"fetched":[` + strings.Repeat("{},", 1<<20) + "{}]}]}", "has a machine of more than 262144 bytes", false},
+		"deep":               {ours + `"machines":` + strings.Repeat("[", 1<<20), "exceeded max depth", false},
+		"none":               {ours + `"machines":null}`, "", false},
 		"empty":              {"", "", false},
 	} {
 		path := filepath.Join(t.TempDir(), "machines.json")
