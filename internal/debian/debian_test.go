@@ -113,6 +113,7 @@ func testMachine(t *testing.T, program, first, second string) {
 		"upgraded":                               "1.0.1~rc1-1 " + active + "enabled",
 		"upgraded process":                       "another",
 		"upgraded options":                       "1",
+		"upgraded machines":                      proxied,
 		"upgraded script":                        "1",
 		"removed":                                inactive + "0",
 		"purged":                                 "",

@@ -24,10 +24,10 @@ var debianUnits = map[string]debianUnit{
 	"runner-images-netboot.service": {
 		golden: "netboot-plain.service",
 		without: []string{
-			`ExecStart="/nix/store/…-runner-images-/bin/runner-images" "netboot" "serve" "--state-dir" "/var/lib/runner-images-netboot" "--listen-ip" "10.20.30.2" "--interface" "enp1s0" "--http-port" "80" "--ipxe-dir" "/nix/store/…-ec-ipxe" "--tftp-boot-filename" "ec-ipxe.efi" "--status-address" "127.0.0.1:8077"`,
+			`ExecStart="/nix/store/…-runner-images-/bin/runner-images" "netboot" "serve" "--state-dir" "/var/lib/runner-images-netboot" "--machines-file" "/var/lib/runner-images-netboot-serve/machines.json" "--listen-ip" "10.20.30.2" "--interface" "enp1s0" "--http-port" "80" "--ipxe-dir" "/nix/store/…-ec-ipxe" "--tftp-boot-filename" "ec-ipxe.efi" "--status-address" "127.0.0.1:8077"`,
 		},
 		with: append(options("SERVE_OPTIONS"),
-			"ExecStart=/usr/bin/runner-images netboot serve --state-dir /var/lib/runner-images-netboot --ipxe-dir /usr/lib/ipxe --tftp-boot-filename ipxe.efi $SERVE_OPTIONS",
+			"ExecStart=/usr/bin/runner-images netboot serve --state-dir /var/lib/runner-images-netboot --machines-file /var/lib/runner-images-netboot-serve/machines.json --ipxe-dir /usr/lib/ipxe --tftp-boot-filename ipxe.efi $SERVE_OPTIONS",
 			// So that "systemctl enable --now" of the server alone starts all.
 			"Wants=runner-images-netboot-stage-first.service",
 			"Wants=runner-images-netboot-stage.timer",

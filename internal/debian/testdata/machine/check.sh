@@ -74,6 +74,7 @@ install /mnt/2/runner-images_*.deb
 report "upgraded: $(dpkg-query --show --showformat='${Version}' runner-images) $(active)$(systemctl is-enabled runner-images-netboot)"
 report "upgraded process: $([[ $before != "$(show runner-images-netboot MainPID)" ]] && echo another)"
 report "upgraded options: $(grep -c '^STAGE_OPTIONS="--forge-url file:///mnt/releases"$' $conf)"
+report "upgraded machines: $(fetch http://127.0.0.1:8077/ | grep -o 52:54:00:00:00:02 | sort -u)"
 report "upgraded script: $(fetch http://10.20.30.3/netboot.ipxe | grep -c '^kernel ')"
 
 dpkg --remove runner-images >/dev/null 2>&1
