@@ -215,15 +215,19 @@ func (d Deployment) check(ctx context.Context) (found source, err error) {
 	return found, err
 }
 
-// checkForge looks whether the forge answers. Before the build there is no reason to
-// wait for one that does not; after it there is.
+// checkForge looks whether the forge answers, and would take the release. Before the
+// build there is no reason to wait for one that does not; after it there is.
 func (d Deployment) checkForge(ctx context.Context) error {
 	if !d.Plan.Publish {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no valid answer within %s", checkTimeout))
 	defer cancel()
-	if _, err := d.Store.Release(ctx, d.Plan.ReleaseTag); err != nil && !errors.Is(err, release.ErrNotFound) {
+	found, err := d.Store.Release(ctx, d.Plan.ReleaseTag)
+	if errors.Is(err, release.ErrNotFound) || err == nil && found.Draft {
+		err = d.Store.Check(ctx, d.Plan.ReleaseTag, release.Draft{Commit: d.Plan.Commit})
+	}
+	if err != nil {
 		return fmt.Errorf("before anything is built: %w", err)
 	}
 	return nil

@@ -425,7 +425,7 @@ func TestDeployPrefersTheErrorOfTheBuild(t *testing.T) {
 // failing is a folder of releases that fails at a method.
 type failing struct {
 	release.Backend
-	found, create error
+	found, check, create error
 }
 
 func (f failing) Release(ctx context.Context, tag string) (release.Release, error) {
@@ -437,25 +437,35 @@ func (f failing) Release(ctx context.Context, tag string) (release.Release, erro
 
 func (f failing) Begin(tag string) (release.Transaction, error) {
 	transaction, err := f.Backend.Begin(tag)
-	return failingTransaction{transaction, f.create}, err
+	return failingTransaction{transaction, f}, err
 }
 
 type failingTransaction struct {
 	release.Transaction
-	create error
+	failing failing
+}
+
+func (f failingTransaction) Check(ctx context.Context, draft release.Draft) error {
+	if f.failing.check != nil {
+		return f.failing.check
+	}
+	return f.Transaction.Check(ctx, draft)
 }
 
 func (f failingTransaction) Create(context.Context, release.Draft) (release.Release, error) {
-	return release.Release{}, f.create
+	return release.Release{}, f.failing.create
 }
 
 func TestDeployBuildsNothingForAForgeThatRefuses(t *testing.T) {
 	t.Parallel()
-	l := newLine(t)
-	l.Store.Backend = failing{Backend: l.Store.Backend, found: errors.New("401 Unauthorized")}
-	require.EqualError(t, l.Run(t.Context()), "before anything is built: 401 Unauthorized")
-	assert.NotContains(t, strings.Join(l.nix.calls, "\n"), "Build")
-	assert.Contains(t, l.read(t, l.summary), "Nothing was published.")
+	for _, refusal := range []failing{{found: errors.New("401 Unauthorized")}, {check: errors.New("neither the tag nor the commit")}} {
+		l := newLine(t)
+		refusal.Backend = l.Store.Backend
+		l.Store.Backend = refusal
+		require.EqualError(t, l.Run(t.Context()), "before anything is built: "+errors.Join(refusal.found, refusal.check).Error())
+		assert.NotContains(t, strings.Join(l.nix.calls, "\n"), "Build")
+		assert.Contains(t, l.read(t, l.summary), "Nothing was published.")
+	}
 }
 
 func TestDeployFailureWhilePublishing(t *testing.T) {

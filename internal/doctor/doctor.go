@@ -64,12 +64,8 @@ const patience = 10 * time.Second
 func Publishing(ctx context.Context, store *release.Store, address string) Finding {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no valid answer within %s", patience))
 	defer cancel()
-	transaction, err := store.Backend.Begin("a release")
-	if err == nil {
-		err = transaction.Check(ctx, release.Draft{})
-	}
 	return Finding{
-		Subject: "publish", Err: err,
+		Subject: "publish", Err: store.Check(ctx, "a release", release.Draft{}),
 		Found: address + " can be opened; whether a token has the scope write:repository, a forge tells only when something is published",
 	}
 }

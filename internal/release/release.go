@@ -121,6 +121,16 @@ func (s *Store) Release(ctx context.Context, tag string) (Release, error) {
 	return release.visible(), release.checkNames()
 }
 
+// Check returns what would keep a release of the tag from being made: a repository
+// without releases, for example, or neither its tag nor the draft's commit there.
+func (s *Store) Check(ctx context.Context, tag string, draft Draft) error {
+	transaction, err := s.Backend.Begin(tag)
+	if err != nil {
+		return err
+	}
+	return transaction.Check(ctx, draft)
+}
+
 // Latest returns the newest release that is neither a draft nor a prerelease and
 // whose tag begins with prefix, or an error that wraps ErrNotFound. Newest is the
 // one created last, whatever its tag is: a machine without a pinned tag boots what

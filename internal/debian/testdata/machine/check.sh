@@ -78,6 +78,10 @@ report "upgraded machines: $(fetch http://127.0.0.1:8077/ | grep -o 52:54:00:00:
 report "upgraded script: $(fetch http://10.20.30.3/netboot.ipxe | grep -c '^kernel ')"
 
 dpkg --remove runner-images >/dev/null 2>&1
+if systemctl --quiet is-failed runner-images-netboot; then # why is in the log of the machine
+  systemctl show runner-images-netboot --property=Result,ExecMainCode,ExecMainStatus
+  journalctl --unit=runner-images-netboot --lines=30 --output=short-precise --no-pager
+fi
 report "removed: $(active)$(busybox netstat -lntu | grep -cE ':(80|69|67|4011|8077) ')"
 report "removed files: $(left)"
 dpkg --purge runner-images >/dev/null 2>&1
