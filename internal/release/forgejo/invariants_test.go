@@ -332,7 +332,7 @@ func TestRunCancelledWhileItQueuesLeavesNoTicket(t *testing.T) {
 }
 
 // A lease that is renewed is waited for, however long; one that is not renewed
-// for half a minute is not.
+// for half a minute is not, nor are others behind it.
 func TestTicketOfAnotherRun(t *testing.T) {
 	t.Parallel()
 	config := newRepository(t, false)
@@ -345,6 +345,9 @@ func TestTicketOfAnotherRun(t *testing.T) {
 	require.Equal(t, http.StatusOK, g.API(t, http.MethodGet, "/repos/"+config.Repository+"/releases/tags/boot-v1", nil, &release))
 	assets := fmt.Sprintf("/repos/%s/releases/%d/assets", config.Repository, release.ID)
 	require.Equal(t, http.StatusCreated, g.API(t, http.MethodPost, assets+"?name=publishing-0-0-SHA256SUMS.txt", "alive", &ticket))
+	for _, dead := range []string{"1", "2", "3"} {
+		require.Equal(t, http.StatusCreated, g.API(t, http.MethodPost, assets+"?name=publishing-"+dead+"-0-SHA256SUMS.txt", "dead", nil))
+	}
 
 	clock := &fakeClock{time: time.Now()}
 	start, last, forgotten := clock.time, clock.time, false
@@ -352,7 +355,9 @@ func TestTicketOfAnotherRun(t *testing.T) {
 		if !forgotten { // the waiting run is taken for dead, and gets in line anew
 			forgotten = true
 			_, left := assetsOf(t, config, "boot-v1")
-			own := slices.IndexFunc(left, func(a asset) bool { return strings.HasPrefix(a.Name, "publishing-") && a.ID != ticket.ID })
+			own := slices.IndexFunc(left, func(a asset) bool {
+				return strings.HasPrefix(a.Name, "publishing-") && len(a.Name) > len("publishing-0-0-SHA256SUMS.txt")
+			})
 			assert.Equal(t, http.StatusNoContent, g.API(t, http.MethodDelete, fmt.Sprintf("%s/%d", assets, left[own].ID), nil, nil))
 		}
 		if now := clock.now(); now.Sub(start) < 5*time.Minute && now.Sub(last) > 20*time.Second {

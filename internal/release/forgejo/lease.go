@@ -1,6 +1,7 @@
 package forgejo
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -79,27 +80,32 @@ func (l *lease) queue(ctx context.Context) error {
 	if err := l.attach(ctx); err != nil {
 		return err
 	}
-	var watched gitea.Attachment // the oldest ticket, as it was
-	renewals := 0                // of this run's own since then
+	waitedFor := int64(0) // the ticket of another run
+	others := watched{}
+	renewals := 0 // of this run's own
 	for {
-		oldest, mine, err := l.oldest(ctx)
+		tickets, err := l.tickets(ctx)
 		if err != nil {
 			return err
 		}
-		switch {
-		case !mine: // taken for expired while this machine slept
+		others.look(tickets, renewals)
+		mine := slices.ContainsFunc(tickets, func(t *gitea.Attachment) bool { return t.ID == l.ticket })
+		if !mine { // taken for expired while this machine slept
 			if err := l.attach(ctx); err != nil {
 				return err
 			}
 			continue
-		case oldest.ID == l.ticket:
+		}
+		oldest := tickets[0]
+		if oldest.ID == l.ticket {
 			return nil
-		case oldest.ID != watched.ID || oldest.Name != watched.Name:
-			if oldest.ID != watched.ID {
-				l.config.Log("another run is publishing this release; waiting for it to end")
-			}
-			watched, renewals = *oldest, 0
-		case renewals >= expiryRenewals || renewals >= endedRenewals && l.hasEnded(ctx, oldest):
+		}
+		if oldest.ID != waitedFor {
+			l.config.Log("another run is publishing this release; waiting for it to end")
+			waitedFor = oldest.ID
+		}
+		unchanged := renewals - others[oldest.ID].since
+		if unchanged >= expiryRenewals || unchanged >= endedRenewals && l.hasEnded(ctx, oldest) {
 			l.config.Log("the lease of the other run has expired; going on without it")
 			if err := l.Remove(ctx, asAsset(oldest)); err != nil {
 				return err
@@ -116,6 +122,23 @@ func (l *lease) queue(ctx context.Context) error {
 			case !errors.Is(err, release.ErrNotFound) && !passes(err):
 				return err
 			}
+		}
+	}
+}
+
+// watched is the tickets of a release by their IDs: the name of each, and how often this
+// run had renewed its own when it had that name first. All are watched at once, so that
+// those of several dead runs expire together.
+type watched map[int64]struct {
+	name  string
+	since int
+}
+
+func (w watched) look(tickets []*gitea.Attachment, renewals int) {
+	for _, ticket := range tickets {
+		if known, ok := w[ticket.ID]; !ok || known.name != ticket.Name {
+			known.name, known.since = ticket.Name, renewals
+			w[ticket.ID] = known
 		}
 	}
 }
@@ -150,22 +173,15 @@ func (l *lease) hasEnded(ctx context.Context, ticket *gitea.Attachment) bool {
 	return ended
 }
 
-// oldest returns the oldest ticket, and reports whether this run's is there.
-func (l *lease) oldest(ctx context.Context) (oldest *gitea.Attachment, mine bool, err error) {
+// tickets returns those of the release, the oldest first.
+func (l *lease) tickets(ctx context.Context) ([]*gitea.Attachment, error) {
 	found, err := l.releaseByID(ctx)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	for _, attachment := range found.Attachments {
-		if !isTicket(attachment) {
-			continue
-		}
-		if oldest == nil || attachment.ID < oldest.ID {
-			oldest = attachment
-		}
-		mine = mine || attachment.ID == l.ticket
-	}
-	return oldest, mine, nil
+	tickets := slices.DeleteFunc(found.Attachments, func(a *gitea.Attachment) bool { return !isTicket(a) })
+	slices.SortFunc(tickets, func(a, b *gitea.Attachment) int { return cmp.Compare(a.ID, b.ID) })
+	return tickets, nil
 }
 
 // expiry is how long a ticket counts that is not renewed, at least.
