@@ -76,8 +76,8 @@ func testMachine(t *testing.T, program, first, second string) {
 	server := network.StartDebian(t, files)
 	wait := func(machine *lab.VM, text string) {
 		t.Helper()
-		// Each takes half a minute of a processor that is not shared, or less.
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 5*time.Minute, errors.New("it has not come that far"))
+		// The longest takes a minute of a processor that is not shared.
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 12*time.Minute, errors.New("it has not come that far"))
 		defer cancel()
 		require.NoError(t, machine.Wait(ctx, text))
 	}

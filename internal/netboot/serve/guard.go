@@ -94,6 +94,15 @@ func (g *guard) admit(conn *net.TCPConn) *guarded {
 	return &guarded{TCPConn: conn, entry: entry, asked: sync.OnceFunc(g.waiting.Done)}
 }
 
+// Close ends Accept. A second time, as by a server that has not yet noticed the first, it
+// does nothing.
+func (g *guard) Close() error {
+	if err := g.TCPListener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
 // drain takes no more connections and has the requests answered of those that there are,
 // until the limit. Shutdown alone would drop those that it has just read. Whoever connects
 // later waits for the next server where systemd has the socket open.
