@@ -12,7 +12,6 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -147,19 +146,15 @@ func (t *transaction) post(ctx context.Context, u release.Upload, form bool) (as
 	ctx, stall := watch(ctx, t.config.StallTimeout)
 	defer stall.stop()
 	ctx, sent := withSent(ctx)
-	progress := func(bytes int64) {
+	// The transport reads the next piece when the last one has been accepted.
+	body := transfer.WithProgress(content, func(bytes int64) {
 		if bytes < u.Size {
 			stall.moved()
 		} else {
 			stall.allow(max(answerTimeout, stall.timeout))
 		}
 		u.Progress(bytes)
-	}
-	// The transport reads the next piece when the last one has been accepted.
-	body := transfer.WithProgress(content, progress)
-	if file, ok := content.(*os.File); ok {
-		body = &fileBody{file: file, progress: progress}
-	}
+	})
 	size, contentType := u.Size, "application/octet-stream"
 	if form {
 		if body, size, contentType, err = asForm(u.Name, body, u.Size); err != nil {
