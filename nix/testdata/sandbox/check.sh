@@ -41,7 +41,12 @@ systemctl reload every-channel-netboot.service
 report "reload: $? $([ "$before" = "$(pid)" ] && echo same process)"
 systemctl restart every-channel-netboot.service
 report "staged: $(journalctl --no-pager --output=cat --unit every-channel-netboot-stage.service | bb grep -c '^Starting ')"
-report "machines after restart: $(fetch http://127.0.0.1:8077/ | bb grep -c 'data-machine=')"
+for _ in 1 2 3 4 5; do # a page that does not come is shown with the log
+  fetch http://127.0.0.1:8077/ >/run/page && break
+  bb head -c 300 /run/page
+  bb sleep 1
+done
+report "machines after restart: $(bb grep -c 'data-machine=' /run/page)"
 systemctl stop every-channel-netboot.service
 report "machines kept: $(bb grep -c '"machines":\[{"address":"10.20.30.2"' "$machines")"
 report "stop: $(systemctl show --property Result --value every-channel-netboot.service)"
