@@ -70,14 +70,12 @@ func Publishing(ctx context.Context, store *release.Store, address string) Findi
 	}
 }
 
-// latestPrefix begins the tags of releases with images.
-const latestPrefix = "boot-"
-
-// Reading looks whether releases can be read from the store.
-func Reading(ctx context.Context, store *release.Store, address string) Finding {
+// Reading looks whether releases can be read from the store; those with images have tags
+// that begin with prefix.
+func Reading(ctx context.Context, store *release.Store, address, prefix string) Finding {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no valid answer within %s", patience))
 	defer cancel()
-	latest, err := store.Latest(ctx, latestPrefix)
+	latest, err := store.Latest(ctx, prefix)
 	return Finding{
 		Subject: "releases", Err: err, Optional: errors.Is(err, release.ErrNotFound),
 		Found: address + " can be read; its latest release is " + latest.Tag,

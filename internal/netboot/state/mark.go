@@ -78,16 +78,21 @@ func parseMark(content []byte) (Mark, error) {
 // SetMark replaces the high-water mark, in one step. The caller must hold the lock,
 // and must not lower it.
 func (d *Dir) SetMark(ctx context.Context, mark Mark) error {
-	content, err := json.MarshalIndent(mark, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, _, err = disk.CreateIn(ctx, d.root, markFile, func(w io.Writer) error {
-		_, err := w.Write(append(content, '\n'))
-		return err
-	})
-	if err != nil {
+	if err := d.writeJSON(ctx, markFile, mark); err != nil {
 		return err
 	}
 	return disk.SyncFolder(d.Path())
+}
+
+// writeJSON replaces a file of the state, in one step.
+func (d *Dir) writeJSON(ctx context.Context, name string, value any) error {
+	content, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, _, err = disk.CreateIn(ctx, d.root, name, func(w io.Writer) error {
+		_, err := w.Write(append(content, '\n'))
+		return err
+	})
+	return err
 }

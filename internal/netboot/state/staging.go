@@ -5,11 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"time"
-
-	"every.channel/runner-images/internal/disk"
 )
 
 // A Staging is how the last attempt to stage a release ended.
@@ -48,13 +45,5 @@ func (d *Dir) SetLastStaging(ctx context.Context, failed error) error {
 		}
 		staging.Error, staging.Succeeded = failed.Error(), before.Succeeded
 	}
-	content, err := json.MarshalIndent(staging, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, _, err = disk.CreateIn(ctx, d.root, stagingFile, func(w io.Writer) error {
-		_, err := w.Write(append(content, '\n'))
-		return err
-	})
-	return err
+	return d.writeJSON(ctx, stagingFile, staging)
 }
