@@ -1,36 +1,78 @@
-# Reads what measure prints, and has what a script needs to judge it:
+# Reads what measure prints, and has what a benchmark needs to judge it. A command that
+# was measured in several goes has the turns of all of them.
 #
-#   table()               prints a line for each command, in Markdown
-#   judge(A, B, MOST)     prints how many times B's time A took: the median over the
-#                         turns, and the range; sets missed if the median is above MOST
-#   judge_memory(MOST, A) the same for the peak memory of A in MiB, which must be below
-#                         MOST
+#   table()                   prints a line for each command, in Markdown
+#   at_most(A, B, LIMIT)      prints how many times B's time A took: the median over the
+#                             turns, and where that median lies with 95 % certainty. B may
+#                             be several commands, "curl+again": then it is their mean
+#   at_least(A, B, LIMIT)     the same for a limit below
+#   memory_below(LIMIT, A)    the same for the peak memory of A in MiB
+#
+# A limit is missed, and the variable missed is set, if all of that range is beyond it. If
+# only the median is, chance may be why: "within chance".
 BEGIN { FS = "\t" }
-{ name[NR] = $1; fastest[$1] = $2; median[$1] = $3; memory[$1] = $4 / 1024; turns[$1] = $5 }
+{
+  if (!($1 in turns)) name[++names] = $1
+  turns[$1] = turns[$1] (turns[$1] ? " " : "") $5
+  if ($4 / 1024 > memory[$1]) memory[$1] = $4 / 1024
+}
 
-function table(   i) {
-  print "| | fastest | median | peak memory |\n|---|---|---|---|"
-  for (i = 1; i <= NR; i++)
-    printf "| %s | %.2f s | %.2f s | %.0f MiB |\n", name[i], fastest[name[i]], median[name[i]], memory[name[i]]
+# order sorts the first n of list.
+function order(list, n,   i, j, one) {
+  for (i = 2; i <= n; i++) {
+    one = list[i]
+    for (j = i; j > 1 && list[j - 1] > one; j--) list[j] = list[j - 1]
+    list[j] = one
+  }
+}
+
+function table(   i, n, list) {
+  print "| | turns | fastest | median | slowest | peak memory |"
+  print "|---|---|---|---|---|---|"
+  for (i = 1; i <= names; i++) {
+    n = split(turns[name[i]], list, " "); order(list, n)
+    printf "| %s | %d | %.2f s | %.2f s | %.2f s | %s |\n", name[i], n, list[1], list[int((n + 1) / 2)], list[n],
+      memory[name[i]] ? sprintf("%.0f MiB", memory[name[i]]) : ""
+  }
   print ""
 }
 
-function judge(ours, peer, most,   n, i, j, a, b, ratio, sorted) {
-  n = split(turns[ours], a, " "); split(turns[peer], b, " ")
-  for (i = 1; i <= n; i++) {
-    ratio = a[i] / b[i]
-    for (j = i; j > 1 && sorted[j - 1] > ratio; j--) sorted[j] = sorted[j - 1]
-    sorted[j] = ratio
+# ratio sets middle, and low and high, of ours over peer, turn by turn: the order
+# statistics between which the median lies in 95 of 100 cases.
+function ratio(ours, peer,   n, i, j, m, skip, a, b, peers, mean, list) {
+  n = split(turns[ours], a, " ")
+  m = split(peer, peers, "+")
+  for (j = 1; j <= m; j++) {
+    i = split(turns[peers[j]], b, " "); if (i < n) n = i
+    for (i = 1; i <= n; i++) mean[i] += b[i] / m
   }
-  verdict(sprintf("%s / %s", ours, peer), sprintf("%.2f (%.2f to %.2f), at most %.2f", sorted[int((n + 1) / 2)], sorted[1], sorted[n], most),
-    sorted[int((n + 1) / 2)] > most)
+  for (i = 1; i <= n; i++) list[i] = a[i] / mean[i]
+  order(list, n)
+  skip = int((n - 1.96 * sqrt(n)) / 2); if (skip < 0) skip = 0
+  middle = list[int((n + 1) / 2)]; low = list[1 + skip]; high = list[n - skip]
 }
 
-function judge_memory(most, ours) {
-  verdict("memory of " ours, sprintf("%.0f MiB, less than %d", memory[ours], most), memory[ours] >= most)
+# shown is what is compared, with one name for a mean.
+function shown(ours, peer) {
+  sub(/\+.*/, "", peer)
+  return ours " / " peer
 }
 
-function verdict(what, found, bad) {
-  printf "%-24s %s: %s\n", what, found, bad ? "MISSED" : "ok"
-  if (bad) missed = 1
+function at_most(ours, peer, limit) {
+  ratio(ours, peer)
+  verdict(shown(ours, peer), sprintf("%.2f (%.2f to %.2f), at most %.2f", middle, low, high, limit), low > limit, middle > limit)
+}
+
+function at_least(ours, peer, limit) {
+  ratio(ours, peer)
+  verdict(shown(ours, peer), sprintf("%.2f (%.2f to %.2f), at least %.2f", middle, low, high, limit), high < limit, middle < limit)
+}
+
+function memory_below(limit, ours) {
+  verdict("memory of " ours, sprintf("%.0f MiB, less than %d", memory[ours], limit), memory[ours] >= limit)
+}
+
+function verdict(what, found, beyond, may_be) {
+  printf "%-50s %s: %s\n", what, found, beyond ? "MISSED" : may_be ? "within chance" : "ok"
+  if (beyond) missed = 1
 }

@@ -35,8 +35,8 @@ const (
 	leastOfNginx   = 0.95
 	leastOfDnsmasq = 1.0
 
-	// One block at a time both servers do little but wake up, at the same rate but
-	// for what a run varies.
+	// One block at a time both servers do little but wake up, which takes Go's runtime
+	// longer.
 	leastBlockByBlock = 0.9
 
 	mostMemory = 64 << 20 // bytes
