@@ -187,6 +187,33 @@ func TestVendorHash(t *testing.T) {
 	run(t, lab.Root(t), "scripts/update-vendor-hash", "--check")
 }
 
+// The package has the licenses of what is linked into its program, the same as a release.
+// A build by buildGoModule takes nixpkgs; the test does what that does before the
+// package's postInstall: it has the modules in vendor, and no network.
+func TestLicensesOfThePackage(t *testing.T) {
+	t.Parallel()
+	var install string
+	require.NoError(t, json.Unmarshal(evaluate(t, `(import ./package.nix {
+	  lib = { inherit (builtins) head; versionAtLeast = _: _: true; optionalString = _: _: ""; };
+	  go.version = "1.26";
+	  buildGoModule = package: package;
+	  installShellFiles = null;
+	  pkgs = { };
+	  stdenv = { buildPlatform.canExecute = _: false; hostPlatform = { }; };
+	}).postInstall`), &install))
+	folder, out := t.TempDir(), t.TempDir()
+	run(t, lab.Root(t), "sh", "-euc", `git ls-files -z go.mod go.sum LICENSE cmd/runner-images internal scripts/licenses | xargs -0 cp --parents -t "$0"
+		cd "$0" && go mod vendor && go build -mod=vendor -trimpath -buildvcs=false -o "$1/bin/runner-images" ./cmd/runner-images`, folder, out)
+	run(t, folder, "env", "GOFLAGS=-mod=vendor", "GOPROXY=off", "GOMODCACHE="+t.TempDir(), "GOTOOLCHAIN=local", "out="+out, "bash", "-euc", install)
+
+	licenses := readFile(t, filepath.Join(out, "share/doc/runner-images/LICENSE.modules"))
+	assert.Contains(t, licenses, "Copyright 2009 The Go Authors")
+	released, err := exec.Command(filepath.Join(lab.Root(t), "scripts/licenses"), filepath.Join(out, "bin/runner-images")).Output()
+	require.NoError(t, err)
+	assert.Equal(t, string(released), licenses)
+	assert.Equal(t, readFile(t, "../LICENSE"), readFile(t, filepath.Join(out, "share/doc/runner-images/LICENSE")))
+}
+
 // The lock is that of the flake's inputs: Nix would not change it.
 func TestLock(t *testing.T) {
 	t.Parallel()

@@ -40,6 +40,8 @@ buildWithGo {
     fileset = lib.fileset.unions [
       ../go.mod
       ../go.sum
+      ../LICENSE
+      ../scripts/licenses
       (withoutTests ../cmd/runner-images)
       (lib.fileset.difference (withoutTests ../internal) ../internal/lab)
     ];
@@ -65,7 +67,12 @@ buildWithGo {
   doCheck = false;
 
   nativeBuildInputs = [ installShellFiles ];
-  postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+  # The licenses of the modules ask to come with the program that they are linked into.
+  postInstall = ''
+    bash scripts/licenses $out/bin/runner-images > LICENSE.modules
+    install -D -m 644 -t $out/share/doc/runner-images LICENSE LICENSE.modules
+  ''
+  + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
     installShellCompletion --cmd runner-images \
       --bash <($out/bin/runner-images completion bash) \
       --fish <($out/bin/runner-images completion fish) \
