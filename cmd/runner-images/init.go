@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -49,8 +50,12 @@ config.system.build has ` + strings.Join(plan.ImageAttributes(), ", ") + `. A fi
 				return err
 			}
 			made := workflow.Workflow{Action: action, Flake: flake, Images: images}
+			others := workflow.OtherFolders(top)
 			if err := made.Write(top); err != nil {
 				return err
+			}
+			if len(others) > 0 {
+				r.Warning("Forgejo reads no other workflows where there is a folder .forgejo/workflows, which is new here: move those of %s into it, or this one to them", strings.Join(others, " and "))
 			}
 			r.Result(nextSteps(made))
 			return nil
@@ -90,7 +95,7 @@ func inRepository(ctx context.Context, flake string) (top, fromTop string, err e
 	if err != nil {
 		return "", "", plan.InputErrors{{Input: plan.Flake, Value: flake, Why: err.Error()}}
 	}
-	fromTop, err = filepath.Rel(top, folder)
+	fromTop, err = filepath.Rel(top, flakeFolder(top, folder))
 	if err != nil || !filepath.IsLocal(fromTop) {
 		return "", "", plan.InputErrors{{Input: plan.Flake, Value: flake, Why: "is outside the repository " + top + ", so that a runner would not have it"}}
 	}
@@ -98,6 +103,18 @@ func inRepository(ctx context.Context, flake string) (top, fromTop string, err e
 		fromTop = "./" + filepath.ToSlash(fromTop)
 	}
 	return top, fromTop, nil
+}
+
+// flakeFolder is where Nix finds the flake for a folder of the repository: there, or above.
+func flakeFolder(top, folder string) string {
+	for at := folder; ; at = filepath.Dir(at) {
+		if _, err := os.Stat(filepath.Join(at, "flake.nix")); err == nil {
+			return at
+		}
+		if at == top || at == filepath.Dir(at) {
+			return folder
+		}
+	}
 }
 
 // netbootPart is what every system of NixOS for booting over the network has; the
@@ -140,10 +157,26 @@ func imagesOf(ctx context.Context, r *report.Report, flake string) ([]workflow.I
 			images = append(images, workflow.Image{Image: image, System: configuration.System})
 		}
 	}
-	if len(images) == 0 {
+	if images = withoutTwins(r, images); len(images) == 0 {
 		return nil, fmt.Errorf("the flake %q has no images: none of its nixosConfigurations has config.system.build.%s", flake, strings.Join(plan.ImageAttributes(), " or ."))
 	}
 	return images, nil
+}
+
+// withoutTwins leaves out an image whose name another one has, which the action would
+// refuse: a configuration kiosk with several images has kiosk-iso, and there may be a
+// configuration of that name.
+func withoutTwins(r *report.Report, images []workflow.Image) []workflow.Image {
+	taken := map[string]string{} // installables, by name
+	return slices.DeleteFunc(images, func(image workflow.Image) bool {
+		first, twin := taken[image.Name]
+		if twin {
+			r.Warning("%s is left out: its name would be %s, which %s has; add it to the workflow by another name", image.Installable, image.Name, first)
+		} else {
+			taken[image.Name] = image.Installable
+		}
+		return twin
+	})
 }
 
 // system is what Nix calls a system. The flake may be someone else's, and the workflow

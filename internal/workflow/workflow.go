@@ -124,6 +124,21 @@ func (w Workflow) bySystem() (active, others []Image) {
 	return active, others
 }
 
+// OtherFolders returns the folders in which a repository has its workflows, if Path would
+// be the first in its own: Forgejo then looks no longer into the others.
+func OtherFolders(top string) []string {
+	if _, err := os.Lstat(filepath.Join(top, filepath.Dir(Path))); err == nil {
+		return nil
+	}
+	var folders []string
+	for _, folder := range []string{".gitea/workflows", ".github/workflows"} {
+		if files, err := os.ReadDir(filepath.Join(top, folder)); err == nil && len(files) > 0 {
+			folders = append(folders, folder)
+		}
+	}
+	return folders
+}
+
 // Write writes the workflow into the repository whose top is the folder. It overwrites
 // nothing, follows no link out of the folder, and writes nothing in which a word would be
 // more than that.
@@ -137,14 +152,14 @@ func (w Workflow) Write(folder string) error {
 	}
 	defer root.Close()
 	if err := root.MkdirAll(filepath.Dir(Path), 0o755); err != nil {
-		return err
+		return fmt.Errorf("%s cannot be written: %w", Path, err)
 	}
 	file, err := root.OpenFile(Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s is there already, and nothing is overwritten; move it away to have it written anew", Path)
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%s cannot be written: %w", Path, err)
 	}
 	_, err = file.WriteString(w.Text())
 	return errors.Join(err, file.Close())
