@@ -46,7 +46,7 @@ It exits with 0 if nothing is missing, and with 1 if something is.`,
 			}
 			var findings []doctor.Finding
 			if slices.Contains(named, forDeploy) || slices.Contains(named, forVerify) {
-				found, err := lookAtBuilds(cmd, r, slices.Contains(named, forDeploy))
+				found, err := lookAtBuilds(cmd, r, named)
 				if err != nil {
 					return err
 				}
@@ -77,8 +77,8 @@ It exits with 0 if nothing is missing, and with 1 if something is.`,
 	return cmd
 }
 
-// lookAtBuilds looks at what deploy and verify need.
-func lookAtBuilds(cmd *cobra.Command, r *report.Report, publishes bool) ([]doctor.Finding, error) {
+// lookAtBuilds looks at what deploy and verify need, as far as they are named.
+func lookAtBuilds(cmd *cobra.Command, r *report.Report, named []string) ([]doctor.Finding, error) {
 	ctx := cmd.Context()
 	given, err := givenInputs(r, cmd.Flags())
 	if err != nil {
@@ -90,29 +90,40 @@ func lookAtBuilds(cmd *cobra.Command, r *report.Report, publishes bool) ([]docto
 	if err != nil {
 		return nil, err
 	}
-	forge := lookAtForge(ctx, r, p, given[plan.Token], publishes, around.NoRemote)
-	return append(doctor.Building(ctx, nix.Nix{}, p.OutputDir), forge), nil
+	forge := lookAtForge(ctx, r, p, given[plan.Token], named, around.NoRemote)
+	return append(doctor.Building(ctx, nix.Nix{}, p.OutputDir), forge...), nil
 }
 
-// lookAtForge looks at where releases are published to and read from.
-func lookAtForge(ctx context.Context, r *report.Report, p plan.Plan, token string, publishes bool, noRemote error) doctor.Finding {
-	if p.ForgeURL == "" || p.Repository == "" && !strings.HasPrefix(p.ForgeURL, "file:") {
+// lookAtForge looks at where deploy publishes releases to, and verify reads them from.
+func lookAtForge(ctx context.Context, r *report.Report, p plan.Plan, token string, named []string, noRemote error) []doctor.Finding {
+	isFolder := strings.HasPrefix(p.ForgeURL, "file:")
+	if p.ForgeURL == "" || p.Repository == "" && !isFolder {
 		why := "no repository is known here: go to its checkout, or give --forge-url and --repository"
 		if noRemote != nil {
 			why += " (" + noRemote.Error() + ")"
 		}
-		return doctor.Finding{Subject: "forge", Err: errors.New(why)}
+		return []doctor.Finding{{Subject: "forge", Err: errors.New(why)}}
 	}
 	releases, err := openPlanned(r, p, token)
-	address := strings.TrimSpace(p.ForgeURL + " " + p.Repository)
-	switch {
-	case err != nil:
-		return doctor.Finding{Subject: "forge", Err: err}
-	case publishes:
-		return doctor.Publishing(ctx, releases, address)
-	default:
-		return doctor.Reading(ctx, releases, address, stage.TagPrefix)
+	if err != nil {
+		return []doctor.Finding{{Subject: "forge", Err: err}}
 	}
+	var findings []doctor.Finding
+	address := p.ForgeURL
+	if !isFolder {
+		address += " " + p.Repository
+	}
+	switch publishes := slices.Contains(named, forDeploy); {
+	case publishes && isFolder:
+		findings = append(findings, doctor.Finding{Subject: "publish", Found: address + " is a folder, and is made if it is not there"})
+	case publishes:
+		findings = append(findings, doctor.Publishing(ctx, releases, address))
+	}
+	// Without a token, nothing has been asked of the forge yet, whose address may be wrong.
+	if slices.Contains(named, forVerify) || token == "" && !isFolder {
+		findings = append(findings, doctor.Reading(ctx, releases, address, stage.TagPrefix))
+	}
+	return findings
 }
 
 // diagnose prints what was found, and returns an error if something is missing.

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"every.channel/runner-images/internal/doctor"
 	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
@@ -22,23 +21,22 @@ func TestDoctorAsksTheForge(t *testing.T) {
 	public, private := gitea.CreateRepository(t, "public", false), gitea.CreateRepository(t, "private", true)
 	for _, c := range []struct {
 		name, repository, token string
-		publishes               bool
+		purpose                 string
 		want                    string
 		missing                 bool
 	}{
-		{"to publish", private, gitea.Token(t, "write:repository"), true, `(?m)^ok       publish       http.* can be opened; whether a token has the scope write:repository,`, false},
-		{"without a token", public, "", true, `(?m)^missing  publish       .*give a token with the scope write:repository`, true},
-		{"with a wrong token", public, "0123456789012345678901234567890123456789", true, `(?m)^missing  publish .*give a token that this forge knows`, true},
-		{"with too little scope", public, gitea.Token(t, "read:issue"), true, `(?m)^missing  publish .*scope read:repository, or write:repository to publish`, true},
-		{"no such repository", gitea.User + "/absent", gitea.Token(t, "write:repository"), true, `(?m)^missing  publish .*it is not there, or the token cannot see it`, true},
-		{"to read", public, "", false, `(?m)^note     releases `, false},
+		{"to publish", private, gitea.Token(t, "write:repository"), forDeploy, `(?m)^ok       publish       http.* can be opened; whether a token has the scope write:repository,`, false},
+		{"without a token", public, "", forDeploy, `(?m)^missing  publish       .*give a token with the scope write:repository`, true},
+		{"with a wrong token", public, "0123456789012345678901234567890123456789", forDeploy, `(?m)^missing  publish .*give a token that this forge knows`, true},
+		{"with too little scope", public, gitea.Token(t, "read:issue"), forDeploy, `(?m)^missing  publish .*scope read:repository, or write:repository to publish`, true},
+		{"no such repository", gitea.User + "/absent", gitea.Token(t, "write:repository"), forDeploy, `(?m)^missing  publish .*it is not there, or the token cannot see it`, true},
+		{"to read", public, "", forVerify, `(?m)^note     releases `, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out bytes.Buffer
 			r := report.New(report.Options{Out: &out, Log: &out, Getenv: func(string) string { return "" }})
 			p := plan.Plan{ForgeURL: gitea.URL, Repository: c.repository}
-			finding := lookAtForge(t.Context(), r, p, c.token, c.publishes, nil)
-			assert.Equal(t, c.missing, diagnose(r, []doctor.Finding{finding}) != nil)
+			assert.Equal(t, c.missing, diagnose(r, lookAtForge(t.Context(), r, p, c.token, []string{c.purpose}, nil)) != nil)
 			assert.Regexp(t, c.want, out.String())
 			if c.token != "" {
 				assert.NotContains(t, out.String(), c.token)

@@ -59,7 +59,7 @@ func findGit(ctx context.Context) Finding {
 // patience is how long a forge may take to answer.
 const patience = 10 * time.Second
 
-// Publishing looks for what stops a publication to the store before anything is written.
+// Publishing looks for what stops a publication to a forge before anything is written.
 // What the token may write, forges tell only of a request that writes.
 func Publishing(ctx context.Context, store *release.Store, address string) Finding {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no valid answer within %s", patience))

@@ -32,8 +32,11 @@ func (n Nix) output(ctx context.Context, folder string, args ...string) ([]byte,
 	command := n.command(folder, args...)
 	command.Stdout, command.Stderr = &stdout, &stderr
 	if err := n.run(ctx, command); err != nil {
-		if ctx.Err() != nil || stderr.Len() == 0 {
+		switch {
+		case ctx.Err() != nil:
 			return nil, err
+		case stderr.Len() == 0:
+			return nil, fmt.Errorf("nix %s: %w", args[0], err)
 		}
 		return nil, fmt.Errorf("nix %s: %s", args[0], errorText(stderr.String()))
 	}
