@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -13,7 +14,12 @@ func newMan() *cobra.Command {
 		Use:    "man FOLDER",
 		Short:  "Write the manual pages into a folder",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, given []string) error {
+			if len(given) != 1 {
+				return errors.New("give one folder, which is made; for example: runner-images man man")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			date, err := modTime() // of the pages; not today, so that they are the same tomorrow
 			if err != nil {

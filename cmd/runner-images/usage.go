@@ -152,8 +152,11 @@ func unknownFlag(cmd *cobra.Command, unknown *pflag.NotExistError) error {
 		flags.AddCommand(&cobra.Command{Use: flag.Name, Hidden: flag.Hidden, Run: func(*cobra.Command, []string) {}})
 	})
 	short := unknown.GetSpecifiedShortnames() // -release-tag is many short ones
-	meant := flags.SuggestionsFor(cmp.Or(short, unknown.GetSpecifiedName()))
+	name := cmp.Or(short, unknown.GetSpecifiedName())
+	meant := flags.SuggestionsFor(name)
 	switch {
+	case slices.ContainsFunc(cmd.Commands(), func(child *cobra.Command) bool { return child.Name() == name }): // --version
+		return fmt.Errorf("there is no flag --%s, but a command: %s %[1]s", name, cmd.CommandPath())
 	case short == "":
 		return fmt.Errorf("there is no flag --%s%s", unknown.GetSpecifiedName(), but("--", meant))
 	case len(meant) > 0:
