@@ -101,7 +101,8 @@ func TestLauncherTakesTheRelease(t *testing.T) {
 
 	// The job's own variables reach the command, and those of the script do not change them.
 	r.install("runner-images", "version=1.2.2\n"+printing) // of another version
-	out, err = r.run("name=x", "address=y", "digest=z", "GIT_DIR=/no/such/folder", "INPUT_TOKEN=t0ken")
+	// Git takes the checkout for another user's.
+	out, err = r.run("name=x", "address=y", "digest=z", "GIT_DIR=/no/such/folder", "GIT_TEST_ASSUME_DIFFERENT_OWNER=1", "INPUT_TOKEN=t0ken")
 	require.NoError(t, err, out)
 	assert.True(t, strings.HasSuffix(out, "\n<release><deploy><a b><--token-file></dev/fd/3>"), out)
 	require.NoError(t, os.Remove(filepath.Join(r.path, "runner-images")))
@@ -183,9 +184,9 @@ func TestLauncherWithoutTheRelease(t *testing.T) {
 	goesOn("the release of version 1.2.3: that takes curl or wget, sha256sum or shasum, tar and gzip")
 }
 
-// TestLauncherEndsAnEndlessRelease has a fake server in place of the forge: one that sends
-// a tarball whose first file, which is not the program, has no end.
-func TestLauncherEndsAnEndlessRelease(t *testing.T) {
+// served has a fake server in place of the forge, which answers with what is no release,
+// and returns what the launcher says of it.
+func served(t *testing.T, answer http.HandlerFunc) string {
 	l := newLauncher(t)
 	for _, name := range []string{"curl", "sha256sum", "tar", "gzip", "head", "uname", "git", "chmod"} {
 		program, err := exec.LookPath(name)
@@ -194,17 +195,38 @@ func TestLauncherEndsAnEndlessRelease(t *testing.T) {
 	}
 	l.install("nix", "echo 'Nix was run'; exit 1")
 	l.write("scripts/release.sha256", strings.Repeat("0", 64)+"  "+asset+"\n")
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	server := httptest.NewServer(answer)
+	defer server.Close()
+	sh(t, l.action, "git init --quiet --initial-branch=main; git remote add origin "+server.URL+"/every/runner-images")
+	out, err := l.run()
+	require.Error(t, err)
+	reason, ok := strings.CutPrefix(out, "runner-images: not taking "+server.URL+"/every/runner-images/releases/download/v1.2.3/"+asset+".tar.gz: ")
+	require.True(t, ok, out)
+	reason, _, ok = strings.Cut(reason, "\nrunner-images: building version 1.2.3 with Nix\nNix was run\n")
+	require.True(t, ok, out)
+	return reason
+}
+
+// TestLauncherEndsAnEndlessRelease has a tarball whose first file, which is not the
+// program, has no end.
+func TestLauncherEndsAnEndlessRelease(t *testing.T) {
+	reason := served(t, func(w http.ResponseWriter, _ *http.Request) {
 		compressed, err := gzip.NewWriterLevel(w, gzip.NoCompression)
 		if assert.NoError(t, err) && assert.NoError(t, tar.NewWriter(compressed).WriteHeader(&tar.Header{Name: "another", Size: 1 << 40})) {
 			for block := make([]byte, 1<<20); err == nil; { // until the launcher hangs up
 				_, err = compressed.Write(block)
 			}
 		}
-	}))
-	defer server.Close()
-	sh(t, l.action, "git init --quiet --initial-branch=main; git remote add origin "+server.URL+"/every/runner-images")
-	out, err := l.run()
-	require.Error(t, err)
-	assert.Regexp(t, "^runner-images: not taking "+server.URL+"/every/runner-images/releases/.*\nrunner-images: building version 1.2.3 with Nix\nNix was run\n", out)
+	})
+	assert.NotContains(t, reason, "\n")
+}
+
+// TestLauncherTellsAPageFromARelease has the page of a login or a proxy: nobody has
+// replaced the release.
+func TestLauncherTellsAPageFromARelease(t *testing.T) {
+	reason := served(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, err := io.WriteString(w, "<!DOCTYPE html><title>Sign in</title>")
+		assert.NoError(t, err)
+	})
+	assert.Contains(t, reason, "not in gzip format")
 }
