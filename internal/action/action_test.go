@@ -5,6 +5,7 @@ package action
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -170,4 +171,27 @@ func TestWorkflowsOfThisRepository(t *testing.T) {
 		assert.NotContains(t, string(text), "pull_request_target", name)
 	}
 	assert.Equal(t, 5, checkouts)
+}
+
+// TestPullRequestsTakeNoNamespaces holds the workflow's list of what needs more than a
+// container without privileges to the tests that make namespaces.
+func TestPullRequestsTakeNoNamespaces(t *testing.T) {
+	t.Parallel()
+	root := lab.Root(t)
+	line := regexp.MustCompile(`(?s)-skip '(.*?)'.*grep -vE 'runner-images/(.*?)'`).FindStringSubmatch(string(read(t, filepath.Join(root, ".forgejo/workflows/ci.yml"))))
+	require.NotNil(t, line)
+	skipped, leftOut := regexp.MustCompile(line[1]), regexp.MustCompile("^"+line[2])
+	makes := regexp.MustCompile(`"unshare"|\blab\.NewNetwork\(|[^.]\bNewNetwork\(t`)
+	list := strings.Fields(sh(t, root, "git ls-files '*_test.go'"))
+	require.Greater(t, len(list), 50)
+	for _, file := range list {
+		if leftOut.MatchString(filepath.Dir(file)) {
+			continue
+		}
+		functions := strings.Split(string(read(t, filepath.Join(root, file))), "\nfunc ")
+		for _, function := range functions {
+			name, _, _ := strings.Cut(function, "(")
+			assert.True(t, !makes.MatchString(function) || skipped.MatchString(name), "%s: %s takes a namespace: leave it or its package out in ci.yml", file, name)
+		}
+	}
 }
