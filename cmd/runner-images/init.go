@@ -83,7 +83,7 @@ func checkAction(action string) error {
 func inRepository(ctx context.Context, flake string) (top, fromTop string, err error) {
 	top, err = git(ctx, "rev-parse", "--show-toplevel")
 	if err != nil || top == "" {
-		return "", "", fmt.Errorf("the workflow belongs into a git repository, and this folder is in none; go to the one with the flake, or begin one with git init: %v", err)
+		return "", "", fmt.Errorf("the workflow belongs into a git repository, and git finds none here; go to the one with the flake, or begin one with git init: %v", err)
 	}
 	if !strings.HasPrefix(flake, ".") && !strings.HasPrefix(flake, "/") {
 		return top, flake, nil
