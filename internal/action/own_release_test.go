@@ -59,6 +59,38 @@ func TestReleaseIsReproducible(t *testing.T) {
 	assert.Equal(t, lists[0], lists[1])
 }
 
+// TestListedBinariesAreThisSource fails where code has changed after a release, and
+// cmd/runner-images/VERSION has not: the action would run the released binary in its place.
+func TestListedBinariesAreThisSource(t *testing.T) {
+	t.Parallel()
+	assert.True(t, listIsOfTheSource(t, projectFiles(t)), "raise the version in cmd/runner-images/VERSION: the released one has other code")
+
+	folder := ownProject(t)
+	assert.True(t, listIsOfTheSource(t, folder), "it has no list")
+	out, err := runRelease(t, folder, nil, "digests", "linux-amd64")
+	require.NoError(t, err, out)
+	assert.True(t, listIsOfTheSource(t, folder))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "cmd/runner-images/changed.go"), []byte("package main\n\nfunc init() { println() }\n"), 0o644))
+	assert.False(t, listIsOfTheSource(t, folder))
+}
+
+// listIsOfTheSource tells whether the binary that a project lists for its version, if it
+// does, is that of its source. It leaves the list of this one binary there.
+func listIsOfTheSource(t *testing.T, folder string) bool {
+	t.Helper()
+	list := filepath.Join(folder, "scripts/release.sha256")
+	name := "runner-images-" + strings.TrimSpace(string(read(t, filepath.Join(folder, "cmd/runner-images/VERSION")))) + "-linux-amd64"
+	content, err := os.ReadFile(list)
+	if os.IsNotExist(err) || err == nil && !strings.Contains(string(content), name) {
+		return true
+	}
+	require.NoError(t, err)
+	digest := listedBinaries(t, folder)[name]
+	out, err := runRelease(t, folder, nil, "digests", "linux-amd64")
+	require.NoError(t, err, out)
+	return listedBinaries(t, folder)[name] == digest
+}
+
 // TestReleaseOfThisProject runs .forgejo/workflows/release.yml on a real forge as it is,
 // but for its container, which the runner of the test does not make, and for the commits
 // of public actions, for which there are stand-ins.
@@ -92,6 +124,7 @@ func TestReleaseOfThisProject(t *testing.T) {
 
 	release := s.release("v" + ownVersion)
 	assert.False(t, release.Draft)
+	assert.True(t, release.Prerelease, "its version has a hyphen")
 	downloaded := s.download(release)
 	sh(t, downloaded, `echo "release@every.channel $(cat `+key+`.pub)" > allowed_signers
 		ssh-keygen -Y verify -f allowed_signers -I release@every.channel -n runner-images/v`+ownVersion+`@every.channel -s SHA256SUMS.txt.sig < SHA256SUMS.txt
