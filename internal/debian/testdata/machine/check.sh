@@ -84,7 +84,16 @@ if systemctl --quiet is-failed runner-images-netboot; then # why is in the log o
 fi
 report "removed: $(active)$(busybox netstat -lntu | grep -cE ':(80|69|67|4011|8077) ')"
 report "removed files: $(left)"
+
+# What was enabled runs again when the package is back.
+install /mnt/2/runner-images_*.deb
+report "reinstalled: $(active)"
+
+busybox mount -o bind $state $state # as a disk for the releases is
 dpkg --purge runner-images >/dev/null 2>&1
+report "purged package: $(dpkg-query --show --showformat='${Status}' runner-images 2>/dev/null)"
+report "purged disk: $(busybox ls -A $state)"
+busybox umount $state && busybox rmdir $state
 report "purged: $(left)"
 report "purged users: $(getent passwd | grep -c runner-images-netboot)"
 report "failed: $(systemctl list-units --failed --plain --no-legend)"
