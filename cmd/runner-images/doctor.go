@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"every.channel/runner-images/internal/doctor"
-	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/report"
 )
 
@@ -111,7 +111,7 @@ func lookAtForge(ctx context.Context, r *report.Report, p plan.Plan, token strin
 	case publishes:
 		return doctor.Publishing(ctx, releases, address)
 	default:
-		return doctor.Reading(ctx, releases, address, stage.TagPrefix)
+		return doctor.Reading(ctx, releases, address, release.TagPrefix)
 	}
 }
 
