@@ -142,7 +142,8 @@ func TestBootServerInItsSandbox(t *testing.T) {
 		"owner: ":             "990 990 750",
 		"capabilities: ":      none + " " + none,
 		"stopped: ":           "inactive",
-		"proxy: ":             "2", // before and after the restart
+		"restarted: ":         "active active",
+		"proxy: ":             "8", // at the start and after each restart
 		"seccomp: ":           "2",
 		"script with token: ": "1",
 		"autoexec: ":          "6", // by name, by address, and a peer, each twice

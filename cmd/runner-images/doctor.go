@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"every.channel/runner-images/internal/doctor"
-	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/report"
 )
 
@@ -121,7 +121,7 @@ func lookAtForge(ctx context.Context, r *report.Report, p plan.Plan, token strin
 	}
 	// Without a token, nothing has been asked of the forge yet, whose address may be wrong.
 	if slices.Contains(named, forVerify) || token == "" && !isFolder {
-		findings = append(findings, doctor.Reading(ctx, releases, address, stage.TagPrefix))
+		findings = append(findings, doctor.Reading(ctx, releases, address, release.TagPrefix))
 	}
 	return findings
 }

@@ -14,6 +14,7 @@ import (
 
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/plan"
+	"every.channel/runner-images/internal/redact"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/workflow"
 )
@@ -74,7 +75,7 @@ func checkAction(action string) error {
 	if usable.MatchString(action) {
 		return nil
 	}
-	return plan.InputErrors{{Input: "action", Value: action, Why: fmt.Sprintf(
+	return plan.InputErrors{{Input: "action", Value: redact.Text(action), Why: fmt.Sprintf(
 		"takes the repository of runner-images and a version, https://forge.example/every-channel/runner-images@v%s, or only owner/name@version where your forge has it", version())}}
 }
 

@@ -29,7 +29,7 @@ var imports = map[string][]string{
 	// The boot server's rooms.
 	"netboot/journal":   {"netboot/machine", "netboot/state", "size"},
 	"netboot/proxydhcp": {"netboot/journal", "netboot/machine"},
-	"netboot/serve":     {"ipxe", "netboot/journal", "netboot/limit", "netboot/machine", "netboot/proxydhcp", "netboot/state", "netboot/tftp"},
+	"netboot/serve":     {"ipxe", "netboot/journal", "netboot/limit", "netboot/machine", "netboot/proxydhcp", "netboot/state", "netboot/tftp", "redact"},
 	"netboot/stage":     {"artifact", "checksum", "netboot/machine", "netboot/state", "release", "size", "transfer"},
 	"netboot/state":     {"disk", "netboot/machine", "release", "transfer"},
 	"netboot/tftp":      {"netboot/journal", "netboot/limit"},

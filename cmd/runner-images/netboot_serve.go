@@ -110,13 +110,16 @@ func serveNetboot(ctx context.Context, config serve.Config) error {
 	}
 	config.Listeners = listeners
 	server, err := serve.New(ctx, config)
+	if err != nil && ctx.Err() != nil {
+		return nil // it was told to stop before it served anything
+	}
 	if err != nil {
 		return err
 	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	defer context.AfterFunc(ctx, func() { notify(config.Log, daemon.SdNotifyStopping) })()
+	defer notifyAtEnd(ctx, config.Log)()
 	notify(config.Log, daemon.SdNotifyReady)
 
 	reloading, stop := context.WithCancel(ctx)
@@ -131,7 +134,26 @@ func serveNetboot(ctx context.Context, config serve.Config) error {
 			}
 		}
 	}()
-	return server.Run(ctx)
+	err = server.Run(ctx)
+	if err != nil && ctx.Err() != nil {
+		config.Log.Error("cannot stop in order", "error", err) // of a command that was interrupted no more is said
+	}
+	return err
+}
+
+// notifyAtEnd notifies systemd when the context ends. The function that it returns waits
+// until that is done.
+func notifyAtEnd(ctx context.Context, log *slog.Logger) (wait func()) {
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		notify(log, daemon.SdNotifyStopping)
+	})
+	return func() {
+		if !stop() {
+			<-done
+		}
+	}
 }
 
 // withoutTime leaves the time to systemd's journal, which has its own.

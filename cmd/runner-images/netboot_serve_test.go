@@ -16,8 +16,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"every.channel/runner-images/internal/lab"
+	"every.channel/runner-images/internal/netboot/serve"
 	"every.channel/runner-images/internal/netboot/state"
 )
 
@@ -111,6 +113,45 @@ func TestServeUnderSystemd(t *testing.T) {
 		t.Errorf("it says more: %s", lines.Text())
 	}
 	require.NoError(t, server.Wait(), "a server that was told to stop has done its work")
+}
+
+// A server that is told to stop while it starts has not failed, wherever it is by then,
+// and systemd hears of it.
+func TestServeStoppedAtItsStart(t *testing.T) {
+	folder := t.TempDir()
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(folder, "notify"), Net: "unixgram"})
+	require.NoError(t, err)
+	defer notify.Close()
+	t.Setenv("NOTIFY_SOCKET", notify.LocalAddr().String())
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	config := serve.Config{StateDir: stateFolder(t), HTTPPort: serve.AnyPort, TFTPPort: serve.AnyPort, StatusAddress: "localhost:0"}
+	require.NoError(t, serveNetboot(stopped, config), "while it looks for an address")
+
+	config.StatusAddress = "127.0.0.1:0"
+	require.NoError(t, serveNetboot(stopped, config))
+	told := func() string {
+		buffer := make([]byte, 100)
+		require.NoError(t, notify.SetReadDeadline(time.Now().Add(time.Minute)))
+		n, err := notify.Read(buffer)
+		require.NoError(t, err)
+		return string(buffer[:n])
+	}
+	require.ElementsMatch(t, []string{"READY=1", "STOPPING=1"}, []string{told(), told()})
+	socket, err := notify.SyscallConn()
+	require.NoError(t, err)
+	for range 100 {
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- serveNetboot(ctx, config) }()
+		require.Equal(t, "READY=1", told())
+		stop()
+		require.NoError(t, <-ended)
+		require.NoError(t, socket.Control(func(descriptor uintptr) {
+			_, _, err = unix.Recvfrom(int(descriptor), make([]byte, 100), unix.MSG_DONTWAIT)
+		}))
+		require.NoError(t, err, "it has ended, and systemd has not heard that it was to")
+	}
 }
 
 // stateFolder returns a folder for staged releases.

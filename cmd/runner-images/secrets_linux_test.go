@@ -164,10 +164,7 @@ func TestNeighboursSeeNoSecrets(t *testing.T) {
 
 func newKey(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "key")
-	out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	key, err := os.ReadFile(path)
+	key, err := os.ReadFile(lab.SSHKey(t))
 	require.NoError(t, err)
 	return string(key)
 }

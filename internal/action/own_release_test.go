@@ -132,6 +132,7 @@ func TestReleaseOfThisProject(t *testing.T) {
 	assert.NotContains(t, s.log(), "PRIVATE KEY")
 	checkReleased(t, downloaded, strings.Fields(sh(t, downloaded, "awk '{ print $2 }' SHA256SUMS.txt")), listedBinaries(t, folder))
 	assert.Equal(t, "runner-images "+ownVersion+"\n", sh(t, downloaded, "runner-images-"+ownVersion+"-linux-amd64/runner-images version"))
+	checkARM64(t, downloaded)
 
 	// A repository that uses the action by this tag builds nothing to start it.
 	action := s.URL + "/" + s.repository + "@v" + ownVersion
@@ -204,6 +205,33 @@ func checkTarball(t *testing.T, downloaded, name, digest string) {
 		grep -q '^---- github.com/spf13/cobra@v' LICENSE.modules
 		grep -q 'Copyright 2009 The Go Authors' LICENSE.modules
 		grep -q 'runner-images `+ownVersion+`' man/man1/runner-images-deploy.1`)
+}
+
+// checkARM64 runs the binary for linux/arm64 by an emulator: it packages the same bytes as
+// the one for this machine, and publishes, verifies and stages them.
+func checkARM64(t *testing.T, downloaded string) {
+	t.Helper()
+	folder := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "netboot.ipxe"), []byte("#!ipxe\nkernel bzImage initrd=initrd\ninitrd initrd\nboot\n"), 0o644))
+	binary := filepath.Join(downloaded, "runner-images-"+ownVersion+"-linux-")
+	out := sh(t, folder, `arm64() { '`+lab.Tool(t, "arm64", "qemu-aarch64")+`' '`+binary+`arm64/runner-images' "$@" 2>&1; }
+		mkdir result && mv netboot.ipxe result
+		seq 300000 >result/bzImage
+		head -c 5000000 '`+binary+`amd64/runner-images' >result/initrd
+		ssh-keygen -q -t ed25519 -N '' -C '' -f key
+		echo "release@every.channel $(cat key.pub)" >allowed_signers
+		arm64 version
+		arm64 package result --name ec-runner-x86_64-netboot --release-tag boot-v1 --output-dir there
+		'`+binary+`amd64/runner-images' package result --name ec-runner-x86_64-netboot --release-tag boot-v1 --output-dir here
+		diff -r there here
+		arm64 plan --publish-release=false --release-tag boot-v1
+		arm64 publish there/* --release-tag boot-v1 --forge-url "file://$PWD/releases" --signing-key-file key
+		arm64 verify --release-tag boot-v1 --forge-url "file://$PWD/releases" --allowed-signers allowed_signers --download-only
+		arm64 netboot stage --state-dir state --forge-url "file://$PWD/releases" --allowed-signers allowed_signers
+		cmp result/initrd state/current/x86_64/initrd`)
+	assert.Contains(t, out, "runner-images "+ownVersion+"\n")
+	assert.Contains(t, out, "\nsigned for boot-v1 by release@every.channel ")
+	assert.Contains(t, out, "\nboot-v1 is current (x86_64)\n")
 }
 
 // checkBOM checks that a list of what a binary is made of has what go.mod asks for.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/release/folder"
@@ -24,10 +24,7 @@ import (
 
 func newKey(t *testing.T) *trust.Key {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "key")
-	out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(lab.SSHKey(t))
 	require.NoError(t, err)
 	key, err := trust.ParseKey(string(text))
 	require.NoError(t, err)

@@ -17,7 +17,7 @@ import (
 )
 
 // TagPrefix begins the tags whose push makes a release.
-const TagPrefix = "boot-v"
+const TagPrefix = release.TagPrefix + "v"
 
 // A Context describes where a run takes place: from the runner's GITHUB_...
 // variables, or from git at a terminal. Each field may be empty.
@@ -79,8 +79,8 @@ func Make(given map[string]string, c Context) (Plan, error) {
 	p.NixCopyTo = r.store()
 	p.Images = r.images(p.Flake)
 	r.checkNames(p)
-	if isForNetboot(p.Images) && p.ReleaseTag != "" && !strings.HasPrefix(p.ReleaseTag, latestPrefix) {
-		p.Notes = append(p.Notes, fmt.Sprintf("boot servers look for the latest release only among tags that begin with %s; they stage this one with --release-tag %s", latestPrefix, p.ReleaseTag))
+	if isForNetboot(p.Images) && p.ReleaseTag != "" && !strings.HasPrefix(p.ReleaseTag, release.TagPrefix) {
+		p.Notes = append(p.Notes, fmt.Sprintf("boot servers look for the latest release only among tags that begin with %s; they stage this one with --release-tag %s", release.TagPrefix, p.ReleaseTag))
 	}
 	p.Notes = append(p.Notes, bundlesForTheSame(p)...)
 	if host, ok := r.mirror(c.ServerURL); ok {
@@ -166,9 +166,6 @@ func (r *reader) release(c Context) Plan {
 	}
 	return p
 }
-
-// latestPrefix begins the tags among which boot servers look for the latest release.
-const latestPrefix = "boot-"
 
 // isForNetboot reports whether an image is a netboot bundle, by its name or installable.
 func isForNetboot(images []artifact.Image) bool {
@@ -324,7 +321,7 @@ func defaultTag(c Context) string {
 		return tag
 	}
 	if len(c.SHA) >= shortSHA {
-		return "boot-" + c.SHA[:shortSHA]
+		return release.TagPrefix + c.SHA[:shortSHA]
 	}
 	return ""
 }

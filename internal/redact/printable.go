@@ -44,5 +44,5 @@ func Addresses(text string) string {
 
 var (
 	userInText      = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#"'<>]*@`)
-	parameterInText = regexp.MustCompile(`(?i)([?&][^=&\s#"'<>]*(?:token|secret|passw)[^=&\s#"'<>]*=)[^&\s#"'<>]+`)
+	parameterInText = regexp.MustCompile(`(?i)([?&][^=&\s#"'<>]*(?:` + secretNames + `)[^=&\s#"'<>]*=)[^&\s#"'<>]+`)
 )

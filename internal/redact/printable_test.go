@@ -45,6 +45,7 @@ func TestAddresses(t *testing.T) {
 		"git+ssh://git@forge.example/x ssh://me:secret@forge.example":                  "git+ssh://git@forge.example/x ssh://***@forge.example",
 		"https://forge.example/x/src/a@b":                                              "https://forge.example/x/src/a@b",
 		"the option access-tokens is there":                                            "the option access-tokens is there",
+		"https://s.example/x.tgz?X-Amz-Signature=secret 404":                           "https://s.example/x.tgz?X-Amz-Signature=*** 404",
 		"s3://images?region=eu&secret-key=/secret and more":                            "s3://images?region=eu&secret-key=*** and more",
 	} {
 		assert.Equal(t, want, redact.Addresses(text))

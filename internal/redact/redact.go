@@ -40,12 +40,19 @@ func Text(text string) string {
 	if strings.Contains(strings.ToLower(text), "access-token") {
 		return hidden
 	}
-	return secretParameter.ReplaceAllString(withoutUsers(text), "${1}"+hidden)
+	text = userWithoutScheme.ReplaceAllString(withoutUsers(text), "${1}"+hidden+"@")
+	return secretParameter.ReplaceAllString(text, "${1}"+hidden)
 }
 
-// secretParameter is a parameter in an address with a name for secrets:
-// https://cache.example?secret-key=…, …?access_token=….
-var secretParameter = regexp.MustCompile(`(?i)([?&][^=&\s#]*(?:token|secret|passw)[^=&\s#]*=)[^&\s#]+`)
+// secretNames are in the names of an address's parameters that have secrets:
+// https://cache.example?secret-key=…, …?access_token=…, …?X-Amz-Signature=….
+const secretNames = `token|secret|passw|credential|sig|key`
+
+var secretParameter = regexp.MustCompile(`(?i)([?&][^=&\s#]*(?:` + secretNames + `)[^=&\s#]*=)[^&\s#]+`)
+
+// userWithoutScheme is a user with a password before a host, in an address as scp takes it
+// or one whose "://" is not whole.
+var userWithoutScheme = regexp.MustCompile(`(^|[\s/"'])[^\s/:@"'?#&=]+:[^\s/@"']+@`)
 
 // anyUser is what an address may have before its host, up to the last "@": it is
 // also found in an address that cannot be parsed.

@@ -9,6 +9,10 @@ import (
 	"unicode/utf8"
 )
 
+// TagPrefix begins the tags of boot images. Boot servers look for the latest release
+// among these only.
+const TagPrefix = "boot-"
+
 // CheckTag returns an error for a tag that git would refuse, by the rules of
 // git-check-ref-format(1), and of git-tag(1) for names on its command line, or
 // that is too long for a folder's name. The error does not repeat the tag.

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -15,9 +16,9 @@ import (
 // ssh-keygen reads the same file.
 func TestAnUnreadableLineLeavesTheOthers(t *testing.T) {
 	t.Parallel()
-	path := newKeyFile(t, "-t", "ed25519")
+	path := lab.SSHKey(t)
 	public := strings.TrimSpace(read(t, path+".pub"))
-	other := strings.TrimSpace(read(t, newKeyFile(t, "-t", "ecdsa")+".pub"))
+	other := strings.TrimSpace(read(t, lab.SSHKey(t, "-t", "ecdsa")+".pub"))
 	armored, err := parseKey(t, path).Sign(tag, []byte(sums))
 	require.NoError(t, err)
 
@@ -61,9 +62,9 @@ func TestAnUnreadableLineLeavesTheOthers(t *testing.T) {
 // Only is ssh-keygen's -I.
 func TestOnlyThePrincipalThatIsAskedFor(t *testing.T) {
 	t.Parallel()
-	path := newKeyFile(t, "-t", "ed25519")
+	path := lab.SSHKey(t)
 	public := strings.TrimSpace(read(t, path+".pub"))
-	other := strings.TrimSpace(read(t, newKeyFile(t, "-t", "ecdsa")+".pub"))
+	other := strings.TrimSpace(read(t, lab.SSHKey(t, "-t", "ecdsa")+".pub"))
 	armored, err := parseKey(t, path).Sign(tag, []byte(sums))
 	require.NoError(t, err)
 
@@ -97,7 +98,7 @@ func TestOnlyThePrincipalThatIsAskedFor(t *testing.T) {
 
 func TestShortRSAKeys(t *testing.T) {
 	t.Parallel()
-	short, long := newKeyFile(t, "-t", "rsa", "-b", "2047"), newKeyFile(t, "-t", "rsa", "-b", "2048")
+	short, long := lab.SSHKey(t, "-t", "rsa", "-b", "2047"), lab.SSHKey(t, "-t", "rsa", "-b", "2048")
 	const why = "this RSA key has 2047 bits, and less than 2048 are not safe; make one with ssh-keygen -t ed25519"
 	_, err := trust.ParseKey(read(t, short))
 	require.EqualError(t, err, why)

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -81,14 +82,7 @@ func ciBuild() trust.Build {
 
 func newKey(t *testing.T) trust.Key {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "key")
-	out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	text, err := os.ReadFile(path)
-	require.NoError(t, err)
-	key, err := trust.ParseKey(string(text))
-	require.NoError(t, err)
-	return key
+	return parseKey(t, lab.SSHKey(t))
 }
 
 func attest(t *testing.T, b trust.Build, key *trust.Key) trust.Attestation {

@@ -7,11 +7,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/lab"
 )
 
 func TestMaySign(t *testing.T) {
 	t.Parallel()
-	key, other := parseKey(t, newKeyFile(t, "-t", "ed25519")), parseKey(t, newKeyFile(t, "-t", "ed25519"))
+	key, other := parseKey(t, lab.SSHKey(t)), parseKey(t, lab.SSHKey(t))
 	list := checksum.Sums{bundle: oneSum, iso: otherSum}
 	shorter := checksum.Sums{iso: otherSum}
 	signed := func(list checksum.Sums) []byte {

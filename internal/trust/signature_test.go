@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -46,16 +47,6 @@ func keygen(t *testing.T, message string, args ...string) (string, error) {
 	command.Stdin = strings.NewReader(message)
 	out, err := command.CombinedOutput()
 	return string(out), err
-}
-
-// newKeyFile makes a key with ssh-keygen and returns the path of its private
-// half; the public half is beside it.
-func newKeyFile(t *testing.T, kind ...string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "key")
-	out, err := keygen(t, "", append([]string{"-q", "-N", "", "-C", "", "-f", path}, kind...)...)
-	require.NoError(t, err, out)
-	return path
 }
 
 func read(t *testing.T, path string) string {
@@ -98,7 +89,7 @@ func TestSignaturesAreThoseOfOpenSSH(t *testing.T) {
 	for name, kind := range kinds {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := newKeyFile(t, kind...)
+			path := lab.SSHKey(t, kind...)
 			key := parseKey(t, path)
 			line := identity + " " + read(t, path+".pub")
 
@@ -136,8 +127,8 @@ func TestSignaturesAreThoseOfOpenSSH(t *testing.T) {
 
 func TestVerifyRefuses(t *testing.T) {
 	t.Parallel()
-	path := newKeyFile(t, "-t", "ed25519")
-	other := newKeyFile(t, "-t", "ed25519")
+	path := lab.SSHKey(t)
+	other := lab.SSHKey(t)
 	key := parseKey(t, path)
 	signers := allow(t, identity+" "+read(t, path+".pub"))
 	armored, err := key.Sign(tag, []byte(sums))
@@ -177,9 +168,9 @@ func TestVerifyRefuses(t *testing.T) {
 // what it refuses is refused.
 func TestAllowedSignersAreReadAsOpenSSHReadsThem(t *testing.T) {
 	t.Parallel()
-	path := newKeyFile(t, "-t", "ed25519")
+	path := lab.SSHKey(t)
 	public := strings.TrimSpace(read(t, path+".pub"))
-	other := strings.TrimSpace(read(t, newKeyFile(t, "-t", "ecdsa")+".pub"))
+	other := strings.TrimSpace(read(t, lab.SSHKey(t, "-t", "ecdsa")+".pub"))
 	armored, err := parseKey(t, path).Sign(tag, []byte(sums))
 	require.NoError(t, err)
 	year := time.Now().Year()
@@ -235,7 +226,7 @@ func TestAllowedSignersAreReadAsOpenSSHReadsThem(t *testing.T) {
 
 func TestAllowedSignersErrorsCiteTheLine(t *testing.T) {
 	t.Parallel()
-	public := parseKey(t, newKeyFile(t, "-t", "ed25519")).AuthorizedKey()
+	public := parseKey(t, lab.SSHKey(t)).AuthorizedKey()
 	for line, want := range map[string]string{
 		identity + " cert-authority " + public:         "cert-authority is not supported",
 		identity + " ssh-ed25519 AAAA":                 "want principals, options, key type and key",
@@ -252,7 +243,7 @@ func TestAllowedSignersErrorsCiteTheLine(t *testing.T) {
 
 func TestValidityIsAskedAtTheGivenTime(t *testing.T) {
 	t.Parallel()
-	key := parseKey(t, newKeyFile(t, "-t", "ed25519"))
+	key := parseKey(t, lab.SSHKey(t))
 	signers := allow(t, identity+` valid-after="20260101Z",valid-before="20270101Z" `+key.AuthorizedKey())
 	armored, err := key.Sign(tag, []byte(sums))
 	require.NoError(t, err)
@@ -268,7 +259,7 @@ func TestValidityIsAskedAtTheGivenTime(t *testing.T) {
 
 func TestParseKeyTakesTheTextAsASecretStoreGivesIt(t *testing.T) {
 	t.Parallel()
-	text := read(t, newKeyFile(t, "-t", "ed25519"))
+	text := read(t, lab.SSHKey(t))
 	want, err := trust.ParseKey(text)
 	require.NoError(t, err)
 	for name, changed := range map[string]string{
@@ -284,7 +275,7 @@ func TestParseKeyTakesTheTextAsASecretStoreGivesIt(t *testing.T) {
 
 func TestParseKeyErrorsSayWhatToDoAndNothingOfTheKey(t *testing.T) {
 	t.Parallel()
-	plain := read(t, newKeyFile(t, "-t", "ed25519"))
+	plain := read(t, lab.SSHKey(t))
 	lines := strings.Split(plain, "\n")
 	encrypted := filepath.Join(t.TempDir(), "key")
 	out, err := keygen(t, "", "-q", "-t", "ed25519", "-N", "a passphrase", "-f", encrypted)
@@ -314,7 +305,7 @@ func TestParseKeyErrorsSayWhatToDoAndNothingOfTheKey(t *testing.T) {
 
 func TestPrintingAKeyShowsItsFingerprintOnly(t *testing.T) {
 	t.Parallel()
-	key := parseKey(t, newKeyFile(t, "-t", "ed25519"))
+	key := parseKey(t, lab.SSHKey(t))
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
 		assert.Equal(t, key.Fingerprint(), fmt.Sprintf(verb, key), verb)
 	}

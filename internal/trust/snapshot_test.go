@@ -8,8 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/lab"
 	"every.channel/runner-images/internal/trust"
 )
 
@@ -150,10 +149,7 @@ func TestSnapshotsThatAreNotBelieved(t *testing.T) {
 // nothing of SSH.
 func TestOtherToolsVerifyEnvelopes(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "key")
-	out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	private, err := os.ReadFile(path)
+	private, err := os.ReadFile(lab.SSHKey(t))
 	require.NoError(t, err)
 	key, err := trust.ParseKey(string(private))
 	require.NoError(t, err)

@@ -12,7 +12,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,6 +27,7 @@ import (
 
 	"every.channel/runner-images/internal/artifact"
 	"every.channel/runner-images/internal/checksum"
+	"every.channel/runner-images/internal/lab"
 	releases "every.channel/runner-images/internal/release"
 	"every.channel/runner-images/internal/trust"
 	"every.channel/runner-images/internal/verify"
@@ -463,10 +463,7 @@ func TestFolderWithoutSums(t *testing.T) {
 
 func newKey(t *testing.T) *trust.Key {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "key")
-	out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(lab.SSHKey(t))
 	require.NoError(t, err)
 	key, err := trust.ParseKey(string(text))
 	require.NoError(t, err)

@@ -169,10 +169,11 @@ func (t *table) restore(r *record) {
 	}
 }
 
-// Keep writes the machines to the file at path: at once, from time to time, and when the
-// context ends. It is for Restore to be called before. A file that is something else stays
-// as it is. What cannot be written is logged, and no error: the server serves all the same.
-func (j *Journal) Keep(ctx context.Context, path string) {
+// Keep writes the machines to the file at path: at once, from time to time, when the server
+// begins to stop, since it may be killed while transfers end, and when the context ends. It
+// is for Restore to be called before. A file that is something else stays as it is. What
+// cannot be written is logged, and no error: the server serves all the same.
+func (j *Journal) Keep(ctx context.Context, stopping <-chan struct{}, path string) {
 	var written uint64 // the changes that are in the file
 	failed := false
 	save := func() {
@@ -195,6 +196,9 @@ func (j *Journal) Keep(ctx context.Context, path string) {
 		select {
 		case <-ticker.C:
 			save()
+		case <-stopping:
+			save()
+			stopping = nil // once
 		case <-ctx.Done():
 			save()
 			return

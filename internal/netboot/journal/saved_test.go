@@ -28,7 +28,7 @@ func (s site) save(path string) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
 	cancel()
-	s.Keep(ctx, path)
+	s.Keep(ctx, nil, path)
 }
 
 // restarted returns the journal of the next server.
@@ -128,7 +128,7 @@ func TestTableIsWrittenFromTimeToTime(t *testing.T) {
 			return string(content)
 		}
 		ctx, stop := context.WithCancel(t.Context())
-		go s.Keep(ctx, path)
+		go s.Keep(ctx, nil, path)
 		synctest.Wait()
 		assert.Equal(t, `{"format":"netboot machines 1","machines":null}`, content(), "it can be written")
 		s.BootStarted(client(1), boot)
@@ -159,7 +159,7 @@ func TestTableThatCannotBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t)
 		ctx, stop := context.WithCancel(t.Context())
-		go s.Keep(ctx, path)
+		go s.Keep(ctx, nil, path)
 		for n := range byte(10) {
 			time.Sleep(time.Minute)
 			s.Answered(client(n), "ec-ipxe.efi")

@@ -14,14 +14,14 @@ import (
 func parseFilesURL(text string) (string, error) {
 	const example = "use for example http://cache.lan:8080/boot"
 	parsed, err := url.Parse(text)
-	shown, why := text, ""
+	var why string
 	switch {
 	case err != nil:
 		why = "is no address; " + example
 	case parsed.Scheme != "http" && parsed.Scheme != "https":
 		why = "does not begin with http:// or https://; " + example
 	case parsed.User != nil:
-		shown, why = parsed.Redacted(), "has a user name, which every machine would be told; leave it out"
+		why = "has a user name, which every machine would be told; leave it out"
 	case strings.Contains(text, "?"):
 		why = "has a query (?), and the files' paths come after it; leave it out"
 	case strings.Contains(text, "#"):
@@ -33,7 +33,7 @@ func parseFilesURL(text string) (string, error) {
 	default:
 		return strings.TrimRight(text, "/"), nil
 	}
-	return "", &OptionError{"files-url", shown, why}
+	return "", &OptionError{"files-url", text, why}
 }
 
 // isHostPort reports whether a text is a host's name or IP address, with a port or

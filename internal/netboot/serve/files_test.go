@@ -177,6 +177,8 @@ func TestFilesURLThatCannotBe(t *testing.T) {
 		"http://cache.lan/ü":             "has a character in its path",
 		"http://cache.lan/?":             "has a query (?)",
 		"http://cache.lan/?a=b":          "has a query (?)",
+		"http://cache.lan/?key=5ecret":   "has a query (?)",
+		"me:5ecret@cache.lan/boot":       "does not begin with http",
 		"http://cache.lan/#":             "has a fragment (#)",
 		"http://cache.lan/boot#files":    "has a fragment (#)",
 		"http://someone@cache.lan/":      "has a user name",

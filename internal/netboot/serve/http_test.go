@@ -340,6 +340,10 @@ func TestStopWhileAMachineLoads(t *testing.T) {
 			}
 			return err != nil
 		}, 30*time.Second, time.Millisecond, "it takes no more requests")
+		require.Eventually(t, func() bool {
+			table, err := os.ReadFile(filepath.Join(s.state.Path(), "machines.json"))
+			return err == nil && strings.Contains(string(table), `"address":"127.0.0.1"`)
+		}, 30*time.Second, time.Millisecond, "if it is killed meanwhile, it is known who loads")
 		for line := ""; line != "\r\n"; {
 			line, err = from.ReadString('\n')
 			require.NoError(t, err)

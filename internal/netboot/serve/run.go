@@ -80,7 +80,7 @@ func (s *Server) Run(ctx context.Context) error {
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
-		s.journal.Keep(keeping, s.config.MachinesFile)
+		s.journal.Keep(keeping, ctx.Done(), s.config.MachinesFile)
 	}()
 	err = group.Wait()
 	stop()

@@ -23,6 +23,7 @@ import (
 	"every.channel/runner-images/internal/netboot/journal"
 	"every.channel/runner-images/internal/netboot/proxydhcp"
 	"every.channel/runner-images/internal/netboot/state"
+	"every.channel/runner-images/internal/redact"
 )
 
 // What the zero values of a Config mean.
@@ -86,7 +87,9 @@ type OptionError struct {
 	Why    string // what is wrong with it, and what to give instead
 }
 
-func (e *OptionError) Error() string { return fmt.Sprintf("--%s %q: %s", e.Option, e.Value, e.Why) }
+func (e *OptionError) Error() string {
+	return fmt.Sprintf("--%s %q: %s", e.Option, redact.Text(e.Value), e.Why)
+}
 
 // Listeners are sockets, made by systemd (socket activation) or a test. For each
 // one that is nil the server makes its own.

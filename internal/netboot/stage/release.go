@@ -24,9 +24,9 @@ func (s Stager) find(ctx context.Context, tag string) (release.Release, error) {
 		return release.Release{}, errors.New("nothing says where to look for the latest release: give --forge-url")
 	}
 	if tag == "" {
-		latest, err := s.Store.Latest(ctx, TagPrefix)
+		latest, err := s.Store.Latest(ctx, release.TagPrefix)
 		if errors.Is(err, release.ErrNotFound) {
-			return latest, fmt.Errorf("no release with a tag %s… is published: %w", TagPrefix, err)
+			return latest, fmt.Errorf("no release with a tag %s… is published: %w", release.TagPrefix, err)
 		}
 		return latest, err
 	}
@@ -124,7 +124,7 @@ func tagOf(asset string) (tag string, ok bool) {
 	if _, named := artifact.NamedArchitecture(asset); named {
 		return after, ok && after != ""
 	}
-	if at := strings.LastIndex(name, "-"+TagPrefix); at >= 0 {
+	if at := strings.LastIndex(name, "-"+release.TagPrefix); at >= 0 {
 		return name[at+1:], ok
 	}
 	return after, ok && isNetboot && after != ""

@@ -30,10 +30,6 @@ import (
 	"every.channel/runner-images/internal/release"
 )
 
-// TagPrefix is what the tags of boot images begin with. Only such releases are
-// looked at when the latest is asked for.
-const TagPrefix = "boot-"
-
 // A Stager stages into one state folder. Its methods wait for another stager of
 // the same folder, but for Check, which changes nothing.
 type Stager struct {

@@ -549,6 +549,9 @@ in
         description = "Boot server, ${socket}";
         # Else the next packet would start a server that was stopped.
         partOf = [ "${name}.service" ];
+        # They start with the server, however often that is restarted: without them it has
+        # no right to its ports.
+        unitConfig.StartLimitIntervalSec = 0;
         socketConfig = {
           Service = "${name}.service";
           FileDescriptorName = socket;

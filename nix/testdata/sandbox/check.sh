@@ -39,7 +39,10 @@ report "machines: $(bb stat -c '%u %g %a' /var/lib/every-channel-netboot-serve "
 before=$(pid)
 systemctl reload every-channel-netboot.service
 report "reload: $? $([ "$before" = "$(pid)" ] && echo same process)"
-systemctl restart every-channel-netboot.service
+for _ in 1 2 3 4 5 6 7; do # oftener than systemd lets units start that have a limit
+  systemctl restart every-channel-netboot.service || break
+done
+report "restarted: $(systemctl is-active every-channel-netboot.service every-channel-netboot-http.socket | bb tr '\n' ' ')"
 report "staged: $(journalctl --no-pager --output=cat --unit every-channel-netboot-stage.service | bb grep -c '^Starting ')"
 for _ in 1 2 3 4 5; do # a page that does not come is shown with the log
   fetch http://127.0.0.1:8077/ >/run/page && break
