@@ -186,13 +186,17 @@ const takeBackTimeout = 10 * time.Second
 // takeBack removes what this run has uploaded for a release that will not be composed,
 // also after the run was cancelled.
 func (u *update) takeBack(ctx context.Context) {
-	isLost := u.lease != nil && u.held.Err() != nil && ctx.Err() == nil // then another run has it
+	// Another run has a lease that has ended before this one was interrupted.
+	isLost := u.lease != nil && u.held.Err() != nil && !errors.Is(context.Cause(u.held), context.Cause(ctx))
 	if isLost || u.composed || u.ahead.failed.Load() && ctx.Err() == nil || u.lease == nil && !u.ahead.created {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTimeout)
 	defer cancel()
 	err := u.leaseToTakeBack(ctx)
+	if err == nil {
+		err = u.lease.Hold(ctx)
+	}
 	if err == nil {
 		err = u.removeBegun(ctx)
 	}
