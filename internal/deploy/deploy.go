@@ -250,7 +250,10 @@ func (d Deployment) clearLinkDir() error {
 		return err
 	}
 	defer root.Close()
-	return root.RemoveAll(linksFolder)
+	if err := root.RemoveAll(linksFolder); err != nil {
+		return fmt.Errorf("the folder %s cannot be written to: %w", d.Plan.OutputDir, err)
+	}
+	return nil
 }
 
 func (d Deployment) build(ctx context.Context) ([]nix.Result, error) {

@@ -483,6 +483,20 @@ func TestDeployFailureWhilePublishing(t *testing.T) {
 	}
 }
 
+// What was uploaded for a release that may not be signed is taken back, and the summary says
+// so.
+func TestDeployThatMayNotSign(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	require.NoError(t, Attach(t.Context(), l.Report, l.Store, l.Plan, []release.File{small(t, "evil.iso", "evil")}, nil, nil, false))
+	before, _ := l.release(t)
+	l.Key = newKey(t)
+	require.ErrorContains(t, l.Run(t.Context()), "has files that are not signed with this key")
+	after, _ := l.release(t)
+	assert.Equal(t, before, after)
+	assert.Contains(t, l.read(t, l.summary), "Nothing was published.")
+}
+
 func TestDeployCanceled(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{"Version", "FlakeMetadata", "Build", "Copy", "Closures"} {
