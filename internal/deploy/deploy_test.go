@@ -360,6 +360,7 @@ func TestDeployWithoutPublishing(t *testing.T) {
 	assert.Empty(t, outputs["release_url"])
 	assert.Contains(t, outputs["assets"], `"url":""`)
 	assert.Contains(t, l.read(t, l.summary), "Files in "+l.Plan.OutputDir+"\n")
+	assert.Regexp(t, `(?m)^Time: build [0-9.]+ s, package [0-9.]+ s\.$`, l.read(t, l.summary))
 }
 
 func TestDeploySkipped(t *testing.T) {
