@@ -17,7 +17,7 @@ type UploadAhead func(ctx context.Context, file File) (File, error)
 
 // UpdateAhead is Update for a release whose files become whole one after the
 // other. It first calls make, which uploads each of them when it is whole, beside
-// the making of the next. None of that can be seen by readers, and a release that
+// the making of the next. None of that changes what readers have, and a release that
 // has all of the files is not written to. known is the content as far as it is known
 // before; its Files are not looked at.
 //
