@@ -294,6 +294,20 @@ func TestNothingStaysOfAnUpload(t *testing.T) {
 	}
 }
 
+// The links that a run has left that was killed are gone before the flake is looked at, in
+// which they may lie: provenance tells of what was built.
+func TestDeployAfterOneThatWasKilled(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	require.NoError(t, os.MkdirAll(filepath.Join(l.linkDir(), "x"), 0o755))
+	l.nix.before = func(method string) {
+		if method == "FlakeMetadata" {
+			assert.NoDirExists(t, l.linkDir())
+		}
+	}
+	require.NoError(t, l.Run(t.Context()))
+}
+
 func TestDeployWithoutCopy(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
