@@ -27,7 +27,7 @@ var imports = map[string][]string{
 	"verify":   {"artifact", "checksum", "ipxe", "release", "transfer", "trust"},
 	"workflow": {"artifact", "redact"},
 	// The boot server's rooms.
-	"netboot/journal":   {"netboot/machine", "netboot/state", "size"},
+	"netboot/journal":   {"disk", "netboot/machine", "netboot/state", "size"},
 	"netboot/proxydhcp": {"netboot/journal", "netboot/machine"},
 	"netboot/serve":     {"ipxe", "netboot/journal", "netboot/limit", "netboot/machine", "netboot/proxydhcp", "netboot/state", "netboot/tftp", "redact"},
 	"netboot/stage":     {"artifact", "checksum", "netboot/machine", "netboot/state", "release", "size", "transfer"},

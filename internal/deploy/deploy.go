@@ -88,11 +88,12 @@ func (d Deployment) Run(ctx context.Context) error {
 // deploy returns the files and, if the plan publishes, the release. It also reports
 // whether it started to publish.
 func (d Deployment) deploy(ctx context.Context) (files []artifact.Artifact, published release.Release, started bool, err error) {
-	source, err := d.check(ctx)
-	if err != nil {
+	// The links of a run that was killed may lie in the flake: what is looked at is what is built.
+	if err := d.clearLinkDir(); err != nil {
 		return nil, published, false, err
 	}
-	if err := d.clearLinkDir(); err != nil {
+	source, err := d.check(ctx)
+	if err != nil {
 		return nil, published, false, err
 	}
 	defer func() { _ = d.clearLinkDir() }() // what stays does no harm
@@ -250,7 +251,10 @@ func (d Deployment) clearLinkDir() error {
 		return err
 	}
 	defer root.Close()
-	return root.RemoveAll(linksFolder)
+	if err := root.RemoveAll(linksFolder); err != nil {
+		return fmt.Errorf("the folder %s cannot be written to: %w", d.Plan.OutputDir, err)
+	}
+	return nil
 }
 
 func (d Deployment) build(ctx context.Context) ([]nix.Result, error) {

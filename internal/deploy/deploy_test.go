@@ -294,6 +294,20 @@ func TestNothingStaysOfAnUpload(t *testing.T) {
 	}
 }
 
+// The links that a run has left that was killed are gone before the flake is looked at, in
+// which they may lie: provenance tells of what was built.
+func TestDeployAfterOneThatWasKilled(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	require.NoError(t, os.MkdirAll(filepath.Join(l.linkDir(), "x"), 0o755))
+	l.nix.before = func(method string) {
+		if method == "FlakeMetadata" {
+			assert.NoDirExists(t, l.linkDir())
+		}
+	}
+	require.NoError(t, l.Run(t.Context()))
+}
+
 func TestDeployWithoutCopy(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
@@ -360,6 +374,7 @@ func TestDeployWithoutPublishing(t *testing.T) {
 	assert.Empty(t, outputs["release_url"])
 	assert.Contains(t, outputs["assets"], `"url":""`)
 	assert.Contains(t, l.read(t, l.summary), "Files in "+l.Plan.OutputDir+"\n")
+	assert.Regexp(t, `(?m)^Time: build [0-9.]+ s, package [0-9.]+ s\.$`, l.read(t, l.summary))
 }
 
 func TestDeploySkipped(t *testing.T) {
@@ -481,6 +496,20 @@ func TestDeployFailureWhilePublishing(t *testing.T) {
 		assert.FileExists(t, filepath.Join(l.Plan.OutputDir, name), "what was built stays, for another try")
 		assert.Contains(t, sums, name)
 	}
+}
+
+// What was uploaded for a release that may not be signed is taken back, and the summary says
+// so.
+func TestDeployThatMayNotSign(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	require.NoError(t, Attach(t.Context(), l.Report, l.Store, l.Plan, []release.File{small(t, "evil.iso", "evil")}, nil, nil, false))
+	before, _ := l.release(t)
+	l.Key = newKey(t)
+	require.ErrorContains(t, l.Run(t.Context()), "has files that are not signed with this key")
+	after, _ := l.release(t)
+	assert.Equal(t, before, after)
+	assert.Contains(t, l.read(t, l.summary), "Nothing was published.")
 }
 
 func TestDeployCanceled(t *testing.T) {

@@ -46,7 +46,7 @@ type publication struct {
 	architectures map[string]string
 
 	progress *report.Progress // what is shown now
-	started  bool             // it has begun to publish: all files are there, or an upload has failed
+	started  bool             // the release may have changed: it is known what it should be, or an upload has failed
 	end      func()           // of what begin shows; nil before that
 	left     int              // lines of provenance that the key did not vouch for, and that are gone
 	warned   bool             // of bundles that boot servers do not take
@@ -196,7 +196,7 @@ func (p *publication) run(ctx context.Context, keepOld bool) (release.Published,
 func (p *publication) begin() {
 	where := strings.TrimSpace(p.plan.ForgeURL + " " + p.plan.Repository) // a folder has no repository
 	endGroup := p.report.Group(fmt.Sprintf("Publish release %s at %s", p.plan.ReleaseTag, where))
-	p.progress, p.started = p.report.Progress("upload"), true
+	p.progress = p.report.Progress("upload")
 	p.end = func() {
 		p.progress.Close()
 		endGroup()
@@ -235,6 +235,7 @@ func (p *publication) compose(ctx context.Context, there release.Snapshot, conte
 	content.Notes = func(assets []release.File) string {
 		return notes(p.plan, origin, changes, p.known(assets), signed)
 	}
+	p.started = true
 	return content, nil
 }
 

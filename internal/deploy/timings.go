@@ -63,5 +63,9 @@ func (t *timings) line() string {
 			parts = append(parts, fmt.Sprintf("%s %.1f s", name, t.parts[i].end.Sub(t.parts[i].begin).Seconds()))
 		}
 	}
-	return "Time, with uploads beside the packaging: " + strings.Join(parts, ", ") + "."
+	what := "Time"
+	if slices.ContainsFunc(t.parts, func(p part) bool { return p.name == "upload" }) {
+		what += ", with uploads beside the packaging"
+	}
+	return what + ": " + strings.Join(parts, ", ") + "."
 }

@@ -26,9 +26,14 @@ const (
 // with ServerIP, and another host with GatewayIP for the DHCP server. It ends
 // with the test.
 type Network struct {
-	server, gateway *namespace
-	taps            atomic.Int32
+	Host    // the boot server's
+	gateway *namespace
+	hosts   atomic.Int32 // beside these
+	taps    atomic.Int32
 }
+
+// A Host is a computer of a network. Its interface there is called Bridge.
+type Host struct{ namespace *namespace }
 
 // NewNetwork makes a network. It needs root, or a kernel that lets users have
 // namespaces of their own and read and write /dev/net/tun.
@@ -40,42 +45,54 @@ func NewNetwork(t testing.TB) *Network {
 	}
 	tun.Close()
 	server := newNamespace(t, nil)
-	n := &Network{server: server, gateway: newNamespace(t, server)}
+	n := &Network{Host: Host{server}, gateway: newNamespace(t, server)}
 	ip := func(in *namespace, arguments string) {
 		t.Helper()
 		in.run(t, "ip", strings.Fields(arguments)...)
 	}
-	ip(n.server, "link set lo up")
-	ip(n.server, "link add "+Bridge+" type bridge forward_delay 0 stp_state 0")
-	ip(n.server, "address add "+ServerIP+"/24 dev "+Bridge)
-	ip(n.server, "link set "+Bridge+" up")
-	ip(n.server, "link add gateway type veth peer name lan netns "+strconv.Itoa(n.gateway.pid))
-	ip(n.server, "link set gateway master "+Bridge+" up")
+	ip(n.namespace, "link set lo up")
+	ip(n.namespace, "link add "+Bridge+" type bridge forward_delay 0 stp_state 0")
+	ip(n.namespace, "address add "+ServerIP+"/24 dev "+Bridge)
+	ip(n.namespace, "link set "+Bridge+" up")
+	ip(n.namespace, "link add gateway type veth peer name lan netns "+strconv.Itoa(n.gateway.pid))
+	ip(n.namespace, "link set gateway master "+Bridge+" up")
 	ip(n.gateway, "address add "+GatewayIP+"/24 dev lan")
 	ip(n.gateway, "-6 address add fd77::1/64 dev lan nodad")
 	ip(n.gateway, "link set lan up")
 	return n
 }
 
-// Command returns a command that runs on the boot server's host.
-func (n *Network) Command(ctx context.Context, program string, arguments ...string) *exec.Cmd {
-	return n.server.command(ctx, program, arguments...)
+// AddHost connects one more host to the network.
+func (n *Network) AddHost(t testing.TB, address string) Host {
+	t.Helper()
+	host := Host{newNamespace(t, n.namespace)}
+	port := fmt.Sprintf("host%d", n.hosts.Add(1))
+	n.namespace.run(t, "ip", "link", "add", port, "type", "veth", "peer", "name", Bridge, "netns", strconv.Itoa(host.namespace.pid))
+	n.namespace.run(t, "ip", "link", "set", port, "master", Bridge, "up")
+	host.namespace.run(t, "ip", "link", "set", "lo", "up")
+	host.namespace.run(t, "ip", "address", "add", address+"/24", "dev", Bridge)
+	host.namespace.run(t, "ip", "link", "set", Bridge, "up")
+	return host
 }
 
-// Serve starts a server on the boot server's host, and returns when it has
-// written the text that means it is ready. When the test fails, what it wrote is part
-// of the test's output. The server is killed at the test's end, or by kill.
-func (n *Network) Serve(t testing.TB, ready, program string, arguments ...string) (kill func()) {
-	t.Helper()
-	return startServer(t, n.Command(context.Background(), program, arguments...), ready)
+// Command returns a command that runs on the host.
+func (h Host) Command(ctx context.Context, program string, arguments ...string) *exec.Cmd {
+	return h.namespace.command(ctx, program, arguments...)
 }
 
-// AddServerIP gives the boot server's host one more address, and returns how to take it
-// away: then nobody answers there, or says that it is gone.
-func (n *Network) AddServerIP(t testing.TB, address string) (remove func()) {
+// Serve starts a server on the host, and returns when it has written the text that means
+// it is ready. When the test fails, what it wrote is part of the test's output. The server
+// is killed at the test's end, or by kill.
+func (h Host) Serve(t testing.TB, ready, program string, arguments ...string) (kill func()) {
 	t.Helper()
-	n.server.run(t, "ip", "address", "add", address+"/24", "dev", Bridge)
-	return func() { n.server.run(t, "ip", "address", "delete", address+"/24", "dev", Bridge) }
+	return startServer(t, h.Command(context.Background(), program, arguments...), ready)
+}
+
+// Disconnect takes the host's cable away: nobody answers at its address, or says that it
+// is gone.
+func (h Host) Disconnect(t testing.TB) {
+	t.Helper()
+	h.namespace.run(t, "ip", "link", "set", Bridge, "down")
 }
 
 // StartServer starts a server on this machine, as Network.Serve does on its host.
@@ -111,7 +128,8 @@ func (n *Network) StartDHCP(t testing.TB, lines ...string) {
 	folder := t.TempDir()
 	configuration := filepath.Join(folder, "dnsmasq.conf")
 	text := strings.Join(append([]string{
-		"port=0", // no DNS
+		"no-resolv", // DNS has what these lines say, for example host-record=boot.lan,10.20.30.2
+		"no-hosts",
 		"interface=lan",
 		"bind-interfaces",
 		"leasefile-ro",
@@ -192,7 +210,7 @@ func (n *namespace) run(t testing.TB, program string, arguments ...string) {
 func (n *Network) connect(t testing.TB) string {
 	t.Helper()
 	tap := fmt.Sprintf("tap%d", n.taps.Add(1))
-	n.server.run(t, "ip", "tuntap", "add", "dev", tap, "mode", "tap")
-	n.server.run(t, "ip", "link", "set", tap, "master", Bridge, "up")
+	n.namespace.run(t, "ip", "tuntap", "add", "dev", tap, "mode", "tap")
+	n.namespace.run(t, "ip", "link", "set", tap, "master", Bridge, "up")
 	return tap
 }

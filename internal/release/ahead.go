@@ -17,7 +17,7 @@ type UploadAhead func(ctx context.Context, file File) (File, error)
 
 // UpdateAhead is Update for a release whose files become whole one after the
 // other. It first calls make, which uploads each of them when it is whole, beside
-// the making of the next. None of that can be seen by readers, and a release that
+// the making of the next. None of that changes what readers have, and a release that
 // has all of the files is not written to. known is the content as far as it is known
 // before; its Files are not looked at.
 //
@@ -186,13 +186,17 @@ const takeBackTimeout = 10 * time.Second
 // takeBack removes what this run has uploaded for a release that will not be composed,
 // also after the run was cancelled.
 func (u *update) takeBack(ctx context.Context) {
-	isLost := u.lease != nil && u.held.Err() != nil && ctx.Err() == nil // then another run has it
+	// Another run has a lease that has ended before this one was interrupted.
+	isLost := u.lease != nil && u.held.Err() != nil && !errors.Is(context.Cause(u.held), context.Cause(ctx))
 	if isLost || u.composed || u.ahead.failed.Load() && ctx.Err() == nil || u.lease == nil && !u.ahead.created {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTimeout)
 	defer cancel()
 	err := u.leaseToTakeBack(ctx)
+	if err == nil {
+		err = u.lease.Hold(ctx)
+	}
 	if err == nil {
 		err = u.removeBegun(ctx)
 	}

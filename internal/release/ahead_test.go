@@ -171,6 +171,41 @@ func TestUploadAheadWithALostLease(t *testing.T) {
 	assert.Equal(t, []string{"create", "lease", "upload a.iso"}, m.verbs)
 }
 
+// So it is if it is interrupted after that, and if it only finds out when it would take
+// back: after the machine has slept, for example.
+func TestLostLeaseIsNoLeaseToTakeBack(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(m *memory, upload func() error, interrupt func()) error{
+		"and then interrupted": func(m *memory, upload func() error, interrupt func()) error {
+			m.lost = errors.New("another run has taken over")
+			defer interrupt()
+			return upload()
+		},
+		"not noticed yet": func(m *memory, _ func() error, _ func()) error {
+			m.hold = errors.New("another run has taken over")
+			return errors.New("the image cannot be packaged")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMemory(t)
+			ctx, interrupt := context.WithCancel(t.Context())
+			_, err := m.store().UpdateAhead(ctx, "v1", release.Content{}, func(ctx context.Context, upload release.UploadAhead) error {
+				requireUploaded(t, ctx, upload, file("a.iso", "a"))
+				m.verbs = nil
+				return lose(m, func() error {
+					_, err := upload(ctx, file("b.iso", "b"))
+					return err
+				}, interrupt)
+			}, nil)
+			require.Error(t, err)
+			for _, verb := range m.verbs {
+				assert.Equal(t, "upload b.iso", verb)
+			}
+		})
+	}
+}
+
 // Several files become whole at once: each is uploaded beside the others.
 func TestUploadsAheadAtOnce(t *testing.T) {
 	t.Parallel()
@@ -274,24 +309,26 @@ func TestFilesWithoutChecksumsAhead(t *testing.T) {
 	}
 }
 
-// A file that is another one than when its checksum was made is not published, nor
-// uploaded, whatever its size is.
+// A file that is another one than when it was packaged is not published, nor uploaded,
+// whatever its size is, and whether its checksum was made then or not.
 func TestFileThatChangesBeforeItsUpload(t *testing.T) {
 	t.Parallel()
-	m := newMemory(t)
-	path := filepath.Join(t.TempDir(), "a.iso")
-	require.NoError(t, os.WriteFile(path, []byte("hello"), 0o600))
-	info, err := os.Stat(path)
-	require.NoError(t, err)
-	packaged := release.File{Name: "a.iso", Path: path, Size: 5, SHA256: sumOf([]byte("hello")), Info: info}
-	other := filepath.Join(filepath.Dir(path), "other")
-	require.NoError(t, os.WriteFile(other, []byte("jello"), 0o600))
-	require.NoError(t, os.Rename(other, path))
-	_, err = updateAhead(t.Context(), m, contentOf(packaged))
-	require.ErrorContains(t, err, path+" has been written to while it was being published")
-	if m.found != nil {
-		assert.Empty(t, m.found.Assets)
+	for _, sum := range []string{sumOf([]byte("hello")), ""} {
+		m := newMemory(t)
+		path := filepath.Join(t.TempDir(), "a.iso")
+		require.NoError(t, os.WriteFile(path, []byte("hello"), 0o600))
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		packaged := release.File{Name: "a.iso", Path: path, Size: 5, SHA256: sum, Info: info}
+		other := filepath.Join(filepath.Dir(path), "other")
+		require.NoError(t, os.WriteFile(other, []byte("jello"), 0o600))
+		require.NoError(t, os.Rename(other, path))
+		_, err = updateAhead(t.Context(), m, contentOf(packaged))
+		require.ErrorContains(t, err, path+" has been written to while it was being published")
+		if m.found != nil {
+			assert.Empty(t, m.found.Assets)
+		}
+		_, err = update(t, m, contentOf(packaged))
+		require.ErrorContains(t, err, path+" has been written to")
 	}
-	_, err = update(t, m, contentOf(packaged))
-	require.ErrorContains(t, err, path+" has been written to")
 }

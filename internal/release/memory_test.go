@@ -34,6 +34,7 @@ type memory struct {
 	verbs   []string // that change something
 	spoiled bool     // somebody has exchanged bytes, so lines are false
 	lost    error    // why a lease ends, at the next upload
+	hold    error    // what Hold finds
 }
 
 var _ release.Backend = (*memory)(nil)
@@ -180,7 +181,7 @@ func (t *memoryTransaction) Lease(ctx context.Context) (context.Context, release
 	return ctx, t, nil
 }
 
-func (t *memoryTransaction) Hold(context.Context) error { return nil }
+func (t *memoryTransaction) Hold(context.Context) error { return t.hold }
 
 func (t *memoryTransaction) Discard(context.Context) error {
 	if err := t.verb("discard"); err != nil {

@@ -2,6 +2,7 @@ package release
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -527,7 +528,7 @@ func (u *update) uploadFile(ctx context.Context, move *move) error {
 		return err
 	}
 	file := *move.file
-	before := move.seen.info
+	before := cmp.Or(move.seen.info, file.Info)
 	if before == nil {
 		var err error
 		if before, err = os.Stat(file.Path); err != nil {

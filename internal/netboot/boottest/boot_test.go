@@ -99,7 +99,7 @@ func TestBoot(t *testing.T) {
 			defer f.slot()()
 			network := lab.NewNetwork(t)
 			network.StartDHCP(t, test.dhcp...)
-			f.serve(t, network, staged, test.serve...)
+			f.serve(t, network.Host, staged, test.serve...)
 			machine := network.StartMachine(t, test.machine)
 			requireBoots(t, machine, newGeneration)
 			assert.Contains(t, machine.Console(), test.says)
@@ -127,6 +127,12 @@ func TestBoot(t *testing.T) {
 	for name, c := range failovers() {
 		t.Run("a boot server fails, "+name, func(t *testing.T) { t.Parallel(); f.testPeer(t, c) })
 	}
+	for _, firmware := range []lab.Firmware{lab.BIOS, lab.UEFI} {
+		t.Run("two boot servers with ProxyDHCP, "+string(firmware), func(t *testing.T) { t.Parallel(); f.testTwoProxies(t, firmware) })
+	}
+	for name, n := range names() {
+		t.Run("a name of two boot servers, "+name, func(t *testing.T) { t.Parallel(); f.testName(t, n) })
+	}
 	t.Run("nothing breaks the loop", func(t *testing.T) { t.Parallel(); f.testLoop(t, staged) })
 	t.Run("rollback", func(t *testing.T) { t.Parallel(); f.testRollback(t) })
 	t.Run("ring", func(t *testing.T) { t.Parallel(); f.testRing(t) })
@@ -139,7 +145,7 @@ func (f *fleet) testLoop(t *testing.T, staged string) {
 	defer f.slot()()
 	network := lab.NewNetwork(t)
 	network.StartDHCP(t, "enable-tftp", "tftp-root="+f.ipxe, "dhcp-boot=undionly.kpxe")
-	f.serve(t, network, staged)
+	f.serve(t, network.Host, staged)
 	machine := network.StartMachine(t, lab.Machine{Firmware: lab.BIOS})
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -153,7 +159,7 @@ func (f *fleet) testRollback(t *testing.T) {
 	staged := f.stage(t, oldTag, newTag)
 	network := lab.NewNetwork(t)
 	network.StartDHCP(t)
-	f.serve(t, network, staged, "--proxy-dhcp")
+	f.serve(t, network.Host, staged, "--proxy-dhcp")
 	requireBoots(t, network.StartMachine(t, lab.Machine{Firmware: lab.BIOS}), newGeneration)
 	f.run(t, "netboot", "stage", "--state-dir", staged, "--rollback")
 	requireBoots(t, network.StartMachine(t, lab.Machine{Firmware: lab.BIOS}), oldGeneration)
@@ -170,7 +176,7 @@ func (f *fleet) testRing(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(staged, "rings.yaml"), []byte(rings), 0o600))
 	network := lab.NewNetwork(t)
 	network.StartDHCP(t)
-	f.serve(t, network, staged, "--proxy-dhcp")
+	f.serve(t, network.Host, staged, "--proxy-dhcp")
 	requireBoots(t, network.StartMachine(t, lab.Machine{Firmware: lab.BIOS, MAC: mac}), newGeneration)
 	requireBoots(t, network.StartMachine(t, lab.Machine{Firmware: lab.BIOS}), oldGeneration)
 }
@@ -179,7 +185,7 @@ func (f *fleet) testForbidden(t *testing.T, staged string) {
 	defer f.slot()()
 	network := lab.NewNetwork(t)
 	network.StartDHCP(t, "dhcp-boot=undionly.kpxe,,"+lab.ServerIP)
-	f.serve(t, network, staged, "--http-allowed-cidr", "192.0.2.0/24")
+	f.serve(t, network.Host, staged, "--http-allowed-cidr", "192.0.2.0/24")
 	machine := network.StartMachine(t, lab.Machine{Firmware: lab.BIOS})
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -211,12 +217,12 @@ func (f *fleet) guarded(more ...string) []string {
 }
 
 // serve starts the boot server, and returns when it serves.
-func (f *fleet) serve(t *testing.T, network *lab.Network, stateDir string, more ...string) {
+func (f *fleet) serve(t *testing.T, host lab.Host, stateDir string, more ...string) (kill func()) {
 	t.Helper()
 	arguments := append([]string{
 		"netboot", "serve", "--state-dir", stateDir, "--ipxe-dir", f.ipxe, "--interface", lab.Bridge,
 	}, more...)
-	network.Serve(t, "msg=serving", f.program, arguments...)
+	return host.Serve(t, "msg=serving", f.program, arguments...)
 }
 
 // run runs runner-images to its end.

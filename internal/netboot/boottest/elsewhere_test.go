@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -21,7 +22,7 @@ func (f *fleet) testCache(t *testing.T, staged string) {
 	const cache = "http://" + lab.ServerIP + ":8080"
 	network := lab.NewNetwork(t)
 	network.StartDHCP(t)
-	f.serve(t, network, staged, f.guarded("--files-url", cache, "--proxy-dhcp")...)
+	f.serve(t, network.Host, staged, f.guarded("--files-url", cache, "--proxy-dhcp")...)
 	network.Serve(t, lab.NginxReady, lab.Tool(t, "nginx", "nginx"), lab.NginxCache(t)...)
 	machine := network.StartMachine(t, lab.Machine{Firmware: lab.BIOS})
 	requireBoots(t, machine, newGeneration)
@@ -35,27 +36,27 @@ func (f *fleet) testCache(t *testing.T, staged string) {
 	assert.Contains(t, string(page), "has the script")
 }
 
+// secondIP is the address of another boot server than that at lab.ServerIP.
+const secondIP = "10.20.30.4"
+
 // testPeer has a boot server fail while a machine loads its initrd from it. The machine
 // boots from the other, which has staged the same release.
 func (f *fleet) testPeer(t *testing.T, c failover) {
 	defer f.slot()()
-	const first, second = "10.20.30.4", lab.ServerIP
+	const first, second = secondIP, lab.ServerIP
 	tarball := f.packageSlowly(t)
 	network := lab.NewNetwork(t)
-	silence := network.AddServerIP(t, first)
 	network.StartDHCP(t, c.dhcp...)
-	serve := func(address string, more ...string) (kill func()) {
+	serve := func(host lab.Host, more ...string) (kill func()) {
 		staged := filepath.Join(t.TempDir(), "state")
 		f.run(t, "netboot", "stage", "--state-dir", staged, "--tarball", tarball)
-		return network.Serve(t, "msg=serving", f.program, append([]string{
-			"netboot", "serve", "--state-dir", staged, "--ipxe-dir", f.ipxe, "--interface", lab.Bridge,
-			"--listen-ip", address, "--status-address", "127.0.0.1:0", "--chain-token-file", f.chain,
-		}, more...)...)
+		return f.serve(t, host, staged, append(more, "--chain-token-file", f.chain)...)
 	}
-	fail := serve(first, append(c.serve, "--peer", second)...)
-	serve(second, "--peer", first)
+	failing := network.AddHost(t, first)
+	fail := serve(failing, append(c.serve, "--peer", second)...)
+	serve(network.Host, "--peer", first)
 	if c.silent {
-		fail = silence
+		fail = func() { failing.Disconnect(t) }
 	}
 	machine := network.StartMachine(t, c.machine)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errors.New("it has not begun to load the initrd"))
@@ -65,6 +66,73 @@ func (f *fleet) testPeer(t *testing.T, c failover) {
 	requireBoots(t, machine, newGeneration)
 	requireInOrder(t, machine.Console(), "http://"+first+"/"+chainToken+"/netboot.ipxe", "/kernel...", "/initrd...", "Could not boot",
 		"http://"+second+"/"+chainToken+"/netboot.ipxe", "/kernel...", "/initrd...")
+}
+
+// testTwoProxies has two boot servers answer by ProxyDHCP on one network, which know
+// nothing of each other. When the one that a machine has booted from is gone, the next
+// start finds the other.
+func (f *fleet) testTwoProxies(t *testing.T, firmware lab.Firmware) {
+	defer f.slot()()
+	network := lab.NewNetwork(t)
+	network.StartDHCP(t)
+	kill := map[string]func(){}
+	for address, host := range map[string]lab.Host{lab.ServerIP: network.Host, secondIP: network.AddHost(t, secondIP)} {
+		kill[address] = f.serve(t, host, f.stage(t, newTag), "--proxy-dhcp", "--tftp-boot-filename", "ipxe.efi")
+	}
+	boot := func() (from string) {
+		machine := network.StartMachine(t, lab.Machine{Firmware: firmware})
+		requireBoots(t, machine, newGeneration)
+		for address := range kill {
+			if strings.Contains(machine.Console(), "http://"+address+"/netboot.ipxe") {
+				from = address
+			}
+		}
+		return from
+	}
+	first := boot()
+	require.Contains(t, kill, first)
+	kill[first]()
+	assert.NotContains(t, []string{"", first}, boot())
+}
+
+// testName has one name lead to two boot servers, of which the one at secondIP is dead. iPXE
+// takes the first address of an answer, and no other when that fails.
+func (f *fleet) testName(t *testing.T, n name) {
+	defer f.slot()()
+	network := lab.NewNetwork(t)
+	network.StartDHCP(t, append(n.dns, "dhcp-boot=http://boot.lan/netboot.ipxe")...)
+	network.AddHost(t, secondIP)
+	f.serve(t, network.Host, f.stage(t, newTag))
+	machine := lab.Machine{Firmware: lab.BIOS}
+	if n.again {
+		machine.Script = filepath.Join(t.TempDir(), "again.ipxe")
+		require.NoError(t, os.WriteFile(machine.Script, []byte("#!ipxe\ndhcp\n:again\nchain --autofree http://boot.lan/netboot.ipxe || goto again\n"), 0o600))
+	}
+	vm := network.StartMachine(t, machine)
+	if n.boots {
+		requireBoots(t, vm, newGeneration)
+	} else {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		require.NoError(t, vm.Wait(ctx, "No more network devices"))
+		assert.NotContains(t, vm.Console(), "Linux version")
+	}
+	assert.Equal(t, n.fails, strings.Contains(vm.Console(), "boot.lan/netboot.ipxe... Connection reset"), "the first try")
+}
+
+type name struct {
+	dns          []string // of the DNS server on the LAN
+	again        bool     // iPXE has a script that tries again
+	fails, boots bool     // its first try; in the end
+}
+
+func names() map[string]name {
+	const living, dead = "host-record=boot.lan," + lab.ServerIP, "host-record=boot.lan," + secondIP
+	return map[string]name{
+		"the first one lives":                           {dns: []string{"no-round-robin", living, dead}, boots: true},
+		"the first one is dead":                         {dns: []string{"no-round-robin", dead, living}, fails: true},
+		"the first one is dead, and another first then": {dns: []string{dead, living}, again: true, fails: true, boots: true},
+	}
 }
 
 type failover struct {
@@ -78,7 +146,7 @@ func failovers() map[string]failover {
 	bios := lab.Machine{Firmware: lab.BIOS}
 	return map[string]failover{
 		"BIOS, ProxyDHCP":                    {machine: bios, serve: []string{"--proxy-dhcp"}},
-		"UEFI, autoexec.ipxe":                {machine: lab.Machine{Firmware: lab.UEFI}, dhcp: []string{"dhcp-boot=ipxe.efi,,10.20.30.4"}},
+		"UEFI, autoexec.ipxe":                {machine: lab.Machine{Firmware: lab.UEFI}, dhcp: []string{"dhcp-boot=ipxe.efi,," + secondIP}},
 		"BIOS, ProxyDHCP, without an answer": {machine: bios, serve: []string{"--proxy-dhcp"}, silent: true},
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/netboot/machine"
 )
 
@@ -57,7 +58,7 @@ type savedMachine struct {
 // Restore takes the machines over that Keep has written to the file at path. That there is
 // no file is no error. An error means that none were taken over.
 func (j *Journal) Restore(path string) error {
-	file, err := os.Open(path)
+	file, err := openSaved(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -79,6 +80,19 @@ func (j *Journal) Restore(path string) error {
 		j.table.restore(r)
 	}
 	return nil
+}
+
+// openSaved opens a saved table to read it. A device or a pipe is none: to read it could
+// take forever, and a table in its place would be the end of, say, /dev/null.
+func openSaved(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is a folder or a device, and no file", path)
+	}
+	return os.Open(path)
 }
 
 // errForeign means that a file is not a saved table, or of a newer version of this program.
@@ -171,17 +185,20 @@ func (t *table) restore(r *record) {
 
 // Keep writes the machines to the file at path: at once, from time to time, when the server
 // begins to stop, since it may be killed while transfers end, and when the context ends. It
-// is for Restore to be called before. A file that is something else stays as it is. What
-// cannot be written is logged, and no error: the server serves all the same.
+// is for Restore to be called before. A file that is something else, or that another server
+// keeps, stays as it is. What cannot be written is logged, and no error: the server serves
+// all the same.
 func (j *Journal) Keep(ctx context.Context, stopping <-chan struct{}, path string) {
 	var written uint64 // the changes that are in the file
+	var own ownership
+	defer own.end()
 	failed := false
 	save := func() {
 		changes := j.changeCount()
 		if changes == written {
 			return
 		}
-		switch err := writeSaved(path, j.encode()); {
+		switch err := own.write(path, j.encode()); {
 		case err == nil:
 			written, failed = changes, false
 		case !failed:
@@ -206,6 +223,35 @@ func (j *Journal) Keep(ctx context.Context, stopping <-chan struct{}, path strin
 	}
 }
 
+// ownership is a lock beside a saved table: of two servers that share a state folder, each
+// would else write its machines over those of the other.
+type ownership struct{ lock *os.File }
+
+func (o *ownership) take(path string) error {
+	if o.lock != nil {
+		return nil
+	}
+	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o640)
+	if err != nil {
+		return err
+	}
+	locked, err := disk.TryLock(lock)
+	if err == nil && !locked {
+		err = fmt.Errorf("%s is kept by another boot server that runs here", path)
+	}
+	if err != nil {
+		return errors.Join(err, lock.Close())
+	}
+	o.lock = lock
+	return nil
+}
+
+func (o *ownership) end() {
+	if o.lock != nil {
+		_ = o.lock.Close() // it has no content
+	}
+}
+
 // encode returns the machines as they are saved.
 func (j *Journal) encode() []byte {
 	saved := savedTable{Format: strings.TrimSuffix(strings.TrimPrefix(savedFormat, `{"format":"`), `",`)}
@@ -222,10 +268,10 @@ func (j *Journal) encode() []byte {
 	return content
 }
 
-// writeSaved writes a whole file, or leaves what is there. It is for its owner and group:
-// who boots what is nobody else's business.
-func writeSaved(path string, content []byte) error {
-	there, err := os.Open(path)
+// write writes a whole file, or leaves what is there. It is for its owner and group: who
+// boots what is nobody else's business.
+func (o *ownership) write(path string, content []byte) error {
+	there, err := openSaved(path)
 	if err == nil {
 		begin, readErr := io.ReadAll(io.LimitReader(there, int64(len(savedFormat))))
 		if err := errors.Join(readErr, there.Close()); err != nil {
@@ -236,6 +282,9 @@ func writeSaved(path string, content []byte) error {
 		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := o.take(path); err != nil {
 		return err
 	}
 	err = renameio.WriteFile(path, content, 0o640)

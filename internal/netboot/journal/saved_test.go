@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -175,6 +176,62 @@ func TestTableThatCannotBeWritten(t *testing.T) {
 	})
 }
 
+// TestTableOfTwoServers stays the first one's, also where they share a state folder, until
+// that ends.
+func TestTableOfTwoServers(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "machines.json")
+	synctest.Test(t, func(t *testing.T) {
+		first, second := start(t), start(t)
+		ctx, stop := context.WithCancel(t.Context())
+		go first.Keep(ctx, nil, path)
+		synctest.Wait()
+		secondCtx, stopSecond := context.WithCancel(t.Context())
+		go second.Keep(secondCtx, nil, path)
+		contains := func(want, other string) {
+			t.Helper()
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+			content, err := os.ReadFile(path)
+			require.NoError(t, err)
+			assert.Contains(t, string(content), want)
+			assert.NotContains(t, string(content), other)
+		}
+		first.BootStarted(client(1), boot)
+		second.BootStarted(client(2), boot)
+		contains("52:54:00:00:00:01", "52:54:00:00:00:02")
+		assert.Contains(t, second.log.String(), path+" is kept by another boot server that runs here")
+		assert.Contains(t, second.log.String(), "--machines-file")
+		assert.NotContains(t, first.log.String(), "is not kept")
+		stop()
+		contains("52:54:00:00:00:02", "52:54:00:00:00:01")
+		stopSecond()
+		synctest.Wait()
+	})
+}
+
+// TestTableThatIsNoFile is neither waited for nor replaced: /dev/null is one, given to keep
+// no table.
+func TestTableThatIsNoFile(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "machines.json")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	link := filepath.Join(t.TempDir(), "machines.json")
+	require.NoError(t, os.Symlink("/dev/null", link))
+	for _, path := range []string{pipe, link, t.TempDir()} {
+		before, err := os.Lstat(path)
+		require.NoError(t, err)
+		s := start(t)
+		require.ErrorContains(t, s.Restore(path), path+" is a folder or a device, and no file")
+		s.BootStarted(client(1), boot)
+		s.save(path)
+		after, err := os.Lstat(path)
+		require.NoError(t, err)
+		assert.True(t, os.SameFile(before, after), path)
+		assert.Contains(t, s.log.String(), path+" is a folder or a device, and no file")
+	}
+}
+
 // TestTableThatIsNone stays as it is if it is another's file, and begins anew if it was ours.
 func TestTableThatIsNone(t *testing.T) {
 	t.Parallel()
@@ -216,6 +273,7 @@ func TestTableThatIsNone(t *testing.T) {
 		if test.foreign {
 			assert.Equal(t, test.content, string(content), name)
 			assert.Contains(t, s.log.String(), "is no table of machines of this version", name)
+			assert.NoFileExists(t, path+".lock", name)
 		} else {
 			assert.Contains(t, string(content), "52:54:00:00:00:01", name)
 		}

@@ -56,6 +56,9 @@ func parseFileID(parts []string) (file fileID, mac machine.MAC, err error) {
 	if err != nil {
 		return fileID{}, mac, notFound{err}
 	}
+	if escapeTag(tag) != parts[0] { // a cache would have the file once for each way to write it
+		return fileID{}, mac, notFound{fmt.Errorf("%q is not how the tag %s is written in an address", parts[0], tag)}
+	}
 	return fileID{tag, machine.Architecture(parts[1]), parts[2], name}, mac, nil
 }
 

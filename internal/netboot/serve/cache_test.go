@@ -114,6 +114,12 @@ func TestNginxCache(t *testing.T) {
 	assert.Equal(t, http.StatusNotModified, same.StatusCode)
 	assert.True(t, fetched(), "and not again")
 
+	for _, again := range []string{
+		strings.Replace(path, "boot-v1", "boot~2Dv1", 1), strings.Replace(path, "/initrd", "/52-54-00-00-00-01/initrd", 1),
+	} {
+		response, _ := get("GET", again)
+		assert.Equal(t, http.StatusNotFound, response.StatusCode, "the file has one address for a cache: %s", again)
+	}
 	for _, other := range []string{"/", "/" + secret + "/netboot.ipxe", "/healthz", "/" + secret + "/kernel", "/x/" + secret + "/r/boot-v1"} {
 		response, _ := get("GET", other)
 		assert.Equal(t, http.StatusNotFound, response.StatusCode, other)

@@ -31,7 +31,8 @@ func parseFilesURL(text string) (string, error) {
 	case strings.ContainsFunc(parsed.EscapedPath(), func(r rune) bool { return r != '/' && notInPath(r) }):
 		why = "has a character in its path that needs escaping; use letters, digits, and . _ ~ - /"
 	default:
-		return strings.TrimRight(text, "/"), nil
+		// iPXE of 2019 knows the scheme in small letters only.
+		return strings.TrimRight(parsed.Scheme+text[len(parsed.Scheme):], "/"), nil
 	}
 	return "", &OptionError{"files-url", text, why}
 }
@@ -41,7 +42,7 @@ func parseFilesURL(text string) (string, error) {
 func isHostPort(text string) bool {
 	host := text
 	if name, port, err := net.SplitHostPort(text); err == nil {
-		if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil || port[0] == '0' { // which iPXE reads as octal
 			return false
 		}
 		host = name

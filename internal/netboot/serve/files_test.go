@@ -25,7 +25,7 @@ func TestFilesFromElsewhere(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(token, []byte("T"), 0o600))
 	s := start(t, func(c *serve.Config) {
-		c.FilesURL, c.ChainTokenFile = "http://cache.lan:8080/boot/", token
+		c.FilesURL, c.ChainTokenFile = "HTTP://cache.lan:8080/boot/", token
 	}, "boot/v1", "boot-v2")
 	kernel := at("boot/v1", "x86_64", "kernel")
 
@@ -49,13 +49,19 @@ func TestFilesFromElsewhere(t *testing.T) {
 	assert.Equal(t, forever, head.Header.Get("Cache-Control"))
 	assert.Equal(t, etag, head.Header.Get("ETag"))
 	assert.Equal(t, http.StatusNotModified, s.do("127.0.0.9", "GET", "/T"+kernel, "If-None-Match", etag).StatusCode)
-	assert.Equal(t, http.StatusPreconditionFailed, s.do("127.0.0.9", "GET", "/T"+kernel, "If-Match", `"other"`).StatusCode)
+	for _, method := range []string{"GET", "HEAD"} {
+		failed := s.do("127.0.0.9", method, "/T"+kernel, "If-Match", `"other"`)
+		assert.Equal(t, http.StatusPreconditionFailed, failed.StatusCode)
+		assert.Equal(t, "no-store", failed.Header.Get("Cache-Control"))
+		failed = s.do("127.0.0.9", method, "/T"+kernel, "Range", "bytes=5000-")
+		assert.Equal(t, http.StatusRequestedRangeNotSatisfiable, failed.StatusCode)
+		assert.Equal(t, "no-store", failed.Header.Get("Cache-Control"))
+	}
 	part := s.do("127.0.0.9", "GET", "/T"+kernel, "Range", "bytes=5-6", "If-Range", etag)
 	assert.Equal(t, http.StatusPartialContent, part.StatusCode)
 	assert.Equal(t, "v1", body(t, part))
 	assert.Equal(t, etag, part.Header.Get("ETag"))
 	assert.Equal(t, http.StatusOK, s.do("127.0.0.9", "GET", "/T"+kernel, "Range", "bytes=5-6", "If-Range", `"other"`).StatusCode)
-	assert.NotEqual(t, forever, s.do("127.0.0.9", "GET", "/T"+kernel, "Range", "bytes=5000-").Header.Get("Cache-Control"))
 
 	page, metrics := s.statusPage(), s.metrics()
 	assert.Contains(t, page, "2 machines seen, 0 booting now.")
@@ -167,6 +173,7 @@ func TestFilesURLThatCannotBe(t *testing.T) {
 		"http://:8080":                   "has no host",
 		"http://cache.lan:":              "has no host",
 		"http://cache.lan:0":             "has no host",
+		"http://cache.lan:080":           "has no host",
 		"http://cache.lan:99999":         "has no host",
 		"http://fd00::4/":                "is no address",
 		"http://[fd00::4%25eth0]/":       "has no host",

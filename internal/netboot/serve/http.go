@@ -406,11 +406,10 @@ func (a *answer) send(file *os.File, modified time.Time, start func(size int64) 
 		return err
 	}
 	a.w.Header().Set("Content-Type", "application/octet-stream")
-	if a.r.Method == http.MethodHead {
-		http.ServeContent(a.w, a.r, "", modified, file)
-		return nil
-	}
 	w := &fileResponse{ResponseWriter: a.w, file: file, size: info.Size(), start: start}
+	if a.r.Method == http.MethodHead {
+		w.start = nil
+	}
 	http.ServeContent(w, a.r, "", modified, file)
 	w.end()
 	return nil

@@ -31,7 +31,7 @@ type fileResponse struct {
 	http.ResponseWriter
 	file  *os.File
 	size  int64
-	start func(size int64) *journal.Transfer
+	start func(size int64) *journal.Transfer // nil: nothing of the file is sent
 
 	transfer *journal.Transfer
 	complete bool // the file's end was sent
@@ -40,7 +40,10 @@ type fileResponse struct {
 
 // WriteHeader starts the transfer if the response has bytes of the file.
 func (w *fileResponse) WriteHeader(status int) {
-	if status == http.StatusOK || status == http.StatusPartialContent {
+	switch {
+	case status >= http.StatusBadRequest: // not for a cache, whatever is so of the file
+		w.Header().Set("Cache-Control", "no-store")
+	case w.start != nil && status != http.StatusNotModified:
 		w.transfer = w.start(w.size)
 	}
 	extend(w.ResponseWriter)

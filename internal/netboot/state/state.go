@@ -10,7 +10,7 @@
 //	previous                                       likewise, what a rollback returns to
 //	rings.yaml                                     optional: see Rings
 //	high-water-mark.json                           what nothing older is taken than: see Mark
-//	machines.json                                  the server's table of machines, unless
+//	machines.json, machines.json.lock              the server's table of machines, unless
 //	                                               it has another place
 //
 // A folder's name is the tag as release.FolderName writes it, without a slash. No tag

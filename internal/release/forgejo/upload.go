@@ -69,15 +69,21 @@ func (t *transaction) findUpload(ctx context.Context, u release.Upload) (*releas
 }
 
 func (t *transaction) uploadOnce(ctx context.Context, u release.Upload) (asset release.Asset, err error) {
-	asset, err = t.post(ctx, u, t.multipart.Load())
+	// Another upload may find out meanwhile what this server does not take.
+	form, expect := t.multipart.Load(), !t.noExpect.Load()
+	asset, err = t.post(ctx, u, form, expect)
 	var failed *release.Error
-	if errors.As(err, &failed) && failed.Status == http.StatusExpectationFailed && !t.noExpect.Swap(true) {
+	if expect && errors.As(err, &failed) && failed.Status == http.StatusExpectationFailed {
 		// RFC 9110, section 10.1.1: something on the way does not know it.
-		asset, err = t.post(ctx, u, t.multipart.Load())
+		t.noExpect.Store(true)
+		expect = false
+		asset, err = t.post(ctx, u, form, expect)
 	}
-	if errors.As(err, &failed) && wantsMultipart(failed) && !t.multipart.Swap(true) {
-		t.config.Log("this forge does not take files as they are; sending them as forms")
-		asset, err = t.post(ctx, u, true)
+	if !form && errors.As(err, &failed) && wantsMultipart(failed) {
+		if !t.multipart.Swap(true) {
+			t.config.Log("this forge does not take files as they are; sending them as forms")
+		}
+		asset, err = t.post(ctx, u, true, expect)
 	}
 	if err != nil {
 		return release.Asset{}, err
@@ -132,8 +138,9 @@ func (t *transaction) readBack(ctx context.Context, asset release.Asset) (sum st
 	return hex.EncodeToString(hash.Sum(nil)), err
 }
 
-// post sends the content once: as the request's body or as a form's only field.
-func (t *transaction) post(ctx context.Context, u release.Upload, form bool) (asset release.Asset, err error) {
+// post sends the content once: as the request's body or as a form's only field. With
+// expect a large one waits for the server to say that it takes it.
+func (t *transaction) post(ctx context.Context, u release.Upload, form, expect bool) (asset release.Asset, err error) {
 	address := t.apiURL(fmt.Sprintf("releases/%d/assets", t.id))
 	failed := release.Error{Operation: "upload", Asset: u.Asset}
 	address.RawQuery = url.Values{"name": {u.Name}}.Encode()
@@ -171,7 +178,7 @@ func (t *transaction) post(ctx context.Context, u release.Upload, form bool) (as
 	request.ContentLength = size
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("Content-Type", contentType)
-	if size > 1<<20 && !t.noExpect.Load() {
+	if size > 1<<20 && expect {
 		// A refusal (401, 413 of a proxy) then comes before the file is sent.
 		request.Header.Set("Expect", "100-continue")
 	}
