@@ -120,6 +120,12 @@ func TestAddressesNeverAnswerOtherBytes(t *testing.T) {
 	assert.Equal(t, http.StatusInternalServerError, response.StatusCode)
 	assert.Equal(t, "no-store", response.Header.Get("Cache-Control"))
 	assert.Contains(t, s.log.String(), "is not of 21 bytes, as it was when release boot-v3 was staged; stage it again")
+	gone("/r/boot..v3/x86_64/" + strings.Repeat("0", 64) + "/initrd")
+	damaged = filepath.Join(s.state.Path(), "releases", "boot-v3", "release.json")
+	require.NoError(t, os.WriteFile(damaged, []byte("{"), 0o600))
+	response = s.do("127.0.0.1", "GET", at("boot-v3", "x86_64", "initrd"))
+	assert.Equal(t, http.StatusInternalServerError, response.StatusCode, "it is there, and cannot be read")
+	assert.Equal(t, "no-store", response.Header.Get("Cache-Control"))
 
 	for _, other := range []*http.Response{
 		s.do("127.0.0.1", "POST", at("boot-v2", "x86_64", "kernel")), s.do("127.0.0.1", "GET", "/absent"),

@@ -317,8 +317,11 @@ func (a *answer) released(parts []string) error {
 	}
 	a.client.MAC = mac
 	file, release, err := a.leases.open(a.state, id)
-	if err != nil {
+	if errors.Is(err, state.ErrNotStaged) {
 		return notFound{err}
+	}
+	if err != nil {
+		return err
 	}
 	defer file.Close()
 	a.w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")

@@ -239,7 +239,7 @@ func (d *Dir) OpenPrevious() (*Snapshot, error) { return d.openLinked(previousLi
 func (d *Dir) OpenRelease(tag string) (*Snapshot, error) {
 	name, err := folderName(tag)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNotStaged, err)
 	}
 	snapshot, err := d.open(path.Join(releasesFolder, name))
 	if errors.Is(err, fs.ErrNotExist) {
