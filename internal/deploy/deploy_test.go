@@ -467,8 +467,8 @@ func (f failingTransaction) Check(ctx context.Context, draft release.Draft) erro
 	return f.Transaction.Check(ctx, draft)
 }
 
-func (f failingTransaction) Create(context.Context, release.Draft) (release.Release, error) {
-	return release.Release{}, f.failing.create
+func (f failingTransaction) Create(context.Context, release.Draft) (bool, error) {
+	return false, f.failing.create
 }
 
 func TestDeployBuildsNothingForAForgeThatRefuses(t *testing.T) {

@@ -35,9 +35,9 @@ type Transaction interface {
 	// repository that cannot be written to, or a commit that is not there.
 	Check(ctx context.Context, draft Draft) error
 
-	// Create makes the release as a draft, or returns the one that another run has
-	// made meanwhile.
-	Create(ctx context.Context, draft Draft) (Release, error)
+	// Create makes the release as a draft, unless somebody else has made it meanwhile. It
+	// reports whether it has.
+	Create(ctx context.Context, draft Draft) (made bool, err error)
 
 	// Lease waits until no other run changes the release. The returned context
 	// ends when the lease is lost. The error wraps ErrNotFound if the release has gone

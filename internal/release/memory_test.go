@@ -154,14 +154,14 @@ func (t *memoryTransaction) Check(context.Context, release.Draft) error {
 	return nil
 }
 
-func (t *memoryTransaction) Create(ctx context.Context, draft release.Draft) (release.Release, error) {
+func (t *memoryTransaction) Create(_ context.Context, draft release.Draft) (made bool, err error) {
 	if err := t.verb("create"); err != nil {
-		return release.Release{}, err
+		return false, err
 	}
 	t.mutex.Lock()
 	t.found = &release.Release{Tag: t.tag, Title: draft.Title, Prerelease: draft.Prerelease, Draft: true}
 	t.mutex.Unlock()
-	return t.Release(ctx, t.tag)
+	return true, nil
 }
 
 func (t *memoryTransaction) Lease(ctx context.Context) (context.Context, release.Lease, error) {

@@ -128,8 +128,8 @@ func (u *update) create(ctx context.Context) error {
 	if err := u.Check(ctx, u.draft()); err != nil {
 		return err
 	}
-	_, err := u.Create(ctx, u.draft())
-	u.ahead.created = err == nil || ctx.Err() != nil // the backend may have made it all the same
+	made, err := u.Create(ctx, u.draft())
+	u.ahead.created = made || ctx.Err() != nil // the backend may have made it all the same
 	return err
 }
 

@@ -48,33 +48,34 @@ func (t *transaction) Check(context.Context, release.Draft) error { return nil }
 
 // Create makes the folder of a release that nobody sees yet. It holds the lock
 // meanwhile, so that no other run publishes the release before it is made again.
-func (t *transaction) Create(ctx context.Context, wanted release.Draft) (release.Release, error) {
+func (t *transaction) Create(ctx context.Context, wanted release.Draft) (made bool, err error) {
 	if err := os.MkdirAll(t.root, 0o755); err != nil {
-		return release.Release{}, err
+		return false, err
 	}
 	lock, err := t.lock(ctx)
 	if err != nil {
-		return release.Release{}, err
+		return false, err
 	}
 	defer lock.End(ctx)
-	if found, err := t.Find(ctx); !errors.Is(err, release.ErrNotFound) {
-		return found, err
+	if _, err := t.Find(ctx); !errors.Is(err, release.ErrNotFound) {
+		return false, err
 	}
 	path, draft := t.dir()
 	if !draft {
-		return release.Release{}, fmt.Errorf("release %s: the folder %s is a copy of another release; remove it, and run again", t.tag, path)
+		return false, fmt.Errorf("release %s: the folder %s is a copy of another release; remove it, and run again", t.tag, path)
 	}
 	if err := os.MkdirAll(path, 0o755); err != nil {
-		return release.Release{}, err
+		return false, err
 	}
 	about := description{
 		Tag: t.tag, Commit: wanted.Commit, Title: wanted.Title, Prerelease: wanted.Prerelease, Created: time.Now().UTC().Round(0),
 	}
 	if err := writeDescription(ctx, path, about); err != nil {
 		_ = os.Remove(path) // which is empty, unless it was there before
-		return release.Release{}, err
+		return false, err
 	}
-	return t.Find(ctx)
+	_, err = t.Find(ctx)
+	return err == nil, err
 }
 
 // Lease takes a lock, which the operating system ends with the process.

@@ -139,3 +139,34 @@ func TestDraftThatGoesBeforeItsLease(t *testing.T) {
 		})
 	}
 }
+
+// A draft that somebody else has made, just before this run would have, is not taken back
+// with what this run has uploaded. One that it has made itself is, also if the answer was lost.
+func TestDraftOfSomebodyElseStays(t *testing.T) {
+	t.Parallel()
+	isCreation := func(r *http.Request) bool {
+		return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/releases")
+	}
+	for status, stays := range map[int]bool{http.StatusConflict: true, http.StatusBadGateway: false} {
+		t.Run(http.StatusText(status), func(t *testing.T) {
+			t.Parallel()
+			config := newRepository(t, false)
+			gate := newGate(t, config.URL)
+			gate.before = once(isCreation, func(w http.ResponseWriter, _ *http.Request) {
+				created, err := gitea(t).Call(t.Context(), http.MethodPost, "/repos/"+config.Repository+"/releases",
+					map[string]any{"tag_name": "boot-v1", "target_commitish": "main", "draft": true}, nil)
+				assert.NoError(t, err)
+				assert.Equal(t, http.StatusCreated, created)
+				w.WriteHeader(status)
+			})
+			config.URL = gate.URL
+			failure := errors.New("the image cannot be packaged")
+			_, err := open(t, config).UpdateAhead(t.Context(), "boot-v1", release.Content{Commit: "main"}, func(ctx context.Context, upload release.UploadAhead) error {
+				_, err := upload(ctx, newFile(t, "a.iso", []byte("a")))
+				return errors.Join(failure, err)
+			}, nil)
+			require.EqualError(t, err, failure.Error())
+			assert.Equal(t, stays, releaseExists(t, config.Repository, "boot-v1"))
+		})
+	}
+}

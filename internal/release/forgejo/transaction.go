@@ -95,23 +95,27 @@ func (t *transaction) isCommit(ctx context.Context, commit string) bool {
 	})
 }
 
-func (t *transaction) Create(ctx context.Context, draft release.Draft) (release.Release, error) {
+func (t *transaction) Create(ctx context.Context, draft release.Draft) (made bool, err error) {
+	attempts := 0
 	created, err := ask(ctx, t.client, t.createOperation(), func(api api) (*gitea.Release, *gitea.Response, error) {
+		attempts++
 		return api.CreateRelease(api.owner, api.name, gitea.CreateReleaseOption{
 			TagName: t.tag, Title: draft.Title, Target: draft.Commit, IsDraft: true, IsPrerelease: draft.Prerelease,
 		})
 	})
 	var refused *release.Error
 	if errors.As(err, &refused) && refused.Status == http.StatusConflict {
-		return t.Find(ctx) // another run, or an attempt whose answer was lost, has made it
+		_, err := t.Find(ctx)
+		return err == nil && attempts > 1, err // an attempt whose answer was lost has made it, or else somebody
 	}
 	if err != nil {
-		return release.Release{}, err
+		return false, err
 	}
 	if strings.Contains(t.tag, "/") {
 		_, _ = t.releaseByTag(ctx, t.tag) // to know in time whether addresses may have the tag
 	}
-	return t.found(created), nil
+	t.found(created)
+	return true, nil
 }
 
 // Open downloads one very asset, also while another has its name.
