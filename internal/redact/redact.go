@@ -51,8 +51,8 @@ const secretNames = `token|secret|passw|credential|sig|key`
 var secretParameter = regexp.MustCompile(`(?i)([?&][^=&\s#]*(?:` + secretNames + `)[^=&\s#]*=)[^&\s#]+`)
 
 // userWithoutScheme is a user with a password before a host, in an address as scp takes it
-// or one whose "://" is not whole.
-var userWithoutScheme = regexp.MustCompile(`(^|[\s/"'])[^\s/:@"'?#&=]+:[^\s/@"']+@`)
+// or one whose "://" is not whole. The password may have "@" in it.
+var userWithoutScheme = regexp.MustCompile(`(^|[\s/"'])[^\s/:@"'?#&=]*:[^\s/"']+@`)
 
 // anyUser is what an address may have before its host, up to the last "@": it is
 // also found in an address that cannot be parsed.

@@ -39,6 +39,8 @@ func TestText(t *testing.T) {
 		"https:/me:secret@forge.example/x":                                   "https:/***@forge.example/x",
 		"//me:secret@forge.example/x":                                        "//***@forge.example/x",
 		"iso me:secret@forge.example/x#iso":                                  "iso ***@forge.example/x#iso",
+		"me:secr@et@forge.example:x":                                         "***@forge.example:x",
+		"https:/:secret@forge.example/x":                                     "https:/***@forge.example/x",
 		"git@forge.example:x":                                                "git@forge.example:x",
 		"git@[2001:db8::1]:x":                                                "git@[2001:db8::1]:x",
 		"https://forge.example/x?ref=a:b@c":                                  "https://forge.example/x?ref=a:b@c",
