@@ -33,7 +33,7 @@ func Building(ctx context.Context, n nix.Nix, folder string) []Finding {
 		return append(findings, Finding{Subject: "disk", Err: err})
 	}
 	for _, path := range []string{store, folder} {
-		free, err := nix.CheckDisk(path, nix.DefaultMinFree)
+		free, err := nix.CheckDisk(path, path == store, nix.DefaultMinFree)
 		findings = append(findings, Finding{Subject: "disk", Found: fmt.Sprintf("%s free for %s", size.Text(free), path), Err: err})
 	}
 	return findings

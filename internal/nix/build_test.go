@@ -184,5 +184,6 @@ func TestNeedsRoom(t *testing.T) {
 	_, err = b.Build(t.Context(), request)
 	require.ErrorAs(t, err, &tooLittle)
 	assert.Equal(t, request.LinkDir, tooLittle.Path)
+	assert.Regexp(t, `/dist has .* are wanted; make room there, or choose a folder on another disk$`, err.Error(), "Nix's garbage is not there")
 	assert.NoDirExists(t, request.LinkDir)
 }

@@ -18,14 +18,19 @@ const DefaultMinFree = 4 << 30
 
 // A DiskError means that there is too little free space on a disk.
 type DiskError struct {
-	Path   string // what lies on the disk
-	Free   int64  // bytes
-	Wanted int64  // bytes
+	Path    string // what lies on the disk
+	IsStore bool   // it is Nix's store
+	Free    int64  // bytes
+	Wanted  int64  // bytes
 }
 
 func (e *DiskError) Error() string {
-	return fmt.Sprintf("there is too little room to build: %s has %s free and %s are wanted; nix-collect-garbage frees what nothing needs any more",
-		e.Path, size.Text(e.Free), size.Text(e.Wanted))
+	advice := "make room there, or choose a folder on another disk"
+	if e.IsStore {
+		advice = "nix-collect-garbage frees what nothing needs any more"
+	}
+	return fmt.Sprintf("there is too little room to build: %s has %s free and %s are wanted; %s",
+		e.Path, size.Text(e.Free), size.Text(e.Wanted), advice)
 }
 
 // checkDisk looks at the disks of the store, if there is something to build, and
@@ -35,33 +40,31 @@ func checkDisk(targets []target, request Request) error {
 	if wanted == 0 {
 		wanted = DefaultMinFree
 	}
-	var paths []string
 	for _, t := range targets {
-		if _, err := os.Lstat(t.output); err != nil {
-			paths = append(paths, filepath.Dir(t.output))
-			break
+		if _, err := os.Lstat(t.output); err == nil {
+			continue
 		}
-	}
-	if request.LinkDir != "" {
-		paths = append(paths, request.LinkDir)
-	}
-	for _, path := range paths {
-		if _, err := CheckDisk(path, wanted); err != nil {
+		if _, err := CheckDisk(filepath.Dir(t.output), true, wanted); err != nil {
 			return err
 		}
+		break
 	}
-	return nil
+	if request.LinkDir == "" {
+		return nil
+	}
+	_, err := CheckDisk(request.LinkDir, false, wanted)
+	return err
 }
 
 // CheckDisk returns the bytes that this user may still write to the disk that a path
-// is on, or will be. Less than wanted is a *DiskError.
-func CheckDisk(path string, wanted int64) (free int64, err error) {
+// is on, or will be: Nix's store, or a folder. Less than wanted is a *DiskError.
+func CheckDisk(path string, isStore bool, wanted int64) (free int64, err error) {
 	free, err = freeSpace(path)
 	if err != nil {
 		return 0, fmt.Errorf("free space of %s: %w", path, err)
 	}
 	if free < wanted {
-		return free, &DiskError{Path: path, Free: free, Wanted: wanted}
+		return free, &DiskError{Path: path, IsStore: isStore, Free: free, Wanted: wanted}
 	}
 	return free, nil
 }
