@@ -115,7 +115,7 @@ func lookAtForge(ctx context.Context, r *report.Report, p plan.Plan, token strin
 	}
 	switch publishes := slices.Contains(named, forDeploy); {
 	case publishes && isFolder:
-		findings = append(findings, doctor.Finding{Subject: "publish", Found: address + " is a folder, and is made if it is not there"})
+		findings = append(findings, doctor.PublishingToFolder(address))
 	case publishes:
 		findings = append(findings, doctor.Publishing(ctx, releases, address))
 	}

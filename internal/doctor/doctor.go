@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -68,6 +71,26 @@ func Publishing(ctx context.Context, store *release.Store, address string) Findi
 		Subject: "publish", Err: store.Check(ctx, "a release", release.Draft{}),
 		Found: address + " can be opened; whether a token has the scope write:repository, a forge tells only when something is published",
 	}
+}
+
+// PublishingToFolder looks whether there is a folder at an address, or nothing yet.
+func PublishingToFolder(address string) Finding {
+	finding := Finding{Subject: "publish", Found: address + " is a folder"}
+	parsed, err := url.Parse(address)
+	if err != nil {
+		finding.Err = err
+		return finding
+	}
+	info, err := os.Stat(parsed.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		finding.Found = address + " is not there yet, and is made"
+	case err != nil:
+		finding.Err = fmt.Errorf("%w; give another folder", err)
+	case !info.IsDir():
+		finding.Err = fmt.Errorf("%s is a file; give a folder", parsed.Path)
+	}
+	return finding
 }
 
 // Reading looks whether releases can be read from the store; those with images have tags
