@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -37,7 +38,8 @@ func (b *bench) compareTFTP(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = unix.SchedSetaffinity(0, &cores) }()
-	if err := runOn(0); err != nil {
+	first, last := ends(cores)
+	if err := runOn(first); err != nil {
 		return err
 	}
 	ours, err := b.startOurs(ctx)
@@ -49,7 +51,7 @@ func (b *bench) compareTFTP(ctx context.Context) error {
 		return err
 	}
 	defer stop(ours, dnsmasq)
-	if err := runOn(runtime.NumCPU() - 1); err != nil {
+	if err := runOn(last); err != nil {
 		return err
 	}
 
@@ -242,6 +244,21 @@ func fragments() (int, error) {
 		}
 	}
 	return 0, errors.New("/proc/net/snmp does not say how many fragments there were")
+}
+
+// ends returns the first and the last of the cores that this program may use.
+func ends(cores unix.CPUSet) (first, last int) {
+	first = -1
+	for core := range len(cores) * bits.UintSize {
+		if !cores.IsSet(core) {
+			continue
+		}
+		if first < 0 {
+			first = core
+		}
+		last = core
+	}
+	return first, last
 }
 
 // runOn has this thread, and what it starts, run on one core.
