@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -152,15 +151,16 @@ func unknownFlag(cmd *cobra.Command, unknown *pflag.NotExistError) error {
 		flags.AddCommand(&cobra.Command{Use: flag.Name, Hidden: flag.Hidden, Run: func(*cobra.Command, []string) {}})
 	})
 	short := unknown.GetSpecifiedShortnames() // -release-tag is many short ones
-	name := cmp.Or(short, unknown.GetSpecifiedName())
+	name, dashes := short, "-"
+	if short == "" {
+		name, dashes = unknown.GetSpecifiedName(), "--"
+	}
 	meant := flags.SuggestionsFor(name)
 	switch {
 	case slices.ContainsFunc(cmd.Commands(), func(child *cobra.Command) bool { return child.Name() == name }): // --version
-		return fmt.Errorf("there is no flag --%s, but a command: %s %[1]s", name, cmd.CommandPath())
-	case short == "":
-		return fmt.Errorf("there is no flag --%s%s", unknown.GetSpecifiedName(), but("--", meant))
-	case len(meant) > 0:
-		return fmt.Errorf("there is no flag -%s%s", short, but("--", meant))
+		return fmt.Errorf("there is no flag %s%s, but a command: %s %[2]s", dashes, name, cmd.CommandPath())
+	case short == "" || len(meant) > 0:
+		return fmt.Errorf("there is no flag %s%s%s", dashes, name, but("--", meant))
 	}
 	return fmt.Errorf("there is no flag -%s; flags have two dashes and whole words", unknown.GetSpecifiedName())
 }
