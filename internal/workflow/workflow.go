@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -125,18 +126,17 @@ func (w Workflow) bySystem() (active, others []Image) {
 }
 
 // OtherFolders returns the folders in which a repository has its workflows, if Path would
-// be the first in its own: Forgejo then looks no longer into the others.
+// be the first in its own: Forgejo then looks no longer into the others. An empty folder is
+// in no commit.
 func OtherFolders(top string) []string {
-	if _, err := os.Lstat(filepath.Join(top, filepath.Dir(Path))); err == nil {
+	isEmpty := func(folder string) bool {
+		files, err := os.ReadDir(filepath.Join(top, folder))
+		return err != nil || len(files) == 0
+	}
+	if !isEmpty(filepath.Dir(Path)) {
 		return nil
 	}
-	var folders []string
-	for _, folder := range []string{".gitea/workflows", ".github/workflows"} {
-		if files, err := os.ReadDir(filepath.Join(top, folder)); err == nil && len(files) > 0 {
-			folders = append(folders, folder)
-		}
-	}
-	return folders
+	return slices.DeleteFunc([]string{".gitea/workflows", ".github/workflows"}, isEmpty)
 }
 
 // Write writes the workflow into the repository whose top is the folder. It overwrites
