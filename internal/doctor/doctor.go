@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/netboot/serve"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/release"
@@ -33,10 +34,18 @@ func Building(ctx context.Context, n nix.Nix, folder string) []Finding {
 		return append(findings, Finding{Subject: "disk", Err: err})
 	}
 	for _, path := range []string{store, folder} {
-		free, err := nix.CheckDisk(path, nix.DefaultMinFree)
+		free, err := room(path)
 		findings = append(findings, Finding{Subject: "disk", Found: fmt.Sprintf("%s free for %s", size.Text(free), path), Err: err})
 	}
 	return findings
+}
+
+// room returns the free bytes for a folder, which need not be there yet.
+func room(folder string) (free int64, err error) {
+	if err := disk.CheckFolder(folder); err != nil {
+		return 0, err
+	}
+	return nix.CheckDisk(folder, nix.DefaultMinFree)
 }
 
 func findNix(ctx context.Context, n nix.Nix) Finding {
