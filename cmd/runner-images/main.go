@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"every.channel/runner-images/internal/netboot/serve"
+	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/verify"
@@ -59,11 +60,12 @@ func exitCode(err error) int {
 		inputs plan.InputErrors
 		usage  *usageError
 		option *serve.OptionError
+		bundle *stage.TarballError
 	)
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &inputs), errors.As(err, &usage), errors.As(err, &option):
+	case errors.As(err, &inputs), errors.As(err, &usage), errors.As(err, &option), errors.As(err, &bundle):
 		return exitBadInput
 	case errors.Is(err, verify.ErrNothingComparable):
 		return exitNothing

@@ -14,10 +14,16 @@ import (
 // usageError is a command line that cannot be understood.
 type usageError struct {
 	err  error
-	help string // the command that shows how it is meant
+	help string // the command that shows how it is meant, or "" where the error says all
 }
 
-func (e *usageError) Error() string { return e.err.Error() + "; see " + e.help }
+func (e *usageError) Error() string {
+	if e.help == "" {
+		return e.err.Error()
+	}
+	return e.err.Error() + "; see " + e.help
+}
+
 func (e *usageError) Unwrap() error { return e.err }
 
 // addCobras adds cobra's own commands, help and completion, which else come too late for
