@@ -161,12 +161,12 @@ func unknownFlag(cmd *cobra.Command, unknown *pflag.NotExistError) error {
 	name := cmp.Or(short, unknown.GetSpecifiedName())
 	meant := flags.SuggestionsFor(name)
 	switch {
-	case slices.ContainsFunc(cmd.Commands(), func(child *cobra.Command) bool { return child.Name() == name }): // --version
+	case short != "" && len(meant) > 0:
+		return fmt.Errorf("there is no flag -%s%s", short, but("--", meant))
+	case slices.ContainsFunc(cmd.Commands(), func(child *cobra.Command) bool { return child.Name() == name }): // --plan
 		return fmt.Errorf("there is no flag --%s, but a command: %s %[1]s", name, cmd.CommandPath())
 	case short == "":
 		return fmt.Errorf("there is no flag --%s%s", unknown.GetSpecifiedName(), but("--", meant))
-	case len(meant) > 0:
-		return fmt.Errorf("there is no flag -%s%s", short, but("--", meant))
 	}
 	return fmt.Errorf("there is no flag -%s; flags have two dashes and whole words", unknown.GetSpecifiedName())
 }
