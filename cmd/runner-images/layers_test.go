@@ -34,7 +34,7 @@ var imports = map[string][]string{
 	"netboot/state":     {"disk", "netboot/machine", "release", "transfer"},
 	"netboot/tftp":      {"netboot/journal", "netboot/limit"},
 	// Look at the steps' needs, and string them together.
-	"doctor": {"netboot/serve", "nix", "release", "size"},
+	"doctor": {"disk", "netboot/serve", "nix", "release", "size"},
 	"deploy": {"artifact", "checksum", "disk", "nix", "plan", "redact", "release", "report", "size", "trust", "verify"},
 }
 

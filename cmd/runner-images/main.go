@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"every.channel/runner-images/internal/netboot/serve"
+	"every.channel/runner-images/internal/netboot/stage"
 	"every.channel/runner-images/internal/plan"
 	"every.channel/runner-images/internal/report"
 	"every.channel/runner-images/internal/verify"
@@ -59,11 +60,12 @@ func exitCode(err error) int {
 		inputs plan.InputErrors
 		usage  *usageError
 		option *serve.OptionError
+		bundle *stage.TarballError
 	)
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &inputs), errors.As(err, &usage), errors.As(err, &option):
+	case errors.As(err, &inputs), errors.As(err, &usage), errors.As(err, &option), errors.As(err, &bundle):
 		return exitBadInput
 	case errors.Is(err, verify.ErrNothingComparable):
 		return exitNothing
@@ -81,11 +83,14 @@ func newRoot(r *report.Report) *cobra.Command {
 		Example: `  runner-images plan                              what would be built and released here
   runner-images deploy --publish-release=false    build and package into dist/
   runner-images deploy --release-tag boot-v2026.02.28 --token-file token`,
+		Version:       version(),
 		Args:          noArguments,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n") // as the command version prints it
+	root.Flags().Bool("version", false, "print the version")
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
 	root.AddCommand(newDeploy(r), newPlan(r), newPackage(r), newPublish(r), newVerify(r), newNetboot(r), newInit(r), newDoctor(r), newVersion(r), newMan())

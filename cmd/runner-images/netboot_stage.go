@@ -75,14 +75,13 @@ wanted, with 3 if there is something to stage, and with 1 if that cannot be told
   runner-images netboot stage --state-dir state --forge-url file:///srv/releases --check`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			help := cmd.CommandPath() + " --help"
 			if err := options.validate(); err != nil {
-				return &usageError{err, help}
+				return &usageError{err, cmd.CommandPath() + " --help"}
 			}
 			var store *release.Store
 			if options.from.URL != "" {
 				var err error
-				if store, err = options.store(r, help); err != nil {
+				if store, err = options.store(r); err != nil {
 					return err
 				}
 			}
@@ -222,7 +221,7 @@ func changeStaged(ctx context.Context, r *report.Report, stager stage.Stager, op
 	}
 }
 
-func (o stageOptions) store(r *report.Report, help string) (*release.Store, error) {
+func (o stageOptions) store(r *report.Report) (*release.Store, error) {
 	config := o.from
 	var err error
 	config.URL, config.Repository, err = plan.ForReading(map[string]string{plan.ForgeURL: config.URL, plan.Repository: config.Repository})
@@ -237,11 +236,7 @@ func (o stageOptions) store(r *report.Report, help string) (*release.Store, erro
 		}
 		config.Token = token
 	}
-	store, err := openStore(r, config)
-	if err != nil {
-		return nil, &usageError{err, help}
-	}
-	return store, nil
+	return openStore(r, config)
 }
 
 func describeStaged(outcome stage.Outcome) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -77,6 +78,9 @@ func named(results, names []string) ([]nix.Result, error) {
 		built = append(built, nix.Result{Image: artifact.Image{Name: name}, Link: results[i]})
 		if !artifact.ValidName(name) {
 			wrong = append(wrong, &plan.InputError{Input: "name", Value: name, Why: "begins a file's name: use letters, digits and . _ + -"})
+		}
+		if _, err := os.Lstat(results[i]); err != nil {
+			wrong = append(wrong, &plan.InputError{Input: "result", Value: results[i], Why: "cannot be packaged (" + errors.Unwrap(err).Error() + "); give a store path, or the link that nix build has left"})
 		}
 		if slices.Contains(names[:i], name) {
 			wrong = append(wrong, &plan.InputError{Input: "name", Value: name, Why: "is given twice, so that one file would replace the other; give each result a name of its own"})

@@ -93,8 +93,10 @@ func readFiles(r *report.Report, paths []string, tag string) (files []release.Fi
 			fail(path, "is a link to %s, which is gone; if Nix has collected that, run deploy again, with output_dir to have the file itself", target)
 		case err != nil:
 			fail(path, "cannot be attached (%v)", errors.Unwrap(err))
+		case info.IsDir():
+			fail(path, "is a folder; name the files in it")
 		case !info.Mode().IsRegular():
-			fail(path, "is not a file; name the files in it")
+			fail(path, "is a device or a pipe, and no file")
 		case checksum.CheckName(name) != nil:
 			fail(path, "cannot be an asset: %v", checksum.CheckName(name))
 		case seen[name]:

@@ -38,7 +38,7 @@ func runNumber(p plan.Plan) int64 {
 }
 
 // openStore opens the backend that the address is for, with a report of what it
-// waits for.
+// waits for. Nothing is asked of it yet: an error is about what was given.
 func openStore(r *report.Report, config forgejo.Config) (*release.Store, error) {
 	r.Mask(config.Token)
 	config.CAFile = cmp.Or(config.CAFile, certificatesOfNix())
@@ -47,12 +47,16 @@ func openStore(r *report.Report, config forgejo.Config) (*release.Store, error) 
 	if scheme, _, _ := strings.Cut(config.URL, ":"); strings.EqualFold(scheme, "file") {
 		store, err := folder.Open(config.URL, config.Log)
 		if err != nil {
-			return nil, err
+			return nil, &usageError{err: err}
 		}
 		store.VerifyUploads = config.VerifyUploads
 		return store, nil
 	}
-	return forgejo.Open(config)
+	store, err := forgejo.Open(config)
+	if err != nil {
+		return nil, &usageError{err: err}
+	}
+	return store, nil
 }
 
 // certificatesOfNix returns the file with certificates that Nix and its git trust,

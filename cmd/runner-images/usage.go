@@ -13,10 +13,16 @@ import (
 // usageError is a command line that cannot be understood.
 type usageError struct {
 	err  error
-	help string // the command that shows how it is meant
+	help string // the command that shows how it is meant, or "" where the error says all
 }
 
-func (e *usageError) Error() string { return e.err.Error() + "; see " + e.help }
+func (e *usageError) Error() string {
+	if e.help == "" {
+		return e.err.Error()
+	}
+	return e.err.Error() + "; see " + e.help
+}
+
 func (e *usageError) Unwrap() error { return e.err }
 
 // addCobras adds cobra's own commands, help and completion, which else come too late for
@@ -157,10 +163,12 @@ func unknownFlag(cmd *cobra.Command, unknown *pflag.NotExistError) error {
 	}
 	meant := flags.SuggestionsFor(name)
 	switch {
-	case slices.ContainsFunc(cmd.Commands(), func(child *cobra.Command) bool { return child.Name() == name }): // --version
+	case short != "" && len(meant) > 0: // -version
+		return fmt.Errorf("there is no flag -%s%s", short, but("--", meant))
+	case slices.ContainsFunc(cmd.Commands(), func(child *cobra.Command) bool { return child.Name() == name }): // --plan
 		return fmt.Errorf("there is no flag %s%s, but a command: %s %[2]s", dashes, name, cmd.CommandPath())
-	case short == "" || len(meant) > 0:
-		return fmt.Errorf("there is no flag %s%s%s", dashes, name, but("--", meant))
+	case short == "":
+		return fmt.Errorf("there is no flag --%s%s", name, but("--", meant))
 	}
 	return fmt.Errorf("there is no flag -%s; flags have two dashes and whole words", unknown.GetSpecifiedName())
 }

@@ -73,7 +73,7 @@ func (p packaging) run(ctx context.Context, built []nix.Result) ([]artifact.Arti
 	defer root.Close()
 	// The checksums of an earlier run are not those of the files from here on.
 	if err := root.Remove(checksum.FileName); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, fmt.Errorf("the folder %s cannot be written to: %w", p.plan.OutputDir, err)
 	}
 	artifacts := make([]artifact.Artifact, len(built))
 	slots := make(chan struct{}, packagedAtOnce)

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -17,7 +18,7 @@ func OpenFolder(path string) (*os.Root, error) {
 	base, below := split(path)
 	if base == "" {
 		if err := os.MkdirAll(path, 0o755); err != nil {
-			return nil, err
+			return nil, cmp.Or(CheckFolder(path), err)
 		}
 		return os.OpenRoot(path)
 	}
@@ -47,7 +48,26 @@ func refused(path, base, below string, err error) error {
 			return fmt.Errorf("the folder %s: %s is a link to %s, and no link may lead out of where it starts, because it may have come with a checkout; give the folder that it leads to by its own path, or remove the link", path, at, target)
 		}
 	}
-	return fmt.Errorf("the folder %s: %w", path, err)
+	return cmp.Or(CheckFolder(path), fmt.Errorf("the folder %s: %w", path, err))
+}
+
+// CheckFolder says what stands where a folder is or should be made: a file, or a link to
+// nothing, in its place or above it. It changes nothing.
+func CheckFolder(path string) error {
+	for at := path; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		target, noLink := os.Readlink(at)
+		switch {
+		case err == nil && info.IsDir():
+			return nil
+		case err == nil:
+			return fmt.Errorf("the folder %s: %s is no folder; give another one, or move that away", path, at)
+		case noLink == nil:
+			return fmt.Errorf("the folder %s: %s is a link to %s, which is not there; make that folder, or remove the link", path, at, target)
+		case at == filepath.Dir(at):
+			return nil
+		}
+	}
 }
 
 // leadsOut reports whether a link below a base leads out of it, as os.Root has it: an

@@ -68,3 +68,26 @@ func TestOpenFolder(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, root.Close())
 }
+
+func TestFolderThatIsNone(t *testing.T) {
+	elsewhere := t.TempDir()
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.WriteFile("file", nil, 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(elsewhere, "file"), nil, 0o644))
+	require.NoError(t, os.Symlink("nowhere", "link"))
+	for path, want := range map[string]string{
+		"file":                                 "file is no folder; give another one, or move that away",
+		"file/below/it":                        "file is no folder; give another one, or move that away",
+		"link":                                 "link is a link to nowhere, which is not there; make that folder, or remove the link",
+		filepath.Join(elsewhere, "file"):       elsewhere + "/file is no folder; give another one, or move that away",
+		filepath.Join(elsewhere, "file/below"): elsewhere + "/file is no folder; give another one, or move that away",
+	} {
+		want = "the folder " + path + ": " + want
+		_, err := disk.OpenFolder(path)
+		require.EqualError(t, err, want)
+		require.EqualError(t, disk.CheckFolder(path), want)
+	}
+	for _, path := range []string{".", "..", "/", "new", "new/below", elsewhere} {
+		require.NoError(t, disk.CheckFolder(path), path)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"every.channel/runner-images/internal/disk"
 	"every.channel/runner-images/internal/netboot/serve"
 	"every.channel/runner-images/internal/nix"
 	"every.channel/runner-images/internal/release"
@@ -36,10 +37,18 @@ func Building(ctx context.Context, n nix.Nix, folder string) []Finding {
 		return append(findings, Finding{Subject: "disk", Err: err})
 	}
 	for _, path := range []string{store, folder} {
-		free, err := nix.CheckDisk(path, path == store, nix.DefaultMinFree)
+		free, err := room(path, path == store)
 		findings = append(findings, Finding{Subject: "disk", Found: fmt.Sprintf("%s free for %s", size.Text(free), path), Err: err})
 	}
 	return findings
+}
+
+// room returns the free bytes for a folder, which need not be there yet.
+func room(folder string, isStore bool) (free int64, err error) {
+	if err := disk.CheckFolder(folder); err != nil {
+		return 0, err
+	}
+	return nix.CheckDisk(folder, isStore, nix.DefaultMinFree)
 }
 
 func findNix(ctx context.Context, n nix.Nix) Finding {
@@ -73,24 +82,17 @@ func Publishing(ctx context.Context, store *release.Store, address string) Findi
 	}
 }
 
-// PublishingToFolder looks whether there is a folder at an address, or nothing yet.
+// PublishingToFolder says whether the folder of releases at an address, which can be
+// opened, is there yet.
 func PublishingToFolder(address string) Finding {
-	finding := Finding{Subject: "publish", Found: address + " is a folder"}
 	parsed, err := url.Parse(address)
-	if err != nil {
-		finding.Err = err
-		return finding
+	if err == nil {
+		_, err = os.Stat(parsed.Path)
 	}
-	info, err := os.Stat(parsed.Path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		finding.Found = address + " is not there yet, and is made"
-	case err != nil:
-		finding.Err = fmt.Errorf("%w; give another folder", err)
-	case !info.IsDir():
-		finding.Err = fmt.Errorf("%s is a file; give a folder", parsed.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Finding{Subject: "publish", Found: address + " is not there yet, and is made"}
 	}
-	return finding
+	return Finding{Subject: "publish", Found: address + " is a folder", Err: err}
 }
 
 // Reading looks whether releases can be read from the store; those with images have tags

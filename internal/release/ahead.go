@@ -194,6 +194,9 @@ func (u *update) takeBack(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTimeout)
 	defer cancel()
 	err := u.leaseToTakeBack(ctx)
+	if errors.Is(err, ErrNotFound) { // the release was not made, or is gone, and all that was in it
+		return
+	}
 	if err == nil {
 		err = u.lease.Hold(ctx)
 	}

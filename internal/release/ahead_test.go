@@ -139,6 +139,28 @@ func TestInterruptedWhileMakingAhead(t *testing.T) {
 	assert.Empty(t, m.lease)
 }
 
+// Of an interruption before anything was made, nothing is said to stay.
+func TestInterruptedWhileMakingTheRelease(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	m := newMemory(t)
+	m.before = func(verb string) error {
+		if verb != "create" {
+			return nil
+		}
+		cancel()
+		return ctx.Err()
+	}
+	store := m.store()
+	store.Log = func(message string) { t.Error(message) }
+	_, err := store.UpdateAhead(ctx, "v1", release.Content{}, func(ctx context.Context, upload release.UploadAhead) error {
+		_, err := upload(ctx, file("a.iso", "a"))
+		return err
+	}, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Nil(t, m.found)
+}
+
 // What the backend cannot take is tried by the next run, which finds the rest.
 func TestUploadAheadThatFails(t *testing.T) {
 	t.Parallel()

@@ -190,6 +190,8 @@ func (r Request) read(ctx context.Context) (published, error) {
 	switch {
 	case errors.Is(err, release.ErrNotFound) && !r.Source.Whole() && r.Signers == nil && r.Rebuild != nil:
 		p.notes = append(p.notes, "there is no "+checksum.FileName+"; the files are compared with the rebuilt ones only")
+	case errors.Is(err, release.ErrNotFound) && !r.Source.Whole() && r.Signers == nil:
+		return p, fmt.Errorf("%w: %w; download it from the release as well", ErrNothingComparable, err)
 	case err != nil:
 		return p, err
 	}
@@ -264,7 +266,7 @@ func (r Request) tag(lines []trust.Attestation) (string, error) {
 		}
 		return tag, nil
 	}
-	return "", errors.New("the release of these files is unknown, since no " + trust.ProvenanceFileName + " among them tells it; give it with --release-tag")
+	return "", fmt.Errorf("%w: the release of these files is unknown, since no %s among them tells it; give it with --release-tag", ErrNothingComparable, trust.ProvenanceFileName)
 }
 
 // buildOf returns the build that made an asset, by its name and sum.

@@ -24,11 +24,7 @@ func (s Stager) find(ctx context.Context, tag string) (release.Release, error) {
 		return release.Release{}, errors.New("nothing says where to look for the latest release: give --forge-url")
 	}
 	if tag == "" {
-		latest, err := s.Store.Latest(ctx, release.TagPrefix)
-		if errors.Is(err, release.ErrNotFound) {
-			return latest, fmt.Errorf("no release with a tag %s… is published: %w", release.TagPrefix, err)
-		}
-		return latest, err
+		return s.Store.Latest(ctx, release.TagPrefix)
 	}
 	found, err := s.Store.Release(ctx, tag)
 	if err == nil && found.Draft {

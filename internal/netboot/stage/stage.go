@@ -519,16 +519,25 @@ func (s Stager) notify(format string, args ...any) {
 	}
 }
 
+// A TarballError says why a path names no bundle that can be staged.
+type TarballError struct {
+	Path string // as given
+	Err  error
+}
+
+func (e *TarballError) Error() string { return fmt.Sprintf("tarball %q: %v", e.Path, e.Err) }
+func (e *TarballError) Unwrap() error { return e.Err }
+
 // tarballCandidate returns the candidate in a file.
 func (s Stager) tarballCandidate(ctx context.Context, path, tag string) (candidate, error) {
 	name := filepath.Base(path)
 	if !strings.HasSuffix(name, ".tar.gz") {
-		return candidate{}, fmt.Errorf("tarball %q: is not a netboot bundle, whose name ends in .tar.gz, for example ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz", path)
+		return candidate{}, &TarballError{path, errors.New("is not a netboot bundle, whose name ends in .tar.gz, for example ec-runner-x86_64-netboot-boot-v2026.02.28.tar.gz")}
 	}
 	if tag == "" {
 		var ok bool
 		if tag, ok = tagOf(name); !ok {
-			return candidate{}, fmt.Errorf("tarball %q: its name does not say of which release it is: give --release-tag", path)
+			return candidate{}, &TarballError{path, errors.New("its name does not say of which release it is: give --release-tag")}
 		}
 	}
 	absolute, err := filepath.Abs(path)
@@ -538,6 +547,9 @@ func (s Stager) tarballCandidate(ctx context.Context, path, tag string) (candida
 	sum, _, err := checksum.File(ctx, path)
 	if _, named := artifact.NamedArchitecture(name); err != nil && !named {
 		err = fmt.Errorf("its name does not say which machines it is for, and its kernel cannot be looked at: %w", err)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return candidate{}, &TarballError{path, err}
 	}
 	if err != nil {
 		return candidate{}, fmt.Errorf("tarball %q: %w", path, err)

@@ -367,7 +367,7 @@ func (s *Snapshot) Close() error {
 func (d *Dir) Lock(ctx context.Context, waiting func()) (unlock func(), err error) {
 	file, err := d.root.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the state folder %s cannot be written to: %w", d.root.Name(), err)
 	}
 	if err := disk.Lock(ctx, file, waiting); err != nil {
 		return nil, errors.Join(err, file.Close())

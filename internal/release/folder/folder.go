@@ -40,6 +40,9 @@ func Open(address string, log func(message string)) (*release.Store, error) {
 	if err != nil || parsed.Scheme != "file" || parsed.Host != "" || !filepath.IsAbs(parsed.Path) {
 		return nil, fmt.Errorf("forge address %q: use https://HOST, http://HOST or file:///FOLDER", address)
 	}
+	if err := disk.CheckFolder(parsed.Path); err != nil {
+		return nil, err
+	}
 	if log == nil {
 		log = func(string) {}
 	}
