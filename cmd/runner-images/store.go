@@ -44,19 +44,22 @@ func openStore(r *report.Report, config forgejo.Config) (*release.Store, error) 
 	config.CAFile = cmp.Or(config.CAFile, certificatesOfNix())
 	config.UserAgent = "runner-images/" + version()
 	config.Log = func(message string) { r.Line("%s", message) }
-	if scheme, _, _ := strings.Cut(config.URL, ":"); strings.EqualFold(scheme, "file") {
-		store, err := folder.Open(config.URL, config.Log)
-		if err != nil {
-			return nil, &usageError{err: err}
-		}
-		store.VerifyUploads = config.VerifyUploads
-		return store, nil
-	}
-	store, err := forgejo.Open(config)
+	store, err := openBackend(config)
 	if err != nil {
 		return nil, &usageError{err: err}
 	}
 	return store, nil
+}
+
+func openBackend(config forgejo.Config) (*release.Store, error) {
+	if scheme, _, _ := strings.Cut(config.URL, ":"); !strings.EqualFold(scheme, "file") {
+		return forgejo.Open(config)
+	}
+	store, err := folder.Open(config.URL, config.Log)
+	if err == nil {
+		store.VerifyUploads = config.VerifyUploads
+	}
+	return store, err
 }
 
 // certificatesOfNix returns the file with certificates that Nix and its git trust,
